@@ -1,0 +1,69 @@
+// What the tensor code in bindings.cpp asks of a device: raw pointers, sizes and strides; no PyTorch.
+//
+// B rows of D elements, K Monte Carlo samples. Strides count elements. Z: the inputs' type; A: the type of the
+// arithmetic and of kl, double for double and float for every other.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace vae {
+
+// A row's KL is summed in one fixed order on every device: blocks of four neighbours, (a + b) + (c + d); block j into
+// the partial sum j mod kPartials, in increasing j; then the partial sums by halves, p[i] += p[i + w], w = 128, 64 .. 1.
+constexpr int kPartials = 256;
+
+enum class Dtype { kFloat32, kFloat64, kBFloat16, kFloat16 };
+
+struct Forward {
+  Dtype dtype;
+  int64_t samples, rows, dim;    // K, B, D
+  const void* mu;                // [B, D] Z
+  const void* logvar;            // [B, D] Z
+  int64_t mu_stride, logvar_stride;
+  const int64_t* key;            // [2], seed and step, on the device
+  uint32_t row_offset;           // of row 0 in the global batch
+  bool sum_kl;
+  void* z;                       // [K, B, D] Z, contiguous
+  void* kl;                      // [B] A if sum_kl, else [B, D] A, contiguous
+};
+
+struct Backward {
+  Dtype dtype;
+  int64_t samples, rows, dim;
+  const void* mu;
+  const void* logvar;
+  int64_t mu_stride, logvar_stride;
+  const int64_t* key;
+  uint32_t row_offset;
+  bool sum_kl;
+  const void* grad_z;            // [K, B, D] Z, contiguous; null: zero
+  const void* grad_kl;           // [B] A if sum_kl, else [B, D] A, contiguous; null: zero
+  void* grad_mu;                 // [B, D] Z, contiguous
+  void* grad_logvar;             // [B, D] Z, contiguous
+};
+
+namespace cpu {
+
+// Rows begin .. end - 1, on the calling thread.
+void forward(const Forward& call, int64_t begin, int64_t end);
+void backward(const Backward& call, int64_t begin, int64_t end);
+
+// The instruction sets that this machine runs, best last; the first is always "default".
+std::vector<std::string> capabilities();
+std::string capability();
+// False, and nothing changes, if the machine does not have it.
+bool set_capability(const std::string& name);
+
+}  // namespace cpu
+
+namespace cuda {
+
+// Launched on the stream (a cudaStream_t) of the current device. Throws std::runtime_error naming the kernel.
+void forward(const Forward& call, void* stream);
+void backward(const Backward& call, void* stream);
+
+}  // namespace cuda
+
+}  // namespace vae

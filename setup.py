@@ -1,0 +1,102 @@
+"""Builds vae_ext and its compiled module: the one place that knows the sources and the compiler's flags.
+
+Environment: VAE_EXT_CUDA=auto|0|1 (auto: where there is an nvcc and torch is a CUDA build; 1: or fail),
+TORCH_CUDA_ARCH_LIST, MAX_JOBS, CXX.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import runpy
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).resolve().parent
+SOURCE = runpy.run_path(str(ROOT / "vae_ext" / "source.py"))
+
+# The oldest PyTorch whose stable ABI is used, as 0xMMmm followed by zeros.
+TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
+HOST_FLAGS = [
+    "-O3",
+    # A fused multiply-add rounds once where a multiplication and an addition round twice: with it, each instruction
+    # set would give other bits.
+    "-ffp-contract=off",
+    # These two let loops with sqrt and comparisons become vector code; neither changes a result.
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fvisibility=hidden",
+    "-Wall",
+]
+DEVICE_FLAGS = ["-O3", "--fmad=false"]
+
+
+def find_torch() -> bool:
+    """Whether torch can be imported, looking past pip's build isolation into the environment that is installed into.
+
+    The module should be built with the torch that it will run with, not with one that pip downloads for the build.
+    """
+    if importlib.util.find_spec("torch") is None:
+        sys.path.append(sysconfig.get_path("purelib"))
+    return importlib.util.find_spec("torch") is not None
+
+
+def wants_cuda() -> bool:
+    """Decides by nvcc and by torch's own build, never by a GPU: images are built where there is none."""
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    wish = os.environ.get("VAE_EXT_CUDA", "auto")
+    if wish not in ("auto", "0", "1"):
+        sys.exit(f"VAE_EXT_CUDA: expected auto, 0 or 1, got {wish!r}")
+    nvcc = CUDA_HOME is not None and (Path(CUDA_HOME) / "bin" / "nvcc").is_file()
+    missing = [
+        *([] if nvcc else ["no nvcc in CUDA_HOME or on PATH"]),
+        *([] if torch.version.cuda else [f"torch {torch.__version__} is not a CUDA build"]),
+    ]
+    if wish == "1" and missing:
+        sys.exit(f"VAE_EXT_CUDA=1, but {' and '.join(missing)}")
+    return wish != "0" and not missing
+
+
+def extension() -> Extension:
+    import torch
+    from torch.utils.cpp_extension import CppExtension, CUDAExtension
+
+    sources = ["csrc/bindings.cpp", "csrc/cpu.cpp"]
+    host = [*HOST_FLAGS, TORCH_TARGET, f'-DVAE_EXT_DIGEST="{SOURCE["source_digest"]()}"']
+    # torch carries pybind11's headers too: a build needs no other copy.
+    pybind11 = importlib.util.find_spec("pybind11")
+    include_dirs = [str(Path(pybind11.origin).parent / "include")] if pybind11 and pybind11.origin else []
+    if not wants_cuda():
+        return CppExtension(
+            "vae_ext._C", sources, include_dirs=include_dirs, extra_compile_args={"cxx": host}
+        )
+    host += [f'-DVAE_EXT_WITH_CUDA="{torch.version.cuda}"', "-DUSE_CUDA"]
+    device = [*DEVICE_FLAGS, TORCH_TARGET, "-DUSE_CUDA"]
+    return CUDAExtension(
+        "vae_ext._C",
+        [*sources, "csrc/cuda.cu"],
+        include_dirs=include_dirs,
+        extra_compile_args={"cxx": host, "nvcc": device},
+    )
+
+
+def compiler() -> str | None:
+    return shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
+
+
+if not find_torch():
+    # Asked for its build requirements by pip; without torch in the environment there is no other way than to fetch it.
+    setup(setup_requires=["torch>=2.10"])
+elif compiler() is None:
+    print("vae_ext: no C++ compiler found, installing the pure-PyTorch reference alone", file=sys.stderr)
+    setup()
+else:
+    from torch.utils.cpp_extension import BuildExtension
+
+    setup(ext_modules=[extension()], cmdclass={"build_ext": BuildExtension})

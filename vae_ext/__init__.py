@@ -1,0 +1,7 @@
+"""The reparameterised sample and the Gaussian KL in one pass, with noise that is the same bits everywhere."""
+
+from vae_ext.backend import BackendError, backend, backend_report
+from vae_ext.noise import noise_key, standard_normal
+from vae_ext.ops import reparam_kl
+
+__all__ = ["BackendError", "backend", "backend_report", "noise_key", "reparam_kl", "standard_normal"]

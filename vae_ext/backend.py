@@ -1,0 +1,195 @@
+"""Which compiled module is loaded, and why.
+
+The kernel that runs is the kernel in the tree. In a source checkout only a module that carries the digest of the sources
+beside this file is taken; where there is none, it is built once, into a cache outside the tree. So a copy of the
+repository that has no build products (a queued experiment's) runs its own kernel, and a stale one cannot run at all.
+Where nothing can be compiled the reference takes over, with one warning that says why.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from filelock import FileLock
+
+from vae_ext.source import ROOT, is_checkout, module_digest, source_digest
+
+BACKENDS = ("reference", "cpu", "cuda")
+
+
+class BackendError(RuntimeError):
+    """A backend that was asked for cannot be had."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The compiled module, or None and the reason."""
+
+    module: ModuleType | None
+    origin: str
+
+
+def backend(device: torch.device | str = "cpu") -> str:
+    """Which implementation serves tensors on a device: "cuda", "cpu" or "reference".
+
+    Args:
+        device: where the tensors are.
+
+    Raises:
+        BackendError: if ``VAE_EXT_BACKEND`` asks for one that cannot be had there.
+    """
+    kind = torch.device(device).type
+    forced = _forced()
+    if forced == "reference":
+        return "reference"
+    missing = _missing(kind)
+    if forced is not None and forced != kind:
+        raise BackendError(f"VAE_EXT_BACKEND={forced}, but the tensors are on {kind}")
+    if forced is not None and missing is not None:
+        raise BackendError(f"VAE_EXT_BACKEND={forced}: {missing}")
+    return kind if missing is None else "reference"
+
+
+def backend_report() -> str:
+    """What was found, built with what, and why something is not used: a few lines for a log or a bug report."""
+    lines = [f"vae_ext on torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}"]
+    if _forced() == "reference":
+        return "\n".join([*lines, "backend: reference, as VAE_EXT_BACKEND=reference asks"])
+    loaded = _loaded()
+    lines.append(f"module: {loaded.origin}")
+    if loaded.module is not None:
+        info = loaded.module.build_info()
+        lines.append(f"digest: {info['digest']}")
+        lines.append(f"compiler: {info['compiler']}")
+        capabilities = ", ".join(loaded.module.cpu_capabilities())
+        lines.append(f"cpu: {loaded.module.cpu_capability()} (this machine runs {capabilities})")
+    missing = _missing("cuda")
+    lines.append("cuda: compiled in" if missing is None else f"cuda: reference, {missing}")
+    return "\n".join(lines)
+
+
+def compiled_module() -> ModuleType | None:
+    """The compiled module if it is loaded and not forced away, else None."""
+    return None if _forced() == "reference" else _loaded().module
+
+
+def _forced() -> str | None:
+    name = os.environ.get("VAE_EXT_BACKEND") or None
+    if name is not None and name not in BACKENDS:
+        raise BackendError(f"VAE_EXT_BACKEND: expected one of {', '.join(BACKENDS)}, got {name!r}")
+    return name
+
+
+def _missing(kind: str) -> str | None:
+    """Why there is no kernel for a device, or None if there is."""
+    loaded = _loaded()
+    if loaded.module is None:
+        return loaded.origin
+    if kind == "cuda" and loaded.module.build_info()["cuda"] is None:
+        return "built without CUDA" + ("" if torch.version.cuda else f" (torch {torch.__version__} has none)")
+    return None if kind in ("cpu", "cuda") else f"there is no kernel for {kind} tensors"
+
+
+@functools.cache
+def _loaded() -> Loaded:
+    try:
+        path, how = _find_or_build()
+        module = _import(path)
+        _apply_capability(module)
+    except _CannotCompile as error:
+        reason = str(error)
+    except ImportError as error:
+        reason = f"{path} does not load: {error}"
+    else:
+        return Loaded(module, f"{path} ({how})")
+    if _forced() is not None:
+        raise BackendError(f"VAE_EXT_BACKEND={_forced()}: {reason}")
+    warnings.warn(f"vae_ext uses its pure-PyTorch reference: {reason}", RuntimeWarning, stacklevel=3)
+    return Loaded(None, f"none, {reason}")
+
+
+class _CannotCompile(Exception):
+    pass
+
+
+def _find_or_build() -> tuple[Path, str]:
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    beside = Path(__file__).with_name(f"_C{suffix}")
+    if not is_checkout():
+        if beside.is_file():
+            return beside, "installed"
+        raise _CannotCompile("this installation has no compiled module: install it again where there is a C++ compiler")
+    digest = source_digest()
+    if beside.is_file() and module_digest(beside) == digest:
+        return beside, "built in the tree"
+    return _from_cache(digest, f"_C{suffix}")
+
+
+def _from_cache(digest: str, name: str) -> tuple[Path, str]:
+    # Everything that a build depends on besides its sources.
+    cuda = f"cuda{os.environ.get('VAE_EXT_CUDA', 'auto')}{'-nvcc' if shutil.which('nvcc') else ''}"
+    tag = f"torch{torch.__version__}-{sys.implementation.cache_tag}-{platform.machine()}-{cuda}"
+    base = os.environ.get("VAE_EXT_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "vae_ext" / f"{digest[:16]}-{tag}"
+    module = folder / name
+    if module.is_file():
+        return module, "from the cache"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):
+            if not module.is_file():
+                _build(digest, folder, name)
+    except OSError as error:
+        raise _CannotCompile(f"the build cache cannot be written: {error}") from error
+    return module, "built just now, into the cache"
+
+
+def _build(digest: str, folder: Path, name: str) -> None:
+    """Runs setup.py, which alone knows how, and moves the finished module to its place in one step."""
+    print(f"vae_ext: compiling the kernels of {ROOT / 'csrc'} (once, into {folder})", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        command = [sys.executable, "setup.py", "-q", "build_ext"]
+        command += ["--build-lib", f"{scratch}/lib", "--build-temp", f"{scratch}/tmp"]
+        run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        log = folder / "build.log"
+        log.write_text(run.stdout)
+        built = Path(scratch) / "lib" / "vae_ext" / name
+        if run.returncode != 0 or not built.is_file():
+            raise _CannotCompile(f"the build failed: {_first_error(run.stdout)} (whole log: {log})")
+        if module_digest(built) != digest:
+            raise _CannotCompile("the sources changed while they were compiled: start again")
+        built.replace(folder / name)
+
+
+def _first_error(log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower() or line.startswith("vae_ext:")]
+    return (errors or lines or ["setup.py printed nothing"])[0]
+
+
+def _import(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("vae_ext._C", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _apply_capability(module: ModuleType) -> None:
+    wish = os.environ.get("VAE_EXT_CPU_CAPABILITY")
+    if wish and not module.set_cpu_capability(wish):
+        have = ", ".join(module.cpu_capabilities())
+        raise BackendError(f"VAE_EXT_CPU_CAPABILITY: expected one that this machine runs ({have}), got {wish!r}")

@@ -1,0 +1,46 @@
+"""The operator in plain PyTorch: the place to look the formula up, and what the kernels are tested against.
+
+It also does the work where nothing can be compiled. Kingma, Welling: *Auto-Encoding Variational Bayes*, 2014, section 2.4
+(the reparameterisation) and appendix B (the KL divergence).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vae_ext.noise import standard_normal
+
+
+def reparam_kl(
+    mu: Tensor, logvar: Tensor, key: Tensor, num_samples: int | None, row_offset: int, sum_kl: bool
+) -> tuple[Tensor, Tensor]:
+    """Sample and KL of ``[B, D]`` inputs; :func:`vae_ext.reparam_kl` says what they are.
+
+    The arithmetic is float64 for float64 inputs and float32 for every other; z is rounded to the inputs' dtype at the end.
+    """
+    dtype = mu.dtype
+    mu, logvar = (t if t.dtype == torch.float64 else t.float() for t in (mu, logvar))
+    rows, dim = mu.shape
+    eps = standard_normal(key, rows, dim, num_samples=num_samples, row_offset=row_offset).to(mu.dtype)
+    z = reparameterize(mu, logvar, eps).to(dtype)
+    kl = kl_divergence(mu, logvar)
+    return z, kl.sum(-1) if sum_kl else kl
+
+
+def reparameterize(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
+    """z = mu + sigma eps, sigma = exp(logvar / 2): a sample of N(mu, sigma^2) that is differentiable in both."""
+    return mu + torch.exp(0.5 * logvar) * eps
+
+
+def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mu, exp(logvar)) || N(0, 1)) = (mu^2 + exp(logvar) - 1 - logvar) / 2, in nats, an element each.
+
+    ``expm1`` alone still loses digits in ``expm1(l) - l`` when l is small, where the result is l^2 / 2 + l^3 / 6 + ...
+    """
+    near_zero = logvar.abs() < 0.1
+    # Both branches of a where are differentiated: keep the unused one's argument finite.
+    l = torch.where(near_zero, logvar, torch.zeros_like(logvar))  # noqa: E741
+    series = l * l * (1 / 2 + l * (1 / 6 + l * (1 / 24 + l * (1 / 120 + l * (1 / 720 + l * (1 / 5040 + l / 40320))))))
+    excess = torch.where(near_zero, series, torch.expm1(logvar) - logvar)
+    return 0.5 * (mu * mu + excess)
