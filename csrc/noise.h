@@ -32,7 +32,6 @@ VAE_FN uint32_t high_word(uint32_t a, uint32_t b) {
 VAE_FN Words philox(Words c, uint32_t key0, uint32_t key1) {
   constexpr uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
   constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
-#pragma GCC unroll 10
   for (int round = 0; round < 10; ++round) {
     c = {high_word(kMultiplier1, c.x2) ^ c.x1 ^ key0, kMultiplier1 * c.x2,
          high_word(kMultiplier0, c.x0) ^ c.x3 ^ key1, kMultiplier0 * c.x0};

@@ -1,0 +1,1 @@
+"""The reproducible experiment: prepare, train, evaluate, plot; a stage a file, every parameter in params.yaml."""

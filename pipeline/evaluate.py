@@ -1,0 +1,80 @@
+"""Stage 3: what the model achieves on the test set, in nats an image."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.cli import run
+from pipeline.data import as_float, read_split, to_device
+from pipeline.files import whole_file, write_json
+from pipeline.model import VAE, load_model
+from pipeline.objective import Stream, elbo_terms, log_likelihood_bound, stream_key
+from pipeline.params import load_params
+from pipeline.paths import DIMENSIONS, METRICS, WEIGHTS
+from vae_ext import reparam_kl
+
+# A unit is active if its posterior mean varies with the image by more than this (Burda et al. 2016, section 5.1).
+ACTIVE_VARIANCE = 0.01
+
+
+@torch.no_grad()
+def bounds(model: VAE, pixels: Tensor, seed: int, batch_size: int, samples: int) -> dict[str, float]:
+    """Test-set averages of the ELBO, its terms, and the importance-weighted bound as a negative log-likelihood."""
+    device = pixels.device
+    evaluate_key = stream_key(seed, Stream.EVALUATE, device)
+    importance_key = stream_key(seed, Stream.IMPORTANCE, device)
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    row = 0
+    with tqdm(total=len(pixels), unit=" images", disable=None, desc=f"bounds, {samples} samples an image") as bar:
+        for batch in pixels.split(batch_size):
+            x = as_float(batch)
+            terms = elbo_terms(model, x, evaluate_key, row_offset=row)
+            log_p = log_likelihood_bound(model, x, importance_key, samples, row_offset=row)
+            sums += torch.stack([terms.distortion.sum(), terms.rate.sum(), log_p.sum()])
+            row += len(batch)
+            bar.update(len(batch))
+    distortion, rate, log_p_mean = (sums / len(pixels)).tolist()
+    return {"elbo": -(distortion + rate), "distortion": distortion, "rate": rate, "nll": -log_p_mean}
+
+
+@torch.no_grad()
+def dimensions(model: VAE, pixels: Tensor, batch_size: int) -> pd.DataFrame:
+    """A row a latent dimension: its KL averaged over images, the variance of its posterior mean, and whether it is active."""
+    means, kls = [], []
+    for batch in pixels.split(batch_size):
+        mu, logvar = model.encode(as_float(batch))
+        _, kl = reparam_kl(mu, logvar, stream_key(0, Stream.EVALUATE, mu.device), kl_reduction="none")
+        means.append(mu.double())
+        kls.append(kl.double())
+    variance = torch.cat(means).var(dim=0).cpu().numpy()
+    return pd.DataFrame(
+        {"kl": torch.cat(kls).mean(dim=0).cpu().numpy(), "mean_variance": variance, "active": variance > ACTIVE_VARIANCE}
+    ).rename_axis("dimension")
+
+
+def main() -> None:
+    params = load_params()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(WEIGHTS, device)
+    pixels = to_device(read_split("test").images, device)
+
+    by_dimension = dimensions(model, pixels, params.evaluate.batch_size)
+    metrics: dict[str, float | int] = {
+        **bounds(model, pixels, params.seed, params.evaluate.batch_size, params.evaluate.importance_samples),
+        "active_units": int(by_dimension["active"].sum()),
+    }
+    assert all(math.isfinite(value) for value in metrics.values()), metrics
+    with whole_file(DIMENSIONS) as temporary:
+        by_dimension.to_csv(temporary, float_format="%.6g")
+    write_json(METRICS, metrics)
+    for name, value in metrics.items():
+        print(f"{name:>14} {value:.4f}" if isinstance(value, float) else f"{name:>14} {value}")
+
+
+if __name__ == "__main__":
+    run(main)

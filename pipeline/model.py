@@ -1,0 +1,81 @@
+"""The variational autoencoder: an encoder to mu and logvar, a decoder to logits, both multilayer perceptrons."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipeline.cli import UserError
+from pipeline.files import whole_file
+from pipeline.params import Model, Params
+
+
+class VAE(nn.Module):
+    """q(z|x) = N(mu, exp(logvar)) by the encoder, the parameters of p(x|z) by the decoder, p(z) = N(0, 1).
+
+    Args:
+        pixels: of an image, flattened.
+        params: widths, latent dimension and the bound on logvar.
+    """
+
+    def __init__(self, pixels: int, params: Model) -> None:
+        super().__init__()
+        self.pixels = pixels
+        self.latent_dim = params.latent_dim
+        self.logvar_bound = params.logvar_bound
+        widths = [pixels, *params.hidden]
+        self.encoder = mlp([*widths, 2 * params.latent_dim])
+        self.decoder = mlp([params.latent_dim, *reversed(widths)])
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, pixels] in [0, 1] -> mu [B, latent_dim], logvar [B, latent_dim].
+
+        logvar is bounded here, before z, KL and the gradients are made of it, so that they agree on it.
+        """
+        mu, logvar = self.encoder(x).chunk(2, dim=-1)
+        return mu, logvar.clamp(-self.logvar_bound, self.logvar_bound)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z [..., latent_dim] -> logits [..., pixels]."""
+        logits: Tensor = self.decoder(z)
+        return logits
+
+
+def mlp(widths: list[int]) -> nn.Sequential:
+    """Linear layers of these widths, ReLU between them."""
+    layers: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def save_model(path: Path, model: VAE, params: Params) -> None:
+    """Writes the weights as safetensors, with the parameters that made them in the header."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with whole_file(path) as temporary:
+        # One key: safetensors keeps the header's entries in no fixed order, and the file should be the same bytes each time.
+        save_file(tensors, temporary, metadata={"vae": json.dumps({"pixels": model.pixels, "params": params.model_dump()})})
+
+
+def load_model(path: Path, device: torch.device) -> VAE:
+    """The model that :func:`save_model` wrote, ready to evaluate.
+
+    Raises:
+        UserError: if the file is missing or is not such a file.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            made = json.loads((file.metadata() or {})["vae"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; run `dvc repro train`") from None
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: expected weights that the train stage wrote: {error}") from None
+    model = VAE(made["pixels"], Params.model_validate(made["params"]).model).to(device)
+    model.load_state_dict(tensors)
+    return model.eval()

@@ -1,0 +1,88 @@
+"""What is maximised, and what is reported: the ELBO and its two terms, and a tighter bound by importance weighting.
+
+All in nats an image: summed over pixels and latent dimensions, never averaged over them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from pipeline import likelihood
+from pipeline.model import VAE
+from vae_ext import noise_key, reparam_kl
+
+
+class Stream(IntEnum):
+    """Uses of the noise that must not share it: each has its own half of the 64-bit seed."""
+
+    TRAIN = 0
+    VALIDATE = 1
+    EVALUATE = 2
+    IMPORTANCE = 3
+    PRIOR = 4
+    ORDER = 5
+
+
+def stream_key(seed: int, stream: Stream, device: torch.device, step: int = 0) -> Tensor:
+    """The noise key of a use: the parameters' seed below, the stream above."""
+    return noise_key(seed + (int(stream) << 32), step, device=device)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The ELBO's two terms for each image, [B]."""
+
+    distortion: Tensor  # -E log p(x|z)
+    rate: Tensor  # KL(q(z|x) || p(z))
+
+    @property
+    def elbo(self) -> Tensor:
+        """log p(x) >= elbo = -(distortion + rate), whatever beta was trained with."""
+        return -(self.distortion + self.rate)
+
+    def loss(self, beta: float) -> Tensor:
+        """The batch's mean of distortion + beta rate (Higgins et al.: beta-VAE. 2017); the negative ELBO at beta 1."""
+        return (self.distortion + beta * self.rate).mean()
+
+
+def elbo_terms(model: VAE, x: Tensor, key: Tensor, row_offset: int = 0) -> Terms:
+    """Distortion by one sample of z, rate in closed form (Kingma, Welling: Auto-Encoding Variational Bayes. 2014).
+
+    Args:
+        x: [B, pixels] in [0, 1].
+        key: of the noise.
+        row_offset: the index of the first image, so that its noise does not depend on how the data are cut into batches.
+    """
+    mu, logvar = model.encode(x)
+    z, rate = reparam_kl(mu, logvar, key, row_offset=row_offset)
+    return Terms(-likelihood.log_prob(model.decode(z), x), rate)
+
+
+def log_likelihood_bound(model: VAE, x: Tensor, key: Tensor, samples: int, row_offset: int = 0) -> Tensor:
+    """log p(x) >= log 1/S sum_s p(x|z_s) p(z_s) / q(z_s|x), z_s from q(z|x); tight as S grows.
+
+    Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders. 2016. The sum is kept as a running log-sum-exp over
+    single samples, so memory does not grow with S.
+
+    Args:
+        x: [B, pixels] in [0, 1].
+        key: of the noise; sample s takes the key's step plus s.
+        samples: S.
+
+    Returns:
+        [B], in nats.
+    """
+    mu, logvar = model.encode(x)
+    total = x.new_full(x.shape[:1], -math.inf)
+    for s in range(samples):
+        z, _ = reparam_kl(mu, logvar, key + torch.tensor([0, s], device=key.device), row_offset=row_offset)
+        # log p(z) - log q(z|x); the terms log(2 pi) / 2 cancel.
+        eps = (z - mu) * torch.exp(-0.5 * logvar)
+        log_ratio = 0.5 * (logvar + eps * eps - z * z).sum(-1)
+        total = torch.logaddexp(total, likelihood.log_prob(model.decode(z), x) + log_ratio)
+    return total - math.log(samples)
