@@ -72,18 +72,14 @@ def extension() -> Extension:
     # torch carries pybind11's headers too: a build needs no other copy.
     pybind11 = importlib.util.find_spec("pybind11")
     include_dirs = [str(Path(pybind11.origin).parent / "include")] if pybind11 and pybind11.origin else []
-    if not wants_cuda():
-        return CppExtension(
-            "vae_ext._C", sources, include_dirs=include_dirs, extra_compile_args={"cxx": host}
-        )
-    host += [f'-DVAE_EXT_WITH_CUDA="{torch.version.cuda}"', "-DUSE_CUDA"]
     device = [*DEVICE_FLAGS, TORCH_TARGET, "-DUSE_CUDA"]
-    return CUDAExtension(
-        "vae_ext._C",
-        [*sources, "csrc/cuda.cu"],
-        include_dirs=include_dirs,
-        extra_compile_args={"cxx": host, "nvcc": device},
-    )
+    if wants_cuda():
+        host += [f'-DVAE_EXT_WITH_CUDA="{torch.version.cuda}"', "-DUSE_CUDA"]
+        kind, sources = CUDAExtension, [*sources, "csrc/cuda.cu"]
+    else:
+        kind = CppExtension
+    module: Extension = kind("vae_ext._C", sources, include_dirs=include_dirs, extra_compile_args={"cxx": host, "nvcc": device})
+    return module
 
 
 def compiler() -> str | None:

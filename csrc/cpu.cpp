@@ -19,9 +19,6 @@ namespace {
 
 constexpr int kTile = 4 * kPartials;
 
-template <class Z>
-using Arithmetic = std::conditional_t<std::is_same_v<Z, double>, double, float>;
-
 // Some whole rows, or a part of one row. Element j of the tile's row i stands at i * width() + j; a last block that is
 // not full is padded.
 struct Tile {
@@ -54,24 +51,53 @@ VAE_FN void for_each_tile(int64_t begin, int64_t end, int64_t dim, const F& visi
   }
 }
 
-// rows: the address of row 0 of [.., dim].
-template <class T, class Z>
-VAE_FN void load(T* tile, const Tile& t, const Z* rows, int64_t stride) {
-  for (int i = 0; i < t.rows; ++i) {
-    const Z* from = rows + (t.row + i) * stride + 4 * t.block;
-    T* to = tile + i * t.width();
-    for (int j = 0; j < t.valid; ++j) to[j] = static_cast<T>(from[j]);
-    for (int j = t.valid; j < t.width(); ++j) to[j] = T(0);
+template <class Z>
+struct Type {
+  using type = Z;
+};
+
+template <class T>
+constexpr Dtype kDtypeOf = std::is_same_v<T, double> ? Dtype::kFloat64 : Dtype::kFloat32;
+
+// Calls visit with the element type. Only loads and stores know it, so the arithmetic, in T, is compiled twice, not four
+// times.
+template <class T, class F>
+VAE_FN void with_type(Dtype dtype, const F& visit) {
+  if constexpr (std::is_same_v<T, double>) {
+    visit(Type<double>{});
+  } else if (dtype == Dtype::kFloat32) {
+    visit(Type<float>{});
+  } else if (dtype == Dtype::kBFloat16) {
+    visit(Type<torch::headeronly::BFloat16>{});
+  } else {
+    visit(Type<torch::headeronly::Half>{});
   }
 }
 
-template <class T, class Z>
-VAE_FN void store(const T* tile, const Tile& t, Z* rows, int64_t stride) {
-  for (int i = 0; i < t.rows; ++i) {
-    const T* from = tile + i * t.width();
-    Z* to = rows + (t.row + i) * stride + 4 * t.block;
-    for (int j = 0; j < t.valid; ++j) to[j] = static_cast<Z>(from[j]);
-  }
+// base: row 0 of [.., dim].
+template <class T>
+VAE_FN void load(T* tile, const Tile& t, Dtype dtype, const void* base, int64_t stride) {
+  with_type<T>(dtype, [&](auto type) __attribute__((always_inline)) {
+    using Z = typename decltype(type)::type;
+    for (int i = 0; i < t.rows; ++i) {
+      const Z* from = static_cast<const Z*>(base) + (t.row + i) * stride + 4 * t.block;
+      T* to = tile + i * t.width();
+      for (int j = 0; j < t.valid; ++j) to[j] = static_cast<T>(from[j]);
+      for (int j = t.valid; j < t.width(); ++j) to[j] = T(0);
+    }
+  });
+}
+
+template <class T>
+VAE_FN void store(const T* tile, const Tile& t, Dtype dtype, void* base, int64_t stride) {
+  with_type<T>(dtype, [&](auto type) __attribute__((always_inline)) {
+    using Z = typename decltype(type)::type;
+    for (int i = 0; i < t.rows; ++i) {
+      const T* from = tile + i * t.width();
+      Z* to = static_cast<Z*>(base) + (t.row + i) * stride + 4 * t.block;
+      for (int j = 0; j < t.valid; ++j) to[j] = static_cast<Z>(from[j]);
+    }
+  });
 }
 
 VAE_FN void fill_noise(float* eps, const Tile& t, NoiseKey key, uint32_t sample, uint32_t row_offset) {
@@ -123,73 +149,70 @@ VAE_FN T sum_by_halves(T* partial, int n) {
   return partial[0];
 }
 
-template <class Z>
+template <class T>
 VAE_FN void forward_rows(const Forward& call, int64_t begin, int64_t end) {
-  using T = Arithmetic<Z>;
   const NoiseKey key = noise_key(call.key[0], call.key[1]);
-  const auto* mu_rows = static_cast<const Z*>(call.mu);
-  const auto* logvar_rows = static_cast<const Z*>(call.logvar);
-  auto* z_rows = static_cast<Z*>(call.z);
-  auto* kl_rows = static_cast<T*>(call.kl);
+  auto* kl_sums = static_cast<T*>(call.kl);
 
   T mu[kTile], logvar[kTile], sigma[kTile], kl[kTile], z[kTile], partial[kPartials];
   float eps[kTile];
   for_each_tile(begin, end, call.dim, [&](const Tile& t) __attribute__((always_inline)) {
-    load(mu, t, mu_rows, call.mu_stride);
-    load(logvar, t, logvar_rows, call.logvar_stride);
+    load(mu, t, call.dtype, call.mu, call.mu_stride);
+    load(logvar, t, call.dtype, call.logvar, call.logvar_stride);
     for (int i = 0; i < t.size(); ++i) {
       const Gaussian<T> gaussian(mu[i], logvar[i]);
       sigma[i] = gaussian.sigma();
       kl[i] = gaussian.kl();
     }
     if (!call.sum_kl) {
-      store(kl, t, kl_rows, call.dim);
+      store(kl, t, kDtypeOf<T>, call.kl, call.dim);
     } else {
       add_blocks(partial, kl, t);
       if (t.last) {
         const int partials = static_cast<int>(std::min<int64_t>(kPartials, (call.dim + 3) / 4));
-        for (int i = 0; i < t.rows; ++i) kl_rows[t.row + i] = sum_by_halves(partial + i * t.blocks, partials);
+        for (int i = 0; i < t.rows; ++i) kl_sums[t.row + i] = sum_by_halves(partial + i * t.blocks, partials);
       }
     }
     for (int64_t k = 0; k < call.samples; ++k) {
       fill_noise(eps, t, key, static_cast<uint32_t>(k), call.row_offset);
       for (int i = 0; i < t.size(); ++i) z[i] = mu[i] + sigma[i] * static_cast<T>(eps[i]);
-      store(z, t, z_rows + k * call.rows * call.dim, call.dim);
+      // Sample k follows the rows of those before it.
+      Tile of_sample = t;
+      of_sample.row += k * call.rows;
+      store(z, of_sample, call.dtype, call.z, call.dim);
     }
   });
-  if (call.dim == 0 && call.sum_kl) std::fill(kl_rows + begin, kl_rows + end, T(0));
+  if (call.dim == 0 && call.sum_kl) std::fill(kl_sums + begin, kl_sums + end, T(0));
 }
 
-template <class Z>
+template <class T>
 VAE_FN void backward_rows(const Backward& call, int64_t begin, int64_t end) {
-  using T = Arithmetic<Z>;
   const NoiseKey key = noise_key(call.key[0], call.key[1]);
-  const auto* mu_rows = static_cast<const Z*>(call.mu);
-  const auto* logvar_rows = static_cast<const Z*>(call.logvar);
-  const auto* grad_z_rows = static_cast<const Z*>(call.grad_z);
-  const auto* grad_kl_rows = static_cast<const T*>(call.grad_kl);
+  const auto* grad_kl_sums = static_cast<const T*>(call.grad_kl);
 
   T mu[kTile], logvar[kTile], grad_z[kTile], sum_z[kTile], sum_z_eps[kTile], grad_kl[kTile];
   float eps[kTile];
   for_each_tile(begin, end, call.dim, [&](const Tile& t) __attribute__((always_inline)) {
-    load(mu, t, mu_rows, call.mu_stride);
-    load(logvar, t, logvar_rows, call.logvar_stride);
+    load(mu, t, call.dtype, call.mu, call.mu_stride);
+    load(logvar, t, call.dtype, call.logvar, call.logvar_stride);
     std::fill(sum_z, sum_z + t.size(), T(0));
     std::fill(sum_z_eps, sum_z_eps + t.size(), T(0));
     std::fill(grad_kl, grad_kl + t.size(), T(0));
-    for (int64_t k = 0; grad_z_rows != nullptr && k < call.samples; ++k) {
-      load(grad_z, t, grad_z_rows + k * call.rows * call.dim, call.dim);
+    for (int64_t k = 0; call.grad_z != nullptr && k < call.samples; ++k) {
+      Tile of_sample = t;
+      of_sample.row += k * call.rows;
+      load(grad_z, of_sample, call.dtype, call.grad_z, call.dim);
       fill_noise(eps, t, key, static_cast<uint32_t>(k), call.row_offset);
       for (int i = 0; i < t.size(); ++i) {
         sum_z[i] += grad_z[i];
         sum_z_eps[i] += grad_z[i] * static_cast<T>(eps[i]);
       }
     }
-    if (grad_kl_rows != nullptr && !call.sum_kl) {
-      load(grad_kl, t, grad_kl_rows, call.dim);
-    } else if (grad_kl_rows != nullptr) {
+    if (call.grad_kl != nullptr && !call.sum_kl) {
+      load(grad_kl, t, kDtypeOf<T>, call.grad_kl, call.dim);
+    } else if (call.grad_kl != nullptr) {
       for (int i = 0; i < t.rows; ++i) {
-        std::fill(grad_kl + i * t.width(), grad_kl + (i + 1) * t.width(), grad_kl_rows[t.row + i]);
+        std::fill(grad_kl + i * t.width(), grad_kl + (i + 1) * t.width(), grad_kl_sums[t.row + i]);
       }
     }
     for (int i = 0; i < t.size(); ++i) {
@@ -197,26 +220,24 @@ VAE_FN void backward_rows(const Backward& call, int64_t begin, int64_t end) {
       sum_z[i] = gaussian.grad_mu(sum_z[i], grad_kl[i]);
       sum_z_eps[i] = gaussian.grad_logvar(sum_z_eps[i], grad_kl[i]);
     }
-    store(sum_z, t, static_cast<Z*>(call.grad_mu), call.dim);
-    store(sum_z_eps, t, static_cast<Z*>(call.grad_logvar), call.dim);
+    store(sum_z, t, call.dtype, call.grad_mu, call.dim);
+    store(sum_z_eps, t, call.dtype, call.grad_logvar, call.dim);
   });
 }
 
 VAE_FN void forward_any(const Forward& call, int64_t begin, int64_t end) {
-  switch (call.dtype) {
-    case Dtype::kFloat32: return forward_rows<float>(call, begin, end);
-    case Dtype::kFloat64: return forward_rows<double>(call, begin, end);
-    case Dtype::kBFloat16: return forward_rows<torch::headeronly::BFloat16>(call, begin, end);
-    case Dtype::kFloat16: return forward_rows<torch::headeronly::Half>(call, begin, end);
+  if (call.dtype == Dtype::kFloat64) {
+    forward_rows<double>(call, begin, end);
+  } else {
+    forward_rows<float>(call, begin, end);
   }
 }
 
 VAE_FN void backward_any(const Backward& call, int64_t begin, int64_t end) {
-  switch (call.dtype) {
-    case Dtype::kFloat32: return backward_rows<float>(call, begin, end);
-    case Dtype::kFloat64: return backward_rows<double>(call, begin, end);
-    case Dtype::kBFloat16: return backward_rows<torch::headeronly::BFloat16>(call, begin, end);
-    case Dtype::kFloat16: return backward_rows<torch::headeronly::Half>(call, begin, end);
+  if (call.dtype == Dtype::kFloat64) {
+    backward_rows<double>(call, begin, end);
+  } else {
+    backward_rows<float>(call, begin, end);
   }
 }
 

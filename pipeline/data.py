@@ -79,15 +79,16 @@ def _read_gzip(path: Path) -> bytes:
 def _verify(path: Path, content: bytes) -> None:
     sums = path.with_name(CHECKSUMS)
     try:
-        expected = dict(reversed(line.split()) for line in sums.read_text().splitlines())
+        lines = (line.split() for line in sums.read_text().splitlines())
+        expected = {name: digest for digest, name in lines}
     except FileNotFoundError:
         raise UserError(f"{sums}: missing; expected lines of 'sha256  name' for each uncompressed file") from None
     except ValueError:
         raise UserError(f"{sums}: expected lines of 'sha256  name'") from None
-    name = path.name.removesuffix(".gz")
+    wanted = expected.get(path.name.removesuffix(".gz"), "that is not listed")
     found = hashlib.sha256(content).hexdigest()
-    if expected.get(name) != found:
-        raise UserError(f"{path}: expected content of sha256 {expected.get(name)} ({sums.name}), got {found}")
+    if wanted != found:
+        raise UserError(f"{path}: expected content of sha256 {wanted} ({sums.name}), got {found}")
 
 
 def write_split(folder: Path, split: Split, data: Labelled) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -31,6 +32,22 @@ class VAE(nn.Module):
         widths = [pixels, *params.hidden]
         self.encoder = mlp([*widths, 2 * params.latent_dim])
         self.decoder = mlp([params.latent_dim, *reversed(widths)])
+        # Glorot, Bengio: Understanding the difficulty of training deep feedforward neural networks. 2010.
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    @torch.no_grad()
+    def start_at(self, mean: Tensor) -> None:
+        """Sets the output bias so that the untrained decoder gives about the data's mean image.
+
+        logit(clip(mean, 0.001, 0.999)), as in the code of Burda et al. 2016. Worth a nat at the end of training: the
+        first epochs are not spent on the black border.
+        """
+        last = self.decoder[-1]
+        assert isinstance(last, nn.Linear)
+        last.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)))
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, pixels] in [0, 1] -> mu [B, latent_dim], logvar [B, latent_dim].
@@ -49,7 +66,7 @@ class VAE(nn.Module):
 def mlp(widths: list[int]) -> nn.Sequential:
     """Linear layers of these widths, ReLU between them."""
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pipeline import likelihood
@@ -27,7 +29,7 @@ from pipeline.params import load_params
 from pipeline.paths import CURVES, DIMENSIONS, FIGURES, WEIGHTS
 from vae_ext import standard_normal
 
-STYLE = {
+STYLE: Any = {
     "figure.dpi": 130,
     "font.size": 10,
     "axes.titlesize": 11,
@@ -65,7 +67,7 @@ def learning_curves() -> None:
                 marker = "o" if len(curve) == 1 else None
                 axes.plot(curve["step"] + 1, curve[name].astype(float), color=color, label=split, marker=marker)
             axes.set(title=title, xlabel="epoch", ylabel="nats an image")
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         fig.axes[0].legend(loc="lower right")
 
 
@@ -130,7 +132,7 @@ def kl_per_dimension() -> None:
             ylabel="nats an image",
         )
         axes.grid(visible=False, axis="x")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 @torch.no_grad()

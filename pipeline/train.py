@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import sys
 import time
+from typing import Any
 
 import torch
-from dvclive import Live
+from dvclive.live import Live
 from torch import Tensor
 from tqdm import tqdm
 
@@ -33,7 +34,7 @@ def averages(sums: Tensor, count: int) -> dict[str, float]:
 
 
 def train_epoch(
-    model: VAE, pixels: Tensor, params: Params, epoch: int, optimizer: torch.optim.Optimizer, bar: tqdm[None]
+    model: VAE, pixels: Tensor, params: Params, epoch: int, optimizer: torch.optim.Optimizer, bar: Any
 ) -> dict[str, float]:
     """One pass over the images; returns the averages over the epoch, as the weights were when each image was met."""
     batches = epoch_order(params.seed, epoch, len(pixels)).to(pixels.device).split(params.train.batch_size)
@@ -80,6 +81,8 @@ def train(params: Params, device: torch.device) -> VAE:
 
     torch.manual_seed(params.seed)
     model = VAE(images.shape[1], params.model).to(device)
+    # float64: a float32 sum over the images would depend on the device.
+    model.start_at(images.double().mean(dim=0) / 255)
     optimizer = torch.optim.Adam(model.parameters(), lr=params.train.learning_rate, fused=True)
 
     total = params.train.epochs * len(images)

@@ -109,7 +109,7 @@ def _loaded() -> Loaded:
         path, how = _find_or_build()
         module = _import(path)
         _apply_capability(module)
-    except _CannotCompile as error:
+    except _CannotCompileError as error:
         reason = str(error)
     except ImportError as error:
         reason = f"{path} does not load: {error}"
@@ -121,8 +121,8 @@ def _loaded() -> Loaded:
     return Loaded(None, f"none, {reason}")
 
 
-class _CannotCompile(Exception):
-    pass
+class _CannotCompileError(Exception):
+    """Says why, for the warning."""
 
 
 def _find_or_build() -> tuple[Path, str]:
@@ -131,7 +131,7 @@ def _find_or_build() -> tuple[Path, str]:
     if not is_checkout():
         if beside.is_file():
             return beside, "installed"
-        raise _CannotCompile("this installation has no compiled module: install it again where there is a C++ compiler")
+        raise _CannotCompileError("this installation has no compiled module: install it again where there is a C++ compiler")
     digest = source_digest()
     if beside.is_file() and module_digest(beside) == digest:
         return beside, "built in the tree"
@@ -153,7 +153,7 @@ def _from_cache(digest: str, name: str) -> tuple[Path, str]:
             if not module.is_file():
                 _build(digest, folder, name)
     except OSError as error:
-        raise _CannotCompile(f"the build cache cannot be written: {error}") from error
+        raise _CannotCompileError(f"the build cache cannot be written: {error}") from error
     return module, "built just now, into the cache"
 
 
@@ -168,9 +168,9 @@ def _build(digest: str, folder: Path, name: str) -> None:
         log.write_text(run.stdout)
         built = Path(scratch) / "lib" / "vae_ext" / name
         if run.returncode != 0 or not built.is_file():
-            raise _CannotCompile(f"the build failed: {_first_error(run.stdout)} (whole log: {log})")
+            raise _CannotCompileError(f"the build failed: {_first_error(run.stdout)} (whole log: {log})")
         if module_digest(built) != digest:
-            raise _CannotCompile("the sources changed while they were compiled: start again")
+            raise _CannotCompileError("the sources changed while they were compiled: start again")
         built.replace(folder / name)
 
 

@@ -144,6 +144,4 @@ def _sin_octant(x: Tensor) -> Tensor:
 def _cos_octant(x: Tensor) -> Tensor:
     """cos(x) for |x| <= pi / 4; Cephes' polynomial."""
     x2 = x * x
-    return (1.0 - 0.5 * x2) + x2 * x2 * _polynomial(
-        x2, 4.166664568298827e-2, -1.388731625493765e-3, 2.443315711809948e-5
-    )
+    return (1.0 - 0.5 * x2) + x2 * x2 * _polynomial(x2, 4.166664568298827e-2, -1.388731625493765e-3, 2.443315711809948e-5)

@@ -63,9 +63,7 @@ def reparam_kl(
 _backend = torch.compiler.assume_constant_result(backend)
 
 
-def _check(
-    mu: Tensor, logvar: Tensor, key: Tensor | None, num_samples: int | None, row_offset: int, kl_reduction: str
-) -> None:
+def _check(mu: Tensor, logvar: Tensor, key: Tensor | None, num_samples: int | None, row_offset: int, kl_reduction: str) -> None:
     for name, t in (("mu", mu), ("logvar", logvar), *((("key", key),) if key is not None else ())):
         if not isinstance(t, Tensor):
             raise TypeError(f"{name}: expected a Tensor, got {type(t).__name__}")
@@ -103,15 +101,17 @@ class _ReparamKL(torch.autograd.Function):
         ctx: Any, mu: Tensor, logvar: Tensor, key: Tensor, num_samples: int | None, row_offset: int, sum_kl: bool
     ) -> Pair:
         _save_for_backward(ctx, (mu, logvar, key, num_samples, row_offset, sum_kl), None)
-        return torch.ops.vae_ext.reparam_kl(mu, logvar, key, num_samples, row_offset, sum_kl)
+        z, kl = torch.ops.vae_ext.reparam_kl(mu, logvar, key, num_samples, row_offset, sum_kl)
+        return z, kl
 
     @staticmethod
-    def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
         return _backward(ctx, grad_z, grad_kl)
 
 
 def _fused(mu: Tensor, logvar: Tensor, key: Tensor, num_samples: int | None, row_offset: int, sum_kl: bool) -> Pair:
-    return _ReparamKL.apply(mu, logvar, key, num_samples, row_offset, sum_kl)  # type: ignore[no-any-return, no-untyped-call]
+    z, kl = _ReparamKL.apply(mu, logvar, key, num_samples, row_offset, sum_kl)
+    return z, kl
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -140,9 +140,7 @@ def _differentiable_gradients(
     return torch.autograd.grad(outputs, (mu, logvar), grads, create_graph=True, allow_unused=True)
 
 
-def _fake(
-    mu: Tensor, logvar: Tensor, key: Tensor, num_samples: int | None, row_offset: int, sum_kl: bool
-) -> Pair:
+def _fake(mu: Tensor, logvar: Tensor, key: Tensor, num_samples: int | None, row_offset: int, sum_kl: bool) -> Pair:
     """Shapes and dtypes without data, for torch.compile and torch.export."""
     samples = () if num_samples is None else (num_samples,)
     kl_dtype = torch.float64 if mu.dtype == torch.float64 else torch.float32

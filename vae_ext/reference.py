@@ -36,11 +36,14 @@ def reparameterize(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
     """KL(N(mu, exp(logvar)) || N(0, 1)) = (mu^2 + exp(logvar) - 1 - logvar) / 2, in nats, an element each.
 
-    ``expm1`` alone still loses digits in ``expm1(l) - l`` when l is small, where the result is l^2 / 2 + l^3 / 6 + ...
+    For small l, exp(l) - 1 - l subtracts nearly equal numbers, and so does expm1(l) - l; its series does not:
+    l^2 / 2 (1 + l / 3 (1 + l / 4 (1 + ...))).
     """
-    near_zero = logvar.abs() < 0.1
+    near_zero = logvar.abs() < 0.5
     # Both branches of a where are differentiated: keep the unused one's argument finite.
-    l = torch.where(near_zero, logvar, torch.zeros_like(logvar))  # noqa: E741
-    series = l * l * (1 / 2 + l * (1 / 6 + l * (1 / 24 + l * (1 / 120 + l * (1 / 720 + l * (1 / 5040 + l / 40320))))))
-    excess = torch.where(near_zero, series, torch.expm1(logvar) - logvar)
+    small = torch.where(near_zero, logvar, torch.zeros_like(logvar))
+    tail = torch.ones_like(small)
+    for n in range(15, 2, -1):  # to the last bit of float64
+        tail = 1 + small / n * tail
+    excess = torch.where(near_zero, 0.5 * small * small * tail, torch.expm1(logvar) - logvar)
     return 0.5 * (mu * mu + excess)

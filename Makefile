@@ -1,0 +1,39 @@
+# make repro: the whole experiment. make test: all checks. Both set up .venv first, from requirements.lock.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+ACTIVE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+
+.PHONY: help setup repro test lock
+help:
+	@echo "make setup   .venv with the locked packages"
+	@echo "make repro   prepare, train, evaluate, plot: what has changed, by dvc repro"
+	@echo "make test    ruff, mypy, and the tests"
+	@echo "make lock    requirements.lock anew, from pyproject.toml"
+
+setup: $(READY)
+
+$(READY): requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	touch $@
+
+repro: $(READY)
+	$(ACTIVE) dvc repro
+
+test: $(READY)
+	$(ACTIVE) ruff check .
+	$(ACTIVE) ruff format --check .
+	$(ACTIVE) mypy
+	$(ACTIVE) pytest
+
+# torch first and by itself: the lock names it without a local version such as +cpu, so that it serves every machine, and
+# torch itself pins the CUDA packages that belong to it.
+lock:
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet torch==2.13.0
+	$(VENV)-lock/bin/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(p['dependencies'] + sum(p['optional-dependencies'].values(), [])))" > $(VENV)-lock/wanted
+	$(VENV)-lock/bin/pip install --quiet --requirement $(VENV)-lock/wanted
+	$(VENV)-lock/bin/pip freeze --all | grep -vE '^(pip|nvidia-.*|cuda-.*|triton)==' | sed 's/^torch==\([0-9.]*\).*/torch==\1/' > requirements.lock
+	rm -rf $(VENV)-lock

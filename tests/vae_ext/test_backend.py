@@ -1,0 +1,135 @@
+"""Which compiled module runs: the one of the tree, or the reference with a reason."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import vae_ext
+from vae_ext.source import ROOT, module_digest, source_digest
+
+# One line for each thing that the tests ask: the backend, and a number that depends on the noise.
+PROBE = """
+import torch, vae_ext
+print(vae_ext.backend("cpu"))
+key = vae_ext.noise_key(3, 4)
+print(vae_ext.reparam_kl(torch.zeros(50, 20), torch.zeros(50, 20), key)[0].double().sum().item().hex())
+print(vae_ext.backend_report())
+"""
+
+
+def probe(environment: dict[str, str] | None = None, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Runs a few lines in a new process, with the folder's vae_ext and these environment variables."""
+    env = {**os.environ, **(environment or {}), "PYTHONPATH": str(folder)}
+    return subprocess.run([sys.executable, "-c", PROBE], cwd="/", env=env, capture_output=True, text=True, check=False)
+
+
+def copy_tree(to: Path) -> Path:
+    for name in ("csrc", "vae_ext"):
+        shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, to / name)
+    return to
+
+
+@pytest.fixture
+def no_compiler(tmp_path: Path) -> dict[str, str]:
+    """An environment in which there is nothing to compile with, and nothing compiled."""
+    return {"PATH": str(tmp_path / "empty"), "CXX": "no-such-compiler", "VAE_EXT_CACHE_DIR": str(tmp_path / "cache")}
+
+
+def test_the_module_that_runs_carries_the_digest_of_the_sources(module: ModuleType) -> None:
+    assert module.build_info()["digest"] == source_digest()
+    assert module.__file__ is not None
+    assert module_digest(Path(module.__file__)) == source_digest()
+    assert vae_ext.backend("cpu") == "cpu"
+    assert source_digest() in vae_ext.backend_report()
+
+
+def test_an_edited_kernel_is_another_module_and_a_stale_one_is_not_taken(module: ModuleType, tmp_path: Path) -> None:
+    tree, own_cache = copy_tree(tmp_path / "tree"), {"VAE_EXT_CACHE_DIR": str(tmp_path / "cache")}
+    assert module.__file__ is not None
+    stale = tree / "vae_ext" / Path(module.__file__).name
+    shutil.copy(module.__file__, stale)
+    assert "built in the tree" in probe(folder=tree).stdout
+
+    # Twice the noise: what runs shows which sources it was built from.
+    kernel = tree / "csrc" / "cpu.cpp"
+    kernel.write_text(
+        kernel.read_text().replace("mu[i] + sigma[i] * static_cast<T>(eps[i])", "mu[i] + T(2) * sigma[i] * eps[i]")
+    )
+    edited = probe(own_cache, tree)
+    assert "built just now, into the cache" in edited.stdout
+    once, twice = (float.fromhex(run.stdout.splitlines()[1]) for run in (probe(), edited))
+    assert twice == pytest.approx(2 * once)
+    assert "from the cache" in probe(own_cache, tree).stdout
+
+
+def test_without_a_compiler_the_reference_takes_over_with_one_warning_and_the_same_noise(no_compiler: dict[str, str]) -> None:
+    fallback, kernel = probe(no_compiler), probe()
+    assert fallback.returncode == 0, fallback.stderr
+    assert fallback.stdout.splitlines()[0] == "reference"
+    assert kernel.stdout.splitlines()[0] == "cpu"
+    assert fallback.stdout.splitlines()[1] == kernel.stdout.splitlines()[1]
+    assert fallback.stderr.count("RuntimeWarning") == 1
+    assert "no C++ compiler" in fallback.stderr
+
+
+def test_the_reference_can_be_forced(no_compiler: dict[str, str]) -> None:
+    run = probe({"VAE_EXT_BACKEND": "reference", **no_compiler})
+    assert run.stdout.splitlines()[0] == "reference"
+    assert run.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"VAE_EXT_BACKEND": "gpu"}, "VAE_EXT_BACKEND: expected one of reference, cpu, cuda, got 'gpu'"),
+        ({"VAE_EXT_BACKEND": "cuda"}, "VAE_EXT_BACKEND=cuda, but the tensors are on cpu"),
+        ({"VAE_EXT_CPU_CAPABILITY": "mmx"}, "VAE_EXT_CPU_CAPABILITY: expected one that this machine runs (default"),
+    ],
+)
+def test_what_is_forced_and_cannot_be_had_fails_by_name(environment: dict[str, str], message: str) -> None:
+    run = probe(environment)
+    assert run.returncode != 0
+    assert message in run.stderr.splitlines()[-1]
+
+
+def test_a_forced_kernel_without_a_compiler_fails(no_compiler: dict[str, str]) -> None:
+    run = probe({"VAE_EXT_BACKEND": "cpu", **no_compiler})
+    assert run.returncode != 0
+    assert "VAE_EXT_BACKEND=cpu: " in run.stderr.splitlines()[-1]
+
+
+def test_each_instruction_set_can_be_forced(module: ModuleType) -> None:
+    for name in module.cpu_capabilities():
+        assert f"cpu: {name} " in probe({"VAE_EXT_CPU_CAPABILITY": name}).stdout
+
+
+def test_cuda_that_is_asked_for_and_cannot_be_built_fails_by_name(tmp_path: Path) -> None:
+    if torch.version.cuda is not None:
+        pytest.skip("this torch is a CUDA build")
+    run = probe({"VAE_EXT_CUDA": "1", "VAE_EXT_CACHE_DIR": str(tmp_path), "VAE_EXT_BACKEND": "cpu"})
+    assert run.returncode != 0
+    assert "VAE_EXT_CUDA=1, but" in run.stderr.splitlines()[-1]
+    assert "is not a CUDA build" in run.stderr.splitlines()[-1]
+
+
+def test_pip_install_gives_a_working_module_elsewhere(tmp_path: Path) -> None:
+    tree, target = copy_tree(tmp_path / "tree"), tmp_path / "site"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*command, "--target", str(target), str(tree)], check=True)
+    shutil.rmtree(tree)
+    run = probe({"VAE_EXT_CACHE_DIR": str(tmp_path / "cache")}, target)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[0] == "cpu"
+    assert "(installed)" in run.stdout
+    assert run.stdout.splitlines()[1] == probe().stdout.splitlines()[1]
+    assert not (target / "csrc").exists()

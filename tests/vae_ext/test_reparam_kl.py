@@ -1,0 +1,267 @@
+"""The operator against float64 and against the reference; its gradients; its place among PyTorch's tools."""
+
+from __future__ import annotations
+
+import re
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vae_ext import noise_key, reference, reparam_kl, standard_normal
+from vae_ext.ops import FLOATS
+
+SHAPES = [(1, 1), (3, 2), (128, 20), (41, 33), (7, 401), (5, 1024), (3, 1271), (2, 5000)]
+# Relative to the largest value, or to the terms of order one that it is a sum of: what rounding to the dtype alone costs,
+# with room for a few operations.
+TOLERANCE = {torch.float32: 2e-6, torch.float64: 5e-15, torch.bfloat16: 8e-3, torch.float16: 1e-3}
+
+
+def inputs(rows: int, dim: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(rows * 10_007 + dim)
+    mu, logvar = torch.randn(2, rows, dim, generator=generator, dtype=torch.float64).to(device=device, dtype=dtype)
+    return mu.requires_grad_(), logvar.requires_grad_()
+
+
+def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    assert actual.shape == expected.shape
+    error = (actual.double() - expected.double()).abs().max()
+    assert error <= TOLERANCE[dtype] * max(1.0, expected.double().abs().max().item()), error
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("samples", [None, 1, 3])
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_forward_and_backward_agree_with_float64_autograd(
+    device: torch.device, dtype: torch.dtype, samples: int | None, reduction: Any
+) -> None:
+    key = noise_key(1, 2, device=device)
+    torch.manual_seed(0)
+    for rows, dim in SHAPES:
+        mu, logvar = inputs(rows, dim, dtype, device)
+        z, kl = reparam_kl(mu, logvar, key, num_samples=samples, kl_reduction=reduction)
+        assert z.dtype == dtype
+        assert kl.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+        mu64, logvar64 = (t.detach().double().requires_grad_() for t in (mu, logvar))
+        z64, kl64 = reference.reparam_kl(mu64, logvar64, key, samples, 0, reduction == "sum")
+        assert_close(z, z64, dtype)
+        # kl is never rounded to a half type.
+        assert_close(kl, kl64, torch.float64 if dtype == torch.float64 else torch.float32)
+
+        grads = (torch.randn_like(z), torch.randn_like(kl))
+        actual = torch.autograd.grad((z, kl), (mu, logvar), grads)
+        expected = torch.autograd.grad((z64, kl64), (mu64, logvar64), tuple(g.double() for g in grads))
+        for a, e in zip(actual, expected, strict=True):
+            assert a.dtype == dtype
+            assert_close(a, e, dtype)
+
+
+def test_kl_is_never_negative_and_within_1e_5_of_float64(device: torch.device) -> None:
+    near_zero = torch.logspace(-8, 0, 2000, dtype=torch.float64)
+    logvar = torch.cat([-near_zero, near_zero, torch.zeros(1), torch.linspace(-20, 20, 4001, dtype=torch.float64)])
+    mu = torch.cat([torch.zeros(1), torch.logspace(-6, 3, 10, dtype=torch.float64)])
+    mu, logvar = (t.float().flatten().to(device) for t in torch.meshgrid(mu, logvar, indexing="ij"))
+    _, kl = reparam_kl(mu[:, None], logvar[:, None], noise_key(0, device=device), kl_reduction="none")
+    expected = reference.kl_divergence(mu[:, None].double(), logvar[:, None].double())
+    assert (kl >= 0).all()
+    assert ((kl - expected).abs() <= 1e-5 * expected).all()
+
+
+def test_gradient_is_finite_where_the_true_gradient_is(device: torch.device) -> None:
+    # exp(100) overflows float32; times 1e-20 it is 2.7e23.
+    mu, logvar = torch.zeros(1, 1, device=device), torch.full((1, 1), 100.0, device=device).requires_grad_()
+    _, kl = reparam_kl(mu, logvar, noise_key(0, device=device))
+    (grad,) = torch.autograd.grad(kl, logvar, torch.full((1,), 1e-20, device=device))
+    assert grad.item() == pytest.approx(0.5 * 2.6881171418161356e43 * 1e-20, rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_stays_so(device: torch.device, value: float) -> None:
+    ones = torch.ones(3, 5, device=device)
+    bad = ones.clone()
+    bad[1, 2] = value
+    key = noise_key(0, device=device)
+    for mu, logvar in ((bad, ones), (ones, bad)):
+        z, kl = reparam_kl(mu, logvar, key)
+        assert not kl[1].isfinite()
+        # exp(-inf / 2) = 0: z is mu there, and only there may it be finite.
+        assert z[1, 2] == mu[1, 2] if logvar is bad and value == float("-inf") else not z[1, 2].isfinite()
+        assert kl[[0, 2]].isfinite().all()
+
+
+def test_same_bits_on_every_instruction_set_thread_count_and_row_split(
+    module: ModuleType, each_capability: list[str], threads: None
+) -> None:
+    key = noise_key(8)
+    for rows, dim in [(1000, 20), (70, 333), (9, 3000)]:
+        mu, logvar = (t.detach() for t in inputs(rows, dim, torch.float32, torch.device("cpu")))
+        grad_z, grad_kl = torch.randn(rows, dim), torch.randn(rows)
+        results = []
+        for name in each_capability:
+            assert module.set_cpu_capability(name)
+            for count in (1, 2):
+                torch.set_num_threads(count)
+                forward = torch.ops.vae_ext.reparam_kl(mu, logvar, key, None, 0, True)
+                backward = torch.ops.vae_ext.reparam_kl_backward(grad_z, grad_kl, mu, logvar, key, None, 0, True)
+                results.append([*forward, *backward])
+        half = rows // 2
+        parts = [reparam_kl(mu[part], logvar[part], key, row_offset=part.start) for part in (slice(0, half), slice(half, rows))]
+        for result in results:
+            assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+        for whole, split in zip(results[0][:2], zip(*parts, strict=True), strict=True):
+            assert torch.equal(whole, torch.cat(split))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_gpu_gives_the_bits_of_the_cpu(dtype: torch.dtype) -> None:
+    for rows, dim in SHAPES:
+        results = []
+        for device in map(torch.device, ("cpu", "cuda")):
+            mu, logvar = inputs(rows, dim, dtype, device)
+            results.append([t.cpu() for t in reparam_kl(mu, logvar, noise_key(4, device=device), num_samples=2)])
+        for a, b in zip(*results, strict=True):
+            assert torch.equal(a, b), (rows, dim)
+
+
+def test_halves_of_a_packed_output_go_in_without_a_copy(device: torch.device) -> None:
+    packed = torch.randn(64, 40, device=device)
+    mu, logvar = packed.chunk(2, dim=-1)
+    key = noise_key(2, device=device)
+    strided = reparam_kl(mu, logvar, key)
+    dense = reparam_kl(mu.contiguous(), logvar.contiguous(), key)
+    assert all(torch.equal(a, b) for a, b in zip(strided, dense, strict=True))
+
+
+def test_a_last_dimension_that_is_not_contiguous_is_handled(device: torch.device) -> None:
+    mu, logvar = torch.randn(2, 20, 64, device=device).transpose(1, 2).requires_grad_()
+    key = noise_key(2, device=device)
+    strided = reparam_kl(mu, logvar, key)
+    dense = reparam_kl(mu.contiguous(), logvar.contiguous(), key)
+    assert all(torch.equal(a, b) for a, b in zip(strided, dense, strict=True))
+    torch.autograd.backward([t.sum() for t in strided])
+
+
+def test_leading_dimensions_are_rows(device: torch.device) -> None:
+    mu, logvar = torch.randn(2, 3, 4, 5, device=device)
+    key = noise_key(2, device=device)
+    z, kl = reparam_kl(mu, logvar, key, num_samples=6)
+    flat_z, flat_kl = reparam_kl(mu.reshape(12, 5), logvar.reshape(12, 5), key, num_samples=6)
+    assert z.shape == (6, 3, 4, 5)
+    assert kl.shape == (3, 4)
+    assert torch.equal(z.reshape(6, 12, 5), flat_z)
+    assert torch.equal(kl.reshape(12), flat_kl)
+    z, kl = reparam_kl(mu[0, 0], logvar[0, 0], key)
+    assert z.shape == (5,)
+    assert kl.shape == ()
+
+
+@pytest.mark.parametrize("shape", [(0, 20), (5, 0), (0, 0), (2, 0, 3)])
+def test_empty_batches_give_empty_results(device: torch.device, shape: tuple[int, ...]) -> None:
+    mu = torch.zeros(shape, device=device, requires_grad=True)
+    z, kl = reparam_kl(mu, torch.zeros(shape, device=device), noise_key(0, device=device))
+    assert z.shape == shape
+    assert torch.equal(kl, torch.zeros(shape[:-1], device=device))
+    (z.sum() + kl.sum()).backward()
+    assert mu.grad is not None
+    assert mu.grad.shape == shape
+
+
+def test_an_output_that_is_not_used_costs_nothing_in_the_gradient(device: torch.device) -> None:
+    mu, logvar = inputs(9, 6, torch.float32, device)
+    key = noise_key(7, device=device)
+    z, kl = reparam_kl(mu, logvar, key)
+    from_z = torch.autograd.grad(z.sum(), (mu, logvar), retain_graph=True)
+    from_kl = torch.autograd.grad(kl.sum(), (mu, logvar), retain_graph=True)
+    from_both = torch.autograd.grad(z.sum() + kl.sum(), (mu, logvar))
+    assert torch.equal(from_z[0], torch.ones_like(mu))
+    assert torch.equal(from_kl[0], mu)
+    for a, b, both in zip(from_z, from_kl, from_both, strict=True):
+        torch.testing.assert_close(a + b, both)
+
+
+@pytest.mark.parametrize("samples", [None, 2])
+def test_first_and_second_derivatives_by_finite_differences(device: torch.device, samples: int | None) -> None:
+    mu, logvar = inputs(3, 5, torch.float64, device)
+    key = noise_key(3, device=device)
+
+    def f(m: Tensor, l: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741
+        return reparam_kl(m, l, key, num_samples=samples)
+
+    assert torch.autograd.gradcheck(f, (mu, logvar))
+    assert torch.autograd.gradgradcheck(f, (mu, logvar))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("grads", [(True, True), (True, False), (False, False)])
+def test_raw_operators_pass_opcheck(
+    module: ModuleType, device: torch.device, dtype: torch.dtype, grads: tuple[bool, bool]
+) -> None:
+    mu, logvar = (t.detach().requires_grad_(g) for t, g in zip(inputs(6, 10, dtype, device), grads, strict=True))
+    key = noise_key(1, device=device)
+    for samples in (None, 2):
+        for sum_kl in (True, False):
+            torch.library.opcheck(torch.ops.vae_ext.reparam_kl, (mu, logvar, key, samples, 3, sum_kl))
+    grad_z, grad_kl = torch.randn_like(mu), torch.randn(6, dtype=torch.promote_types(dtype, torch.float32), device=device)
+    args = (grad_z, grad_kl, mu.detach(), logvar.detach(), key, None, 3, True)
+    torch.library.opcheck(torch.ops.vae_ext.reparam_kl_backward, args)
+
+
+def test_compiles_without_a_graph_break(device: torch.device) -> None:
+    mu, logvar = inputs(16, 12, torch.float32, device)
+    key = noise_key(1, device=device)
+
+    def loss(mu: Tensor, logvar: Tensor, key: Tensor) -> Tensor:
+        z, kl = reparam_kl(mu, logvar, key)
+        return z.square().sum() + kl.sum()
+
+    expected = loss(mu, logvar, key)
+    expected_grads = torch.autograd.grad(expected, (mu, logvar))
+    actual = torch.compile(loss, fullgraph=True, backend="aot_eager")(mu, logvar, key)
+    assert torch.equal(actual, expected)
+    for a, e in zip(torch.autograd.grad(actual, (mu, logvar)), expected_grads, strict=True):
+        torch.testing.assert_close(a, e)
+
+
+ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"mu": [1.0]}, TypeError, "mu: expected a Tensor, got list"),
+    (
+        {"mu": torch.zeros(2, 3, dtype=torch.int64)},
+        TypeError,
+        "mu: expected float32, float64, bfloat16 or float16, got torch.int64",
+    ),
+    ({"mu": torch.tensor(1.0)}, ValueError, "mu: expected at least one dimension, [..., D], got a scalar"),
+    ({"logvar": torch.zeros(2, 3).double()}, TypeError, "logvar: expected the dtype of mu, torch.float32, got torch.float64"),
+    ({"logvar": torch.zeros(2, 4)}, ValueError, "logvar: expected the shape of mu, [2, 3], got [2, 4]"),
+    ({"logvar": torch.zeros(2, 3, device="meta")}, ValueError, "logvar: expected the device of mu, cpu, got meta"),
+    ({"key": 3}, TypeError, "key: expected a Tensor, got int"),
+    ({"key": torch.zeros(2)}, TypeError, "key: expected int64, as noise_key() gives, got torch.float32"),
+    ({"key": torch.zeros(3, dtype=torch.int64)}, ValueError, "key: expected [2], seed and step, got [3]"),
+    ({"key": noise_key(0, device="meta")}, ValueError, "key: expected the device of mu, cpu, got meta"),
+    ({"num_samples": 0}, ValueError, "num_samples: expected None or at least 1, got 0"),
+    ({"row_offset": -1}, ValueError, "row_offset: expected 0 to 2**32 - 2 for 2 rows, got -1"),
+    ({"row_offset": 2**32 - 1}, ValueError, "row_offset: expected 0 to 2**32 - 2 for 2 rows, got 4294967295"),
+    ({"kl_reduction": "mean"}, ValueError, 'kl_reduction: expected "sum" or "none", got \'mean\''),
+]
+
+
+@pytest.mark.parametrize(("wrong", "error", "message"), ERRORS)
+def test_bad_input_is_named(wrong: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments = {"mu": torch.zeros(2, 3), "logvar": torch.zeros(2, 3), "key": noise_key(0)} | wrong
+    with pytest.raises(error, match=re.escape(message)):
+        reparam_kl(**arguments)
+
+
+def test_raw_operator_refuses_what_it_cannot_read(module: ModuleType) -> None:
+    with pytest.raises(RuntimeError, match="logvar: expected the shape of mu"):
+        torch.ops.vae_ext.reparam_kl(torch.zeros(2, 3), torch.zeros(2, 4), noise_key(0), None, 0, True)
+
+
+def test_z_is_the_textbook_formula_of_the_noise(device: torch.device) -> None:
+    mu, logvar = (t.detach() for t in inputs(128, 20, torch.float32, device))
+    key = noise_key(9, device=device)
+    z, _ = reparam_kl(mu, logvar, key)
+    torch.testing.assert_close(z, mu + torch.exp(logvar / 2) * standard_normal(key, 128, 20))
