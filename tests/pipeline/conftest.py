@@ -1,0 +1,83 @@
+"""A small MNIST in the layout of the real one, and a place to run the stages."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[2]
+RAW = ROOT / "data" / "raw" / "mnist"
+yaml = YAML()
+
+
+def write_idx(folder: Path, name: str, array: npt.NDArray[np.uint8]) -> None:
+    """Writes a gzipped IDX file and its line of SHA256SUMS."""
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    content = header + array.tobytes()
+    (folder / f"{name}.gz").write_bytes(gzip.compress(content, mtime=0))
+    with (folder / "SHA256SUMS").open("a") as sums:
+        sums.write(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
+
+
+def small_mnist(folder: Path) -> Path:
+    """The first 400 training and 200 test images of MNIST."""
+    folder.mkdir(parents=True)
+    for prefix, count in (("train", 400), ("t10k", 200)):
+        for kind, header, size in (("images-idx3", 16, 784), ("labels-idx1", 8, 1)):
+            name = f"{prefix}-{kind}-ubyte"
+            content = gzip.decompress((RAW / f"{name}.gz").read_bytes())[header : header + count * size]
+            shape = (count, 28, 28) if size > 1 else (count,)
+            write_idx(folder, name, np.frombuffer(content, np.uint8).reshape(shape))
+    return folder
+
+
+def set_params(file: Path, changes: dict[str, object]) -> None:
+    """Changes dotted keys of a params.yaml, and leaves the rest as it is."""
+    params = yaml.load(file.read_text())
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        section = params
+        for name in sections:
+            section = section[name]
+        section[last] = value
+    with file.open("w") as stream:
+        yaml.dump(params, stream)
+
+
+SMALL: dict[str, object] = {
+    "data.path": "data/raw/small",
+    "data.validation": 100,
+    "model.hidden": [32],
+    "model.latent_dim": 4,
+    "train.epochs": 2,
+    "evaluate.importance_samples": 3,
+}
+
+
+def start_history(folder: Path) -> None:
+    """A git repository with all that is in the folder as its first commit."""
+    subprocess.run(["git", "init", "--quiet", "--initial-branch", "main"], cwd=folder, check=True)
+    for name, value in (("name", "A Tester"), ("email", "tester@example.org")):
+        subprocess.run(["git", "config", f"user.{name}", value], cwd=folder, check=True)
+    subprocess.run(["git", "add", "--all"], cwd=folder, check=True)
+    subprocess.run(["git", "commit", "--quiet", "--message", "Start"], cwd=folder, check=True)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with small data and small parameters, in which stages can be called as functions."""
+    small_mnist(tmp_path / "data" / "raw" / "small")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    set_params(tmp_path / "params.yaml", SMALL)
+    start_history(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,0 +1,131 @@
+"""Raw files in, prepared files out; damage is one line that names the file, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import prepare
+from pipeline.cli import UserError
+from pipeline.data import as_float, read_idx_pair, read_split, to_device
+from pipeline.paths import PREPARED
+from tests.pipeline.conftest import RAW, set_params, write_idx
+
+IMAGES = "train-images-idx3-ubyte.gz"
+
+
+def test_mnist_has_its_counts_and_first_label() -> None:
+    train, test = read_idx_pair(RAW, "train"), read_idx_pair(RAW, "t10k")
+    assert train.images.shape == (60_000, 28, 28)
+    assert test.images.shape == (10_000, 28, 28)
+    assert train.labels[:5].tolist() == [5, 0, 4, 1, 9]
+    assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+
+
+def test_prepare_keeps_bytes_and_splits_off_the_last_images(workspace: Path) -> None:
+    prepare.main()
+    raw = read_idx_pair(workspace / "data/raw/small", "train")
+    train, validation, test = read_split("train"), read_split("validation"), read_split("test")
+    assert isinstance(train.images, np.memmap)
+    assert train.images.dtype == np.uint8
+    assert np.array_equal(np.concatenate([train.images, validation.images]), raw.images)
+    assert np.array_equal(np.concatenate([train.labels, validation.labels]), raw.labels)
+    assert (len(train.images), len(validation.images), len(test.images)) == (300, 100, 200)
+
+
+def test_the_manifest_says_what_is_there(workspace: Path) -> None:
+    prepare.main()
+    manifest = json.loads((PREPARED / "manifest.json").read_text())
+    assert manifest["counts"] == {"train": 300, "validation": 100, "test": 200}
+    assert manifest["image_shape"] == [28, 28]
+    assert manifest["value_range"] == [0, 255]
+    for name, digest in manifest["sha256"].items():
+        assert hashlib.sha256((PREPARED / name).read_bytes()).hexdigest() == digest
+
+
+def test_bytes_become_floats_from_0_to_1() -> None:
+    import torch
+
+    pixels = to_device(np.array([[[0, 255], [51, 128]]], dtype=np.uint8), torch.device("cpu"))
+    assert pixels.dtype == torch.uint8
+    assert torch.equal(as_float(pixels), torch.tensor([[0.0, 1.0, 0.2, 128 / 255]]))
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def flip_a_pixel(path: Path) -> None:
+    """Well compressed, wrong content."""
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[1000] ^= 1
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def not_gzip(path: Path) -> None:
+    path.write_bytes(b"<html>404</html>")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip_a_byte, "damaged, expected a whole gzip file|expected content of sha256"),
+        (flip_a_pixel, "expected content of sha256 [0-9a-f]{64} .SHA256SUMS., got [0-9a-f]{64}"),
+        (truncate, "damaged, expected a whole gzip file"),
+        (not_gzip, "damaged, expected a whole gzip file"),
+        (Path.unlink, "missing; expected the four gzipped IDX files"),
+    ],
+)
+def test_a_damaged_raw_file_is_one_line_that_names_it(workspace: Path, damage: object, message: str) -> None:
+    assert callable(damage)
+    damage(workspace / "data/raw/small" / IMAGES)
+    with pytest.raises(UserError, match=message) as caught:
+        prepare.main()
+    assert str(caught.value).startswith(f"data/raw/small/{IMAGES}: ")
+    assert len(str(caught.value).splitlines()) == 1
+    assert not PREPARED.exists()
+    assert list((workspace / "data").iterdir()) == [workspace / "data/raw"]
+
+
+def test_a_failure_leaves_the_last_good_data(workspace: Path) -> None:
+    prepare.main()
+    before = (PREPARED / "manifest.json").read_text()
+    truncate(workspace / "data/raw/small" / IMAGES)
+    with pytest.raises(UserError):
+        prepare.main()
+    assert (PREPARED / "manifest.json").read_text() == before
+
+
+def test_labels_must_match_images(workspace: Path) -> None:
+    folder = workspace / "data/raw/small"
+    write_idx(folder, "train-labels-idx1-ubyte", np.zeros(5, np.uint8))
+    with pytest.raises(UserError, match="train: expected as many labels as images, got 5 for 400"):
+        prepare.main()
+
+
+def test_a_file_of_another_kind_is_refused(workspace: Path) -> None:
+    write_idx(workspace / "data/raw/small", "train-images-idx3-ubyte", np.zeros((2, 2), np.uint8))
+    with pytest.raises(UserError, match="expected an IDX file that starts with 00000803, got 00000802"):
+        prepare.main()
+
+
+def test_a_validation_set_that_leaves_nothing_is_refused(workspace: Path) -> None:
+    set_params(workspace / "params.yaml", {"data.validation": 400})
+    with pytest.raises(UserError, match=r"data.validation: expected less than the 400 training images, got 400"):
+        prepare.main()
+
+
+def test_stages_without_prepared_data_say_what_to_run(workspace: Path) -> None:
+    with pytest.raises(UserError, match=r"data/prepared/train_images.npy: missing; run `dvc repro prepare`"):
+        read_split("train")

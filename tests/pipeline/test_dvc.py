@@ -1,0 +1,189 @@
+"""The whole pipeline under DVC, in a fresh copy of the repository, on a few hundred images.
+
+The tests of this file share one copy and run in order; each leaves it clean.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.conftest import ROOT, SMALL, set_params, small_mnist, start_history
+
+BIN = Path(sys.executable).parent
+
+
+class Clone:
+    """A copy of the repository, and commands run in it as a user would."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **environment}
+        return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
+
+    def must(self, *command: str, **environment: str) -> str:
+        done = self.run(*command, **environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def metrics(self) -> dict[str, float]:
+        metrics: dict[str, float] = json.loads((self.folder / "results/evaluate/metrics.json").read_text())
+        return metrics
+
+    def restore(self) -> None:
+        """Back to the last commit, without running a stage."""
+        self.must("git", "checkout", "--quiet", ".")
+        self.must("dvc", "checkout", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+    """Every file that git tracks or would track, with small data in place of MNIST, after its first `dvc repro`."""
+    folder = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.splitlines():
+        if not name.startswith(("data/raw", "results/")) and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    small_mnist(folder / "data/raw/small")
+    set_params(folder / "params.yaml", SMALL)
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    start_history(folder)
+    clone = Clone(folder)
+    clone.must("dvc", "repro")
+    clone.must("git", "add", "--all")
+    clone.must("git", "commit", "--quiet", "--message", "First results")
+    yield clone
+    clone.run("dvc", "queue", "stop", "--kill")
+
+
+def test_after_repro_everything_is_there_and_status_is_clean(clone: Clone) -> None:
+    assert "up to date" in clone.must("dvc", "status")
+    assert clone.must("git", "status", "--porcelain") == ""
+    assert (clone.folder / "models/vae.safetensors").is_file()
+    assert len(list((clone.folder / "results/plot").glob("*.png"))) == 5
+
+
+def test_second_repro_runs_nothing(clone: Clone) -> None:
+    assert "Running stage" not in clone.must("dvc", "repro")
+
+
+def test_results_and_no_data_are_in_git(clone: Clone) -> None:
+    tracked = clone.must("git", "ls-files").splitlines()
+    assert "results/evaluate/metrics.json" in tracked
+    assert "results/train/plots/metrics/train/elbo.tsv" in tracked
+    assert "results/plot/latent.png" in tracked
+    assert not [name for name in tracked if name.startswith(("models/vae", "data/prepared"))]
+
+
+def test_another_beta_skips_prepare_and_trades_rate_for_distortion(clone: Clone) -> None:
+    before = clone.metrics()
+    log = clone.must("dvc", "exp", "run", "--name", "low-beta", "-S", "beta=0.01")
+    assert "Stage 'prepare' didn't change, skipping" in log
+    assert "Running stage 'train'" in log
+    after = clone.metrics()
+    assert after["distortion"] < before["distortion"]
+    assert after["rate"] > before["rate"]
+    shown = clone.must("dvc", "exp", "show", "--csv", "--drop", ".*(train|plots).*")
+    assert "low-beta" in shown
+    clone.restore()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"beta": -1}, "error: params.yaml: beta: expected greater than or equal to 0, got -1"),
+        ({"beta": "high"}, "error: params.yaml: beta: expected a valid number, got 'high'"),
+        ({"trian": {}}, "error: params.yaml: trian: unknown key; did you mean train?"),
+        ({"model.latent_dim": 0}, "error: params.yaml: model.latent_dim: expected greater than or equal to 1, got 0"),
+    ],
+)
+def test_a_mistake_in_params_is_one_line_and_nothing_runs(clone: Clone, changes: dict[str, object], message: str) -> None:
+    set_params(clone.folder / "params.yaml", changes)
+    done = clone.run("dvc", "repro")
+    assert done.returncode != 0
+    assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == [message]
+    assert "Traceback" not in done.stderr
+    assert re.findall(r"Running stage '(\w+)'", done.stdout) == ["check"]
+    clone.must("git", "checkout", "--quiet", "params.yaml")
+    assert clone.must("git", "status", "--porcelain") == ""
+    assert "Running stage 'train'" not in clone.must("dvc", "repro")
+
+
+def test_a_damaged_raw_file_is_one_line(clone: Clone) -> None:
+    raw = clone.folder / "data/raw/small/t10k-images-idx3-ubyte.gz"
+    raw.write_bytes(raw.read_bytes()[:-50])
+    done = clone.run("dvc", "repro")
+    assert done.returncode != 0
+    assert "error: data/raw/small/t10k-images-idx3-ubyte.gz: damaged, expected a whole gzip file" in done.stderr
+    assert "Traceback" not in done.stderr
+    clone.restore()
+    assert "Running stage" not in clone.must("dvc", "repro")
+
+
+def test_an_edited_kernel_is_built_and_trains_again_and_reverting_restores(clone: Clone) -> None:
+    kernel = clone.folder / "csrc/gaussian.h"
+    before = kernel.read_text()
+    kernel.write_text(before + "// edited\n")
+    log = clone.must("dvc", "repro")
+    assert "built just now, into the cache" in log
+    assert "backend cpu" in log
+    kernel.write_text(before)
+    log = clone.must("dvc", "repro")
+    assert "Running stage" not in log
+    assert "Stage 'train' is cached - skipping run, checking out outputs" in log
+    assert clone.must("git", "status", "--porcelain") == ""
+
+
+def test_without_a_kernel_the_pipeline_runs_on_the_same_noise(clone: Clone) -> None:
+    before = clone.metrics()
+    log = clone.must("dvc", "repro", "--force", "train", VAE_EXT_BACKEND="reference", PATH=f"{BIN}:/nowhere")
+    assert "backend reference" in log
+    clone.must("dvc", "repro", "--force", "--single-item", "evaluate", VAE_EXT_BACKEND="reference")
+    for name, value in clone.metrics().items():
+        assert value == pytest.approx(before[name], rel=1e-3), name
+    clone.restore()
+
+
+def test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache(clone: Clone, tmp_path: Path) -> None:
+    clone.must("dvc", "exp", "run", "-S", "beta=4.0")
+    clone.must("git", "add", "--all")
+    clone.must("git", "commit", "--quiet", "--message", "beta 4")
+    clone.must("git", "clone", "--quiet", str(clone.folder), str(tmp_path / "other"))
+    other = Clone(tmp_path / "other")
+    assert not (other.folder / "models/vae.safetensors").exists()
+    metrics = json.loads(other.must("dvc", "metrics", "diff", "--json", "HEAD~1", "HEAD"))
+    assert metrics["results/evaluate/metrics.json"]["rate"]["diff"] < 0
+    params = json.loads(other.must("dvc", "params", "diff", "--json", "HEAD~1", "HEAD"))
+    assert params["params.yaml"]["beta"] == {"old": 1.0, "new": 4.0}
+    clone.must("git", "reset", "--quiet", "--hard", "HEAD~1")
+    clone.restore()
+
+
+def test_queued_experiments_run_on_the_kernel_of_their_own_snapshot(clone: Clone) -> None:
+    clone.must("dvc", "exp", "run", "--queue", "-S", "beta=0.5,2", "-S", "train.epochs=1")
+    clone.must("dvc", "queue", "start", "-j", "2")
+    deadline = time.monotonic() + 300
+    while (status := clone.must("dvc", "queue", "status")).count("Success") < 2:
+        assert "Failed" not in status, status
+        assert time.monotonic() < deadline, status
+        time.sleep(2)
+    names = re.findall(r"^\w{7}\s+([\w-]+)", status, re.MULTILINE)
+    assert len(names) == 2
+    for name in names:
+        log = clone.must("dvc", "queue", "logs", name)
+        assert "backend cpu" in log
+        assert re.search(r"digest: [0-9a-f]{64}", log)

@@ -1,0 +1,85 @@
+"""params.yaml: what is wrong is one line that names the key, and nothing runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import UserError
+from pipeline.params import Params, load_params
+from pipeline.paths import SCHEMA
+from tests.pipeline.conftest import ROOT, set_params
+
+FAULTS: list[tuple[dict[str, object], str]] = [
+    ({"beta": -1}, "beta: expected greater than or equal to 0, got -1"),
+    ({"beta": "high"}, "beta: expected a valid number, got 'high'"),
+    ({"beta": float("inf")}, "beta: expected a finite number, got inf"),
+    ({"beta": True}, "beta: expected a valid number, got True"),
+    ({"seed": -1}, "seed: expected greater than or equal to 0, got -1"),
+    ({"seed": 2**32}, "seed: expected less than 4294967296, got 4294967296"),
+    ({"seed": 1.5}, "seed: expected a valid integer, got 1.5"),
+    ({"trian": {}}, "trian: unknown key; did you mean train?"),
+    ({"gamma_ray": 1}, "gamma_ray: unknown key; expected one of seed, beta, data, model, train, evaluate, plot"),
+    ({"model.latent_dim": 0}, "model.latent_dim: expected greater than or equal to 1, got 0"),
+    ({"model.hiden": [3]}, "model.hiden: unknown key; did you mean hidden?"),
+    ({"model.hidden": []}, "model.hidden: List should have at least 1 item after validation, not 0, got []"),
+    ({"model.hidden": [500, 0]}, "model.hidden.1: expected greater than or equal to 1, got 0"),
+    ({"train": 3}, "train: expected keys and values, got 3"),
+    ({"train.learning_rate": "1e-3x"}, "train.learning_rate: expected a valid number, got '1e-3x'"),
+]
+
+
+@pytest.fixture
+def params_file(tmp_path: Path) -> Path:
+    return Path(shutil.copy(ROOT / "params.yaml", tmp_path))
+
+
+@pytest.mark.parametrize(("changes", "message"), FAULTS)
+def test_a_fault_is_one_line_that_names_the_key(params_file: Path, changes: dict[str, object], message: str) -> None:
+    set_params(params_file, changes)
+    with pytest.raises(UserError) as caught:
+        load_params(params_file)
+    assert str(caught.value) == f"{params_file}: {message}"
+
+
+def test_every_fault_has_its_line(params_file: Path) -> None:
+    set_params(params_file, {"beta": -1, "model.latent_dim": 0})
+    with pytest.raises(UserError) as caught:
+        load_params(params_file)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: [1", "not valid YAML"),
+        ("", "the file: expected keys and values, got None"),
+        ("seed: 1\nseed: 2\n", "not valid YAML: while constructing a mapping"),
+    ],
+)
+def test_a_broken_file_is_one_line(params_file: Path, text: str, message: str) -> None:
+    params_file.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        load_params(params_file)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_missing_file_and_a_missing_key_are_named(params_file: Path) -> None:
+    params_file.write_text(params_file.read_text().replace("seed: 1\n", ""))
+    with pytest.raises(UserError, match=r"seed: missing; expected Of weights, order and noise\."):
+        load_params(params_file)
+    params_file.unlink()
+    with pytest.raises(UserError, match="missing; run this from the root"):
+        load_params(params_file)
+
+
+def test_yaml_1_2_numbers_are_numbers(params_file: Path) -> None:
+    params_file.write_text(params_file.read_text().replace("0.001", "1e-3"))
+    assert load_params(params_file).train.learning_rate == 0.001
+
+
+def test_the_schema_in_the_tree_is_the_one_of_the_code() -> None:
+    assert json.loads((ROOT / SCHEMA).read_text()) == Params.model_json_schema()
