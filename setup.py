@@ -45,35 +45,24 @@ def find_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def wants_cuda() -> bool:
-    """Decides by nvcc and by torch's own build, never by a GPU: images are built where there is none."""
-    import torch
-    from torch.utils.cpp_extension import CUDA_HOME
-
-    wish = os.environ.get("VAE_EXT_CUDA", "auto")
-    if wish not in ("auto", "0", "1"):
-        sys.exit(f"VAE_EXT_CUDA: expected auto, 0 or 1, got {wish!r}")
-    nvcc = CUDA_HOME is not None and (Path(CUDA_HOME) / "bin" / "nvcc").is_file()
-    missing = [
-        *([] if nvcc else ["no nvcc in CUDA_HOME or on PATH"]),
-        *([] if torch.version.cuda else [f"torch {torch.__version__} is not a CUDA build"]),
-    ]
-    if wish == "1" and missing:
-        sys.exit(f"VAE_EXT_CUDA=1, but {' and '.join(missing)}")
-    return wish != "0" and not missing
-
-
 def extension() -> Extension:
     import torch
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
     sources = ["csrc/bindings.cpp", "csrc/cpu.cpp"]
     host = [*HOST_FLAGS, TORCH_TARGET, f'-DVAE_EXT_DIGEST="{SOURCE["source_digest"]()}"']
-    # torch carries pybind11's headers too: a build needs no other copy.
+    # torch carries pybind11's headers too, for where the package is missing.
     pybind11 = importlib.util.find_spec("pybind11")
     include_dirs = [str(Path(pybind11.origin).parent / "include")] if pybind11 and pybind11.origin else []
     device = [*DEVICE_FLAGS, TORCH_TARGET, "-DUSE_CUDA"]
-    if wants_cuda():
+    try:
+        cuda = SOURCE["wants_cuda"]()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    if cuda:
+        if not torch.cuda.is_available():
+            # Without a GPU to ask, torch has no list of its own: those of the data centres, and PTX for what is newer.
+            os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
         host += [f'-DVAE_EXT_WITH_CUDA="{torch.version.cuda}"', "-DUSE_CUDA"]
         kind, sources = CUDAExtension, [*sources, "csrc/cuda.cu"]
     else:

@@ -6,8 +6,13 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+// Where pybind11 comes with torch (2.10 to 2.12), it refuses to be included beside the stable ABI. It is not part of it, and
+// is used for nothing that holds a tensor.
+#pragma push_macro("TORCH_TARGET_VERSION")
+#undef TORCH_TARGET_VERSION
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#pragma pop_macro("TORCH_TARGET_VERSION")
 
 #include <array>
 #include <optional>
@@ -68,7 +73,7 @@ void run(const Tensor& mu, const Call& call, OnCpu on_cpu, [[maybe_unused]] OnCu
   if (mu.is_cuda()) {
     const torch::stable::accelerator::DeviceGuard guard(mu.get_device_index());
     void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(mu.get_device_index(), &stream));
+    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(mu.get_device_index(), &stream) == 0, "no current CUDA stream");
     on_cuda(call, stream);
     return;
   }
@@ -131,11 +136,13 @@ std::tuple<Tensor, Tensor> reparam_kl_backward(const std::optional<Tensor>& grad
   if (grad_z.has_value()) {
     STD_TORCH_CHECK(grad_z->numel() == samples * rows * dim, "grad_z: expected the shape of z");
     STD_TORCH_CHECK(grad_z->scalar_type() == mu.scalar_type(), "grad_z: expected the dtype of z");
+    STD_TORCH_CHECK(grad_z->device() == mu.device(), "grad_z: expected the device of mu");
     dense_grad_z = torch::stable::contiguous(*grad_z);
   }
   if (grad_kl.has_value()) {
     STD_TORCH_CHECK(grad_kl->numel() == (sum_kl ? rows : rows * dim), "grad_kl: expected the shape of kl");
     STD_TORCH_CHECK(grad_kl->scalar_type() == arithmetic_of(mu), "grad_kl: expected the dtype of kl");
+    STD_TORCH_CHECK(grad_kl->device() == mu.device(), "grad_kl: expected the device of mu");
     dense_grad_kl = torch::stable::contiguous(*grad_kl);
   }
   const Tensor grad_mu = torch::stable::new_empty(mu, {rows, dim});

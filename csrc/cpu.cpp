@@ -35,7 +35,7 @@ template <class F>
 VAE_FN void for_each_tile(int64_t begin, int64_t end, int64_t dim, const F& visit) {
   const int64_t blocks = (dim + 3) / 4;
   if (blocks <= kPartials) {
-    const int rows = static_cast<int>(kPartials / std::max<int64_t>(blocks, 1));
+    const int rows = static_cast<int>(kPartials / blocks);
     for (int64_t row = begin; row < end; row += rows) {
       visit(Tile{row, 0, static_cast<int>(std::min<int64_t>(rows, end - row)), static_cast<int>(blocks),
                  static_cast<int>(dim), true, true});
@@ -151,6 +151,10 @@ VAE_FN T sum_by_halves(T* partial, int n) {
 
 template <class T>
 VAE_FN void forward_rows(const Forward& call, int64_t begin, int64_t end) {
+  if (call.dim == 0) {
+    if (call.sum_kl) std::fill_n(static_cast<T*>(call.kl) + begin, end - begin, T(0));
+    return;
+  }
   const NoiseKey key = noise_key(call.key[0], call.key[1]);
   auto* kl_sums = static_cast<T*>(call.kl);
 
@@ -182,11 +186,11 @@ VAE_FN void forward_rows(const Forward& call, int64_t begin, int64_t end) {
       store(z, of_sample, call.dtype, call.z, call.dim);
     }
   });
-  if (call.dim == 0 && call.sum_kl) std::fill(kl_sums + begin, kl_sums + end, T(0));
 }
 
 template <class T>
 VAE_FN void backward_rows(const Backward& call, int64_t begin, int64_t end) {
+  if (call.dim == 0) return;
   const NoiseKey key = noise_key(call.key[0], call.key[1]);
   const auto* grad_kl_sums = static_cast<const T*>(call.grad_kl);
 
@@ -215,9 +219,11 @@ VAE_FN void backward_rows(const Backward& call, int64_t begin, int64_t end) {
         std::fill(grad_kl + i * t.width(), grad_kl + (i + 1) * t.width(), grad_kl_sums[t.row + i]);
       }
     }
+    const bool has_grad_kl = call.grad_kl != nullptr;
     for (int i = 0; i < t.size(); ++i) {
       const Gaussian<T> gaussian(mu[i], logvar[i]);
-      sum_z[i] = gaussian.grad_mu(sum_z[i], grad_kl[i]);
+      // Without a gradient of kl an infinite mu must not make 0 inf = NaN.
+      sum_z[i] = has_grad_kl ? gaussian.grad_mu(sum_z[i], grad_kl[i]) : sum_z[i];
       sum_z_eps[i] = gaussian.grad_logvar(sum_z_eps[i], grad_kl[i]);
     }
     store(sum_z, t, call.dtype, call.grad_mu, call.dim);

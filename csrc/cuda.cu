@@ -155,7 +155,8 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(Backward call, int l
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const Gaussian<T> gaussian(mu.at[j], logvar.at[j]);
-      grad_mu.at[j] = gaussian.grad_mu(sum_z.at[j], grad_kl.at[j]);
+      // Without a gradient of kl an infinite mu must not make 0 inf = NaN.
+      grad_mu.at[j] = grad_kl_rows != nullptr ? gaussian.grad_mu(sum_z.at[j], grad_kl.at[j]) : sum_z.at[j];
       grad_logvar.at[j] = gaussian.grad_logvar(sum_z_eps.at[j], grad_kl.at[j]);
     }
     store(grad_mu, static_cast<Z*>(call.grad_mu) + p.row * call.dim, block, call.dim);

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import struct
 import zlib
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pipeline.cli import UserError
 from pipeline.paths import PREPARED
 
 CHECKSUMS = "SHA256SUMS"
+MANIFEST = "manifest.json"
 Split = Literal["train", "validation", "test"]
 Bytes = npt.NDArray[np.uint8]
 
@@ -101,17 +103,22 @@ def read_split(split: Split, folder: Path = PREPARED) -> Labelled:
     """Maps a prepared split into memory.
 
     Raises:
-        UserError: if it is not there or not what prepare writes.
+        UserError: if it is not there, or not what the manifest announces.
     """
-    arrays = []
-    for kind in ("images", "labels"):
-        path = folder / f"{split}_{kind}.npy"
-        try:
-            arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
-        except FileNotFoundError:
-            raise UserError(f"{path}: missing; run `dvc repro prepare`") from None
-        except ValueError as error:
-            raise UserError(f"{path}: damaged ({error}); run `dvc repro prepare`") from None
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+        count, arrays = manifest["counts"][split], []
+        for kind, shape in (("images", (count, *manifest["image_shape"])), ("labels", (count,))):
+            path = folder / f"{split}_{kind}.npy"
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            if array.dtype != np.uint8 or array.shape != shape:
+                raise ValueError(f"expected uint8 {shape}, got {array.dtype} {array.shape}")
+            arrays.append(array)
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; run `dvc repro prepare`") from None
+    except (ValueError, EOFError, KeyError) as error:
+        raise UserError(f"{path}: damaged, {error}; run `dvc repro --force prepare`") from None
     return Labelled(*arrays)
 
 

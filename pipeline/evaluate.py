@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from pipeline.cli import run
 from pipeline.data import as_float, read_split, to_device
+from pipeline.device import choose_device
 from pipeline.files import whole_file, write_json
 from pipeline.model import VAE, load_model
 from pipeline.objective import Stream, elbo_terms, log_likelihood_bound, stream_key
@@ -59,7 +60,7 @@ def dimensions(model: VAE, pixels: Tensor, batch_size: int) -> pd.DataFrame:
 
 def main() -> None:
     params = load_params()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     model = load_model(WEIGHTS, device)
     pixels = to_device(read_split("test").images, device)
 

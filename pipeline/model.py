@@ -88,11 +88,12 @@ def load_model(path: Path, device: torch.device) -> VAE:
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             made = json.loads((file.metadata() or {})["vae"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            model = VAE(made["pixels"], Params.model_validate(made["params"]).model).to(device)
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except FileNotFoundError:
         raise UserError(f"{path}: missing; run `dvc repro train`") from None
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: expected weights that the train stage wrote: {error}") from None
-    model = VAE(made["pixels"], Params.model_validate(made["params"]).model).to(device)
-    model.load_state_dict(tensors)
+    # RuntimeError: tensors that do not fit the model; ValueError: metadata that is not JSON, or not these parameters.
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: expected weights that this version's train stage wrote: {reason}") from None
     return model.eval()

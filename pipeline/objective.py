@@ -66,12 +66,12 @@ def elbo_terms(model: VAE, x: Tensor, key: Tensor, row_offset: int = 0) -> Terms
 def log_likelihood_bound(model: VAE, x: Tensor, key: Tensor, samples: int, row_offset: int = 0) -> Tensor:
     """log p(x) >= log 1/S sum_s p(x|z_s) p(z_s) / q(z_s|x), z_s from q(z|x); tight as S grows.
 
-    Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders. 2016. The sum is kept as a running log-sum-exp over
-    single samples, so memory does not grow with S.
+    Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders. 2016. Samples are decoded one at a time into a running
+    log-sum-exp, so of all that is computed only z, [S, B, latent_dim], grows with S.
 
     Args:
         x: [B, pixels] in [0, 1].
-        key: of the noise; sample s takes the key's step plus s.
+        key: of the noise.
         samples: S.
 
     Returns:
@@ -79,8 +79,7 @@ def log_likelihood_bound(model: VAE, x: Tensor, key: Tensor, samples: int, row_o
     """
     mu, logvar = model.encode(x)
     total = x.new_full(x.shape[:1], -math.inf)
-    for s in range(samples):
-        z, _ = reparam_kl(mu, logvar, key + torch.tensor([0, s], device=key.device), row_offset=row_offset)
+    for z in reparam_kl(mu, logvar, key, num_samples=samples, row_offset=row_offset)[0]:
         # log p(z) - log q(z|x); the terms log(2 pi) / 2 cancel.
         eps = (z - mu) * torch.exp(-0.5 * logvar)
         log_ratio = 0.5 * (logvar + eps * eps - z * z).sum(-1)

@@ -92,7 +92,7 @@ def _fault(place: tuple[int | str, ...], kind: str, message: str, value: Any) ->
         close = difflib.get_close_matches(str(place[-1]), known, n=1)
         return f"{key}: unknown key; {f'did you mean {close[0]}?' if close else 'expected one of ' + ', '.join(known)}"
     if kind == "missing":
-        return f"{key}: missing; expected {_description(place)}"
+        return f"{key}: missing; every parameter must be given"
     if kind == "model_type":
         return f"{key}: expected keys and values, got {value!r}"
     return f"{key}: {message.replace('Input should be', 'expected')}, got {value!r}"
@@ -103,14 +103,6 @@ def _keys_beside(place: tuple[int | str, ...]) -> list[str]:
     for key in place[:-1]:
         section = section.model_fields[key].annotation
     return list(section.model_fields)
-
-
-def _description(place: tuple[int | str, ...]) -> str:
-    section: Any = Params
-    for key in place[:-1]:
-        section = section.model_fields[key].annotation
-    field = section.model_fields[place[-1]]
-    return field.description or f"a value for {place[-1]}"
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from pipeline import likelihood
 from pipeline.cli import run
 from pipeline.data import as_float, read_split, to_device
+from pipeline.device import choose_device
 from pipeline.files import whole_file
 from pipeline.model import VAE, load_model
 from pipeline.objective import Stream, stream_key
@@ -160,7 +161,7 @@ def model_figures(model: VAE, device: torch.device, seed: int, reconstructions: 
 
 def main() -> None:
     params = load_params()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     model = load_model(WEIGHTS, device)
     learning_curves()
     kl_per_dimension()

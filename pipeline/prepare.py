@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from pipeline.cli import UserError, run
-from pipeline.data import Labelled, Split, read_idx_pair, write_split
+from pipeline.data import MANIFEST, Labelled, Split, read_idx_pair, write_split
 from pipeline.files import whole_folder, write_json
 from pipeline.params import load_params
 from pipeline.paths import PREPARED
@@ -29,13 +29,17 @@ def main() -> None:
     params = load_params().data
     raw = Path(params.path)
     train, validation = split_last(read_idx_pair(raw, "train"), params.validation)
-    splits: dict[Split, Labelled] = {"train": train, "validation": validation, "test": read_idx_pair(raw, "t10k")}
+    test = read_idx_pair(raw, "t10k")
+    if test.images.shape[1:] != train.images.shape[1:] or test.images.size == 0:
+        expected, got = (" x ".join(map(str, data.images.shape[1:])) for data in (train, test))
+        raise UserError(f"{raw}: t10k: expected images of {expected} like the training set's, got {len(test.images)} of {got}")
+    splits: dict[Split, Labelled] = {"train": train, "validation": validation, "test": test}
 
     with whole_folder(PREPARED) as folder:
         for split, data in splits.items():
             write_split(folder, split, data)
         write_json(
-            folder / "manifest.json",
+            folder / MANIFEST,
             {
                 "source": params.path,
                 "image_shape": list(train.images.shape[1:]),

@@ -15,6 +15,7 @@ from tqdm import tqdm
 import vae_ext
 from pipeline.cli import UserError, run
 from pipeline.data import as_float, read_split, to_device
+from pipeline.device import choose_device
 from pipeline.model import VAE, save_model
 from pipeline.objective import Stream, elbo_terms, stream_key
 from pipeline.params import Params, load_params
@@ -114,7 +115,7 @@ def train(params: Params, device: torch.device) -> VAE:
 
 def main() -> None:
     params = load_params()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     print(vae_ext.backend_report())
     print(f"training on {device}, backend {vae_ext.backend(device)}, {torch.get_num_threads()} threads, seed {params.seed}")
     save_model(WEIGHTS, train(params, device), params)

@@ -12,7 +12,7 @@ import functools
 import importlib.util
 import os
 import platform
-import shutil
+import re
 import subprocess
 import sys
 import sysconfig
@@ -25,7 +25,7 @@ from types import ModuleType
 import torch
 from filelock import FileLock
 
-from vae_ext.source import ROOT, is_checkout, module_digest, source_digest
+from vae_ext.source import ROOT, is_checkout, module_digest, source_digest, wants_cuda
 
 BACKENDS = ("reference", "cpu", "cuda")
 
@@ -69,13 +69,14 @@ def backend_report() -> str:
     if _forced() == "reference":
         return "\n".join([*lines, "backend: reference, as VAE_EXT_BACKEND=reference asks"])
     loaded = _loaded()
+    if loaded.module is None:
+        return "\n".join([*lines, f"backend: reference, because {loaded.origin}"])
+    info = loaded.module.build_info()
+    capabilities = ", ".join(loaded.module.cpu_capabilities())
     lines.append(f"module: {loaded.origin}")
-    if loaded.module is not None:
-        info = loaded.module.build_info()
-        lines.append(f"digest: {info['digest']}")
-        lines.append(f"compiler: {info['compiler']}")
-        capabilities = ", ".join(loaded.module.cpu_capabilities())
-        lines.append(f"cpu: {loaded.module.cpu_capability()} (this machine runs {capabilities})")
+    lines.append(f"digest: {info['digest']}")
+    lines.append(f"compiler: {info['compiler']}")
+    lines.append(f"cpu: {loaded.module.cpu_capability()} (this machine runs {capabilities})")
     missing = _missing("cuda")
     lines.append("cuda: compiled in" if missing is None else f"cuda: reference, {missing}")
     return "\n".join(lines)
@@ -99,7 +100,10 @@ def _missing(kind: str) -> str | None:
     if loaded.module is None:
         return loaded.origin
     if kind == "cuda" and loaded.module.build_info()["cuda"] is None:
-        return "built without CUDA" + ("" if torch.version.cuda else f" (torch {torch.__version__} has none)")
+        if not torch.version.cuda:
+            return f"built without CUDA (torch {torch.__version__} has none)"
+        log = Path(loaded.module.__file__ or "").with_name("build-cuda.log")
+        return f"built without CUDA, which failed to compile ({log})" if log.is_file() else "built without CUDA"
     return None if kind in ("cpu", "cuda") else f"there is no kernel for {kind} tensors"
 
 
@@ -115,10 +119,13 @@ def _loaded() -> Loaded:
         reason = f"{path} does not load: {error}"
     else:
         return Loaded(module, f"{path} ({how})")
-    if _forced() is not None:
-        raise BackendError(f"VAE_EXT_BACKEND={_forced()}: {reason}")
+    # Whoever asks for something that only a kernel has must not get the reference.
+    for name in ("VAE_EXT_BACKEND", "VAE_EXT_CPU_CAPABILITY", "VAE_EXT_CUDA"):
+        wish = os.environ.get(name)
+        if wish and (name, wish) not in (("VAE_EXT_CUDA", "0"), ("VAE_EXT_CUDA", "auto")):
+            raise BackendError(f"{name}={wish}: {reason}")
     warnings.warn(f"vae_ext uses its pure-PyTorch reference: {reason}", RuntimeWarning, stacklevel=3)
-    return Loaded(None, f"none, {reason}")
+    return Loaded(None, reason)
 
 
 class _CannotCompileError(Exception):
@@ -139,39 +146,63 @@ def _find_or_build() -> tuple[Path, str]:
 
 
 def _from_cache(digest: str, name: str) -> tuple[Path, str]:
-    # Everything that a build depends on besides its sources.
-    cuda = f"cuda{os.environ.get('VAE_EXT_CUDA', 'auto')}{'-nvcc' if shutil.which('nvcc') else ''}"
-    tag = f"torch{torch.__version__}-{sys.implementation.cache_tag}-{platform.machine()}-{cuda}"
-    base = os.environ.get("VAE_EXT_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "vae_ext" / f"{digest[:16]}-{tag}"
-    module = folder / name
-    if module.is_file():
-        return module, "from the cache"
     try:
+        folder = _cache() / f"{digest[:16]}-{_build_tag()}"
+        module = folder / name
+        if module.is_file():
+            return module, "from the cache"
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):
             if not module.is_file():
                 _build(digest, folder, name)
-    except OSError as error:
-        raise _CannotCompileError(f"the build cache cannot be written: {error}") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+        raise _CannotCompileError(f"the build cache cannot be used: {error}") from error
     return module, "built just now, into the cache"
+
+
+def _cache() -> Path:
+    base = os.environ.get("VAE_EXT_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "vae_ext"
+
+
+def _build_tag() -> str:
+    """What decides the build besides its sources, as part of a folder's name."""
+    try:
+        cuda = "cpu"
+        if wants_cuda():
+            cards = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
+            asked = os.environ.get("TORCH_CUDA_ARCH_LIST") or " ".join(f"{major}.{minor}" for major, minor in cards)
+            cuda = "cuda-" + (re.sub(r"[^\w.+]+", "-", asked) or "any")
+    except ValueError as error:
+        raise BackendError(str(error)) from None
+    return f"torch{torch.__version__}-{sys.implementation.cache_tag}-{platform.machine()}-{cuda}"
 
 
 def _build(digest: str, folder: Path, name: str) -> None:
     """Runs setup.py, which alone knows how, and moves the finished module to its place in one step."""
     print(f"vae_ext: compiling the kernels of {ROOT / 'csrc'} (once, into {folder})", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        command = [sys.executable, "setup.py", "-q", "build_ext"]
-        command += ["--build-lib", f"{scratch}/lib", "--build-temp", f"{scratch}/tmp"]
-        run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        log = folder / "build.log"
-        log.write_text(run.stdout)
-        built = Path(scratch) / "lib" / "vae_ext" / name
-        if run.returncode != 0 or not built.is_file():
-            raise _CannotCompileError(f"the build failed: {_first_error(run.stdout)} (whole log: {log})")
-        if module_digest(built) != digest:
+        built = _compile(Path(scratch), folder / "build.log", name)
+        if built is None and wants_cuda() and os.environ.get("VAE_EXT_CUDA") != "1":
+            # The CPU's kernels need not suffer for a toolkit that does not fit the compiler or torch.
+            (folder / "build.log").replace(folder / "build-cuda.log")
+            built = _compile(Path(scratch), folder / "build.log", name, VAE_EXT_CUDA="0")
+        if built is None:
+            log = folder / "build.log"
+            raise _CannotCompileError(f"the build failed: {_first_error(log.read_text())} (whole log: {log})")
+        if not module_digest(built) == digest == source_digest():
             raise _CannotCompileError("the sources changed while they were compiled: start again")
         built.replace(folder / name)
+
+
+def _compile(scratch: Path, log: Path, name: str, **environment: str) -> Path | None:
+    command = [sys.executable, "setup.py", "-q", "build_ext"]
+    command += ["--build-lib", f"{scratch}/lib", "--build-temp", f"{scratch}/tmp"]
+    with log.open("w") as output:
+        env = {**os.environ, **environment}
+        done = subprocess.run(command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT, check=False)
+    built = scratch / "lib" / "vae_ext" / name
+    return built if done.returncode == 0 and built.is_file() else None
 
 
 def _first_error(log: str) -> str:

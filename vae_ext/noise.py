@@ -32,14 +32,38 @@ def noise_key(seed: int, step: int = 0, *, device: torch.device | str = "cpu") -
         device: of the tensors that the noise is for.
 
     Raises:
-        ValueError: if a number does not fit.
+        TypeError: if a number is not whole.
+        ValueError: if it does not fit.
     """
-    if not -(2**63) <= seed < 2**64:
-        raise ValueError(f"seed: expected a number of 64 bits, got {seed}")
-    if not 0 <= step < 2**32:
-        raise ValueError(f"step: expected 0 to 2**32 - 1, got {step}")
+    check_whole("seed", seed, -(2**63), 2**64 - 1)
+    check_whole("step", step, 0, 2**32 - 1)
     signed = seed - 2**64 if seed >= 2**63 else seed
     return torch.tensor([signed, step], dtype=torch.int64, device=device)
+
+
+def check_whole(name: str, value: int, lowest: int, highest: int) -> None:
+    """Raises the error that names an argument, unless it is an integer in the range."""
+    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
+        raise TypeError(f"{name}: expected a whole number, got {value!r}")
+    if not lowest <= value <= highest:
+        raise ValueError(f"{name}: expected {lowest} to {highest}, got {value}")
+
+
+def check_counts(num_samples: int | None, row_offset: int) -> None:
+    """The same for what says which noise is meant besides its key."""
+    if num_samples is not None:
+        check_whole("num_samples", num_samples, 1, 2**32)
+    check_whole("row_offset", row_offset, 0, 2**32 - 1)
+
+
+def check_key(key: Tensor) -> None:
+    """The same for a noise key."""
+    if not isinstance(key, Tensor):
+        raise TypeError(f"key: expected a Tensor, as noise_key() gives, got {type(key).__name__}")
+    if key.dtype != torch.int64:
+        raise TypeError(f"key: expected int64, as noise_key() gives, got {key.dtype}")
+    if key.shape != (2,):
+        raise ValueError(f"key: expected [2], seed and step, got {list(key.shape)}")
 
 
 def standard_normal(key: Tensor, rows: int, dim: int, *, num_samples: int | None = None, row_offset: int = 0) -> Tensor:
@@ -54,7 +78,12 @@ def standard_normal(key: Tensor, rows: int, dim: int, *, num_samples: int | None
 
     Returns:
         float32 ``[B, D]``, or ``[K, B, D]`` with ``num_samples``, on the key's device.
+
+    Raises:
+        TypeError, ValueError: if the key or a number is not what it should be.
     """
+    check_key(key)
+    check_counts(num_samples, row_offset)
     samples = 1 if num_samples is None else num_samples
     blocks = (dim + 3) // 4
     device = key.device

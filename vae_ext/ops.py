@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from vae_ext import reference
-from vae_ext.backend import backend, compiled_module
+from vae_ext.backend import BackendError, backend, compiled_module
+from vae_ext.noise import check_counts, check_key
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 Pair = tuple[Tensor, Tensor]
@@ -50,7 +53,7 @@ def reparam_kl(
     if key is None:
         key = torch.randint(2**63 - 1, (2,), dtype=torch.int64, device=mu.device)
     lead, dim = mu.shape[:-1], mu.shape[-1]
-    mu_rows, logvar_rows = (t if t.dim() == 2 else t.reshape(lead.numel(), dim) for t in (mu, logvar))
+    mu_rows, logvar_rows = (t if t.dim() == 2 else t.reshape(math.prod(lead), dim) for t in (mu, logvar))
     implementation = reference.reparam_kl if _backend(mu.device.type) == "reference" else _fused
     z, kl = implementation(mu_rows, logvar_rows, key, num_samples, row_offset, kl_reduction == "sum")
     if mu.dim() == 2:
@@ -64,7 +67,7 @@ _backend = torch.compiler.assume_constant_result(backend)
 
 
 def _check(mu: Tensor, logvar: Tensor, key: Tensor | None, num_samples: int | None, row_offset: int, kl_reduction: str) -> None:
-    for name, t in (("mu", mu), ("logvar", logvar), *((("key", key),) if key is not None else ())):
+    for name, t in (("mu", mu), ("logvar", logvar)):
         if not isinstance(t, Tensor):
             raise TypeError(f"{name}: expected a Tensor, got {type(t).__name__}")
     if mu.dtype not in FLOATS:
@@ -78,16 +81,12 @@ def _check(mu: Tensor, logvar: Tensor, key: Tensor | None, num_samples: int | No
     if logvar.device != mu.device:
         raise ValueError(f"logvar: expected the device of mu, {mu.device}, got {logvar.device}")
     if key is not None:
-        if key.dtype != torch.int64:
-            raise TypeError(f"key: expected int64, as noise_key() gives, got {key.dtype}")
-        if key.shape != (2,):
-            raise ValueError(f"key: expected [2], seed and step, got {list(key.shape)}")
+        check_key(key)
         if key.device != mu.device:
             raise ValueError(f"key: expected the device of mu, {mu.device}, got {key.device}")
-    if num_samples is not None and num_samples < 1:
-        raise ValueError(f"num_samples: expected None or at least 1, got {num_samples}")
-    rows = mu.shape[:-1].numel()
-    if not 0 <= row_offset <= 2**32 - rows:
+    check_counts(num_samples, row_offset)
+    # Not while a program is traced, where it would narrow the batch sizes that the program serves.
+    if not torch.compiler.is_compiling() and row_offset > 2**32 - (rows := math.prod(mu.shape[:-1])):
         raise ValueError(f"row_offset: expected 0 to 2**32 - {rows} for {rows} rows, got {row_offset}")
     if kl_reduction not in ("sum", "none"):
         raise ValueError(f'kl_reduction: expected "sum" or "none", got {kl_reduction!r}')
@@ -133,11 +132,19 @@ def _backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[
 
 def _differentiable_gradients(
     grad_z: Tensor | None, grad_kl: Tensor | None, mu: Tensor, logvar: Tensor, key: Tensor, *rest: Any
-) -> tuple[Tensor, ...]:
-    """The gradients as a graph of their own, for second derivatives (``create_graph=True``): the reference's."""
-    pairs = zip(reference.reparam_kl(mu, logvar, key, *rest), (grad_z, grad_kl), strict=True)
-    outputs, grads = zip(*((out, grad) for out, grad in pairs if grad is not None), strict=True)
-    return torch.autograd.grad(outputs, (mu, logvar), grads, create_graph=True, allow_unused=True)
+) -> tuple[Tensor | None, ...]:
+    """The gradients as a graph of their own, for second derivatives (``create_graph=True``): the reference's.
+
+    Views of the inputs stand in for them, so that only the operator is differentiated and not what lies before it: logvar
+    may depend on mu.
+    """
+    inputs = (mu.view_as(mu), logvar.view_as(logvar))
+    pairs = zip(reference.reparam_kl(inputs[0], inputs[1], key, *rest), (grad_z, grad_kl), strict=True)
+    used = [(out, grad) for out, grad in pairs if grad is not None and out.requires_grad]
+    wanted = tuple(t for t in inputs if t.requires_grad)
+    outputs, upstream = zip(*used, strict=True)
+    grads = iter(torch.autograd.grad(outputs, wanted, upstream, create_graph=True, allow_unused=True))
+    return tuple(next(grads) if t.requires_grad else None for t in inputs)
 
 
 def _fake(mu: Tensor, logvar: Tensor, key: Tensor, num_samples: int | None, row_offset: int, sum_kl: bool) -> Pair:
@@ -151,7 +158,13 @@ def _fake_backward(grad_z: Tensor | None, grad_kl: Tensor | None, mu: Tensor, *r
     return mu.new_empty(mu.shape), mu.new_empty(mu.shape)
 
 
-if compiled_module() is not None:
+def _register() -> None:
     torch.library.register_fake("vae_ext::reparam_kl")(_fake)
     torch.library.register_fake("vae_ext::reparam_kl_backward")(_fake_backward)
     torch.library.register_autograd("vae_ext::reparam_kl", _backward, setup_context=_save_for_backward)
+
+
+# Something that is asked for and cannot be had is an error where the operator is used, not where it is imported.
+with contextlib.suppress(BackendError):
+    if compiled_module() is not None:
+        _register()

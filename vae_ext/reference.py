@@ -18,6 +18,8 @@ def reparam_kl(
     """Sample and KL of ``[B, D]`` inputs; :func:`vae_ext.reparam_kl` says what they are.
 
     The arithmetic is float64 for float64 inputs and float32 for every other; z is rounded to the inputs' dtype at the end.
+    Its gradients are autograd's: where exp(logvar) overflows they may be infinite or NaN while the kernels', which multiply
+    before they exponentiate, are finite.
     """
     dtype = mu.dtype
     mu, logvar = (t if t.dtype == torch.float64 else t.float() for t in (mu, logvar))

@@ -127,5 +127,22 @@ def test_a_validation_set_that_leaves_nothing_is_refused(workspace: Path) -> Non
 
 
 def test_stages_without_prepared_data_say_what_to_run(workspace: Path) -> None:
+    with pytest.raises(UserError, match=r"data/prepared/manifest.json: missing; run `dvc repro prepare`"):
+        read_split("train")
+    prepare.main()
+    path = workspace / "data/prepared/train_images.npy"
+    for content in (b"", b"not an array", path.read_bytes()[:-1]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"data/prepared/train_images.npy: damaged"):
+            read_split("train")
+    path.unlink()
     with pytest.raises(UserError, match=r"data/prepared/train_images.npy: missing; run `dvc repro prepare`"):
         read_split("train")
+
+
+def test_a_test_set_of_another_size_is_refused(workspace: Path) -> None:
+    for count, side in ((2, 5), (0, 28)):
+        write_idx(workspace / "data/raw/small", "t10k-images-idx3-ubyte", np.zeros((count, side, side), np.uint8))
+        write_idx(workspace / "data/raw/small", "t10k-labels-idx1-ubyte", np.zeros(count, np.uint8))
+        with pytest.raises(UserError, match=f"t10k: expected images of 28 x 28 .*, got {count} of {side} x {side}"):
+            prepare.main()

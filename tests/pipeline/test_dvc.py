@@ -25,11 +25,14 @@ BIN = Path(sys.executable).parent
 class Clone:
     """A copy of the repository, and commands run in it as a user would."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cache: Path) -> None:
         self.folder = folder
+        self.cache = cache
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **environment}
+        # On the CPU everywhere, with a build cache of its own: another run must not have built what is built here.
+        own = {"PATH": f"{BIN}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "", "VAE_EXT_CACHE_DIR": str(self.cache)}
+        env = {**os.environ, **own, **environment}
         return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
 
     def must(self, *command: str, **environment: str) -> str:
@@ -62,7 +65,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
     set_params(folder / "params.yaml", SMALL)
     (folder / "dvc.lock").unlink(missing_ok=True)
     start_history(folder)
-    clone = Clone(folder)
+    clone = Clone(folder, tmp_path_factory.mktemp("cache"))
     clone.must("dvc", "repro")
     clone.must("git", "add", "--all")
     clone.must("git", "commit", "--quiet", "--message", "First results")
@@ -163,7 +166,7 @@ def test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache(cl
     clone.must("git", "add", "--all")
     clone.must("git", "commit", "--quiet", "--message", "beta 4")
     clone.must("git", "clone", "--quiet", str(clone.folder), str(tmp_path / "other"))
-    other = Clone(tmp_path / "other")
+    other = Clone(tmp_path / "other", clone.cache)
     assert not (other.folder / "models/vae.safetensors").exists()
     metrics = json.loads(other.must("dvc", "metrics", "diff", "--json", "HEAD~1", "HEAD"))
     assert metrics["results/evaluate/metrics.json"]["rate"]["diff"] < 0
@@ -174,7 +177,13 @@ def test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache(cl
 
 
 def test_queued_experiments_run_on_the_kernel_of_their_own_snapshot(clone: Clone) -> None:
+    committed = digest_of(clone)
+    kernel = clone.folder / "csrc/gaussian.h"
+    kernel.write_text(kernel.read_text() + "// edited\n")
+    edited = digest_of(clone)
     clone.must("dvc", "exp", "run", "--queue", "-S", "beta=0.5,2", "-S", "train.epochs=1")
+    clone.restore()
+    assert digest_of(clone) == committed != edited
     clone.must("dvc", "queue", "start", "-j", "2")
     deadline = time.monotonic() + 300
     while (status := clone.must("dvc", "queue", "status")).count("Success") < 2:
@@ -186,4 +195,24 @@ def test_queued_experiments_run_on_the_kernel_of_their_own_snapshot(clone: Clone
     for name in names:
         log = clone.must("dvc", "queue", "logs", name)
         assert "backend cpu" in log
-        assert re.search(r"digest: [0-9a-f]{64}", log)
+        assert f"digest: {edited}" in log
+
+
+def digest_of(clone: Clone) -> str:
+    """The digest of the kernels in the copy's tree."""
+    code = "from vae_ext.source import source_digest; print(source_digest())"
+    return clone.must(sys.executable, "-c", code, VAE_EXT_BACKEND="reference", PYTHONPATH=str(clone.folder)).strip()
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"VAE_EXT_BACKEND": "gpu"}, "error: VAE_EXT_BACKEND: expected one of reference, cpu, cuda, got 'gpu'"),
+        ({"VAE_EXT_CPU_CAPABILITY": "mmx"}, "error: VAE_EXT_CPU_CAPABILITY: expected one that this machine runs"),
+    ],
+)
+def test_a_backend_that_cannot_be_had_is_one_line(clone: Clone, environment: dict[str, str], message: str) -> None:
+    done = clone.run("python", "-m", "pipeline.evaluate", **environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert len(done.stderr.splitlines()) == 1

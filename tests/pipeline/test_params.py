@@ -69,7 +69,7 @@ def test_a_broken_file_is_one_line(params_file: Path, text: str, message: str) -
 
 def test_a_missing_file_and_a_missing_key_are_named(params_file: Path) -> None:
     params_file.write_text(params_file.read_text().replace("seed: 1\n", ""))
-    with pytest.raises(UserError, match=r"seed: missing; expected Of weights, order and noise\."):
+    with pytest.raises(UserError, match="seed: missing; every parameter must be given"):
         load_params(params_file)
     params_file.unlink()
     with pytest.raises(UserError, match="missing; run this from the root"):

@@ -112,5 +112,5 @@ def test_weights_that_are_missing_or_something_else_are_named(workspace: Path) -
         load_model(WEIGHTS, CPU)
     WEIGHTS.parent.mkdir()
     WEIGHTS.write_bytes(b"not weights")
-    with pytest.raises(UserError, match=r"models/vae.safetensors: expected weights that the train stage wrote"):
+    with pytest.raises(UserError, match=r"models/vae.safetensors: expected weights that this version's train stage wrote"):
         load_model(WEIGHTS, CPU)

@@ -8,13 +8,15 @@ from types import ModuleType
 import pytest
 import torch
 
-from vae_ext.backend import compiled_module
+from vae_ext.backend import backend, backend_report, compiled_module
 
 HAS_GPU = torch.cuda.is_available()
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not HAS_GPU, reason="no GPU"))])
 def device(request: pytest.FixtureRequest) -> torch.device:
+    """A device that has a kernel; where there is none these tests fail, for they would compare the reference with itself."""
+    assert backend(request.param) == request.param, backend_report()
     return torch.device(request.param)
 
 
@@ -22,7 +24,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def module() -> ModuleType:
     """The compiled module. Where it is missing these tests fail: a machine that tests the kernels can compile them."""
     module = compiled_module()
-    assert module is not None, "the kernels are not compiled on this machine; see vae_ext.backend_report()"
+    assert module is not None, backend_report()
     return module
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from types import ModuleType
 
@@ -106,6 +107,9 @@ def test_a_forced_kernel_without_a_compiler_fails(no_compiler: dict[str, str]) -
     run = probe({"VAE_EXT_BACKEND": "cpu", **no_compiler})
     assert run.returncode != 0
     assert "VAE_EXT_BACKEND=cpu: " in run.stderr.splitlines()[-1]
+    run = probe({"VAE_EXT_CPU_CAPABILITY": "default", **no_compiler})
+    assert run.returncode != 0
+    assert "VAE_EXT_CPU_CAPABILITY=default: " in run.stderr.splitlines()[-1]
 
 
 def test_each_instruction_set_can_be_forced(module: ModuleType) -> None:
@@ -116,10 +120,20 @@ def test_each_instruction_set_can_be_forced(module: ModuleType) -> None:
 def test_cuda_that_is_asked_for_and_cannot_be_built_fails_by_name(tmp_path: Path) -> None:
     if torch.version.cuda is not None:
         pytest.skip("this torch is a CUDA build")
-    run = probe({"VAE_EXT_CUDA": "1", "VAE_EXT_CACHE_DIR": str(tmp_path), "VAE_EXT_BACKEND": "cpu"})
+    run = probe({"VAE_EXT_CUDA": "1", "VAE_EXT_CACHE_DIR": str(tmp_path)})
     assert run.returncode != 0
     assert "VAE_EXT_CUDA=1, but" in run.stderr.splitlines()[-1]
     assert "is not a CUDA build" in run.stderr.splitlines()[-1]
+
+
+def test_a_source_archive_holds_every_source(tmp_path: Path) -> None:
+    tree = copy_tree(tmp_path / "tree")
+    shutil.copy(ROOT / "MANIFEST.in", tree)
+    subprocess.run([sys.executable, "setup.py", "--quiet", "sdist"], cwd=tree, check=True, capture_output=True)
+    (archive,) = (tree / "dist").iterdir()
+    with tarfile.open(archive) as tar:
+        names = {name.split("/", 1)[-1] for name in tar.getnames()}
+    assert {f"csrc/{path.name}" for path in (ROOT / "csrc").iterdir()} <= names
 
 
 def test_pip_install_gives_a_working_module_elsewhere(tmp_path: Path) -> None:

@@ -150,11 +150,18 @@ def test_key_none_follows_the_default_generator() -> None:
 
 @pytest.mark.parametrize(
     ("seed", "step", "message"),
-    [(2**64, 0, "seed: expected a number of 64 bits"), (0, -1, "step: expected 0 to"), (0, 2**32, "step: expected 0 to")],
+    [(2**64, 0, "seed: expected -9223372036854775808 to"), (0, -1, "step: expected 0 to"), (0, 2**32, "step: expected 0 to")],
 )
 def test_a_key_that_does_not_fit_is_refused(seed: int, step: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         noise_key(seed, step)
+
+
+def test_what_is_not_a_key_or_a_number_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"seed: expected a whole number, got 1\.9"):
+        noise_key(1.9)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"key: expected \[2\], seed and step, got \[3\]"):
+        standard_normal(torch.zeros(3, dtype=torch.int64), 2, 2)
 
 
 def test_unsigned_and_signed_seeds_of_the_same_bits_are_the_same() -> None:

@@ -78,6 +78,18 @@ def test_gradient_is_finite_where_the_true_gradient_is(device: torch.device) -> 
     assert grad.item() == pytest.approx(0.5 * 2.6881171418161356e43 * 1e-20, rel=1e-5)
 
 
+def test_an_infinite_logvar_does_not_become_a_plausible_gradient(device: torch.device) -> None:
+    key = noise_key(0, device=device)
+    for value, upstream, expected in ((float("inf"), 1e-38, float("inf")), (float("-inf"), 1e38, 0.0)):
+        mu, logvar = torch.zeros(1, 1, device=device), torch.full((1, 1), value, device=device).requires_grad_()
+        z, _ = reparam_kl(mu, logvar, key)
+        (grad,) = torch.autograd.grad(z, logvar, torch.full((1, 1), upstream, device=device))
+        assert grad.abs().item() == expected
+    mu = torch.full((1, 1), float("inf"), device=device).requires_grad_()
+    z, _ = reparam_kl(mu, torch.zeros(1, 1, device=device), key)
+    assert torch.autograd.grad(z, mu, torch.ones_like(mu))[0].item() == 1
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_what_is_not_finite_stays_so(device: torch.device, value: float) -> None:
     ones = torch.ones(3, 5, device=device)
@@ -122,7 +134,10 @@ def test_gpu_gives_the_bits_of_the_cpu(dtype: torch.dtype) -> None:
         results = []
         for device in map(torch.device, ("cpu", "cuda")):
             mu, logvar = inputs(rows, dim, dtype, device)
-            results.append([t.cpu() for t in reparam_kl(mu, logvar, noise_key(4, device=device), num_samples=2)])
+            outputs = reparam_kl(mu, logvar, noise_key(4, device=device), num_samples=2)
+            torch.manual_seed(0)
+            upstream = [torch.randn(t.shape).to(t) for t in outputs]
+            results.append([t.cpu() for t in (*outputs, *torch.autograd.grad(outputs, (mu, logvar), upstream))])
         for a, b in zip(*results, strict=True):
             assert torch.equal(a, b), (rows, dim)
 
@@ -195,6 +210,33 @@ def test_first_and_second_derivatives_by_finite_differences(device: torch.device
     assert torch.autograd.gradgradcheck(f, (mu, logvar))
 
 
+def test_second_derivatives_see_the_operator_alone(device: torch.device) -> None:
+    key = noise_key(3, device=device)
+    h = torch.randn(3, 5, dtype=torch.float64, device=device, requires_grad=True)
+    constant = torch.zeros_like(h)
+    for f in (lambda h: reparam_kl(h, 0.5 * h, key), lambda h: reparam_kl(constant, h, key), lambda h: reparam_kl(h, h, key)):
+        z, kl = f(h)
+        first = torch.autograd.grad(z.sum() + kl.sum(), h, retain_graph=True)
+        again = torch.autograd.grad(z.sum() + kl.sum(), h, create_graph=True)
+        torch.testing.assert_close(first, again)
+        assert torch.autograd.gradgradcheck(f, (h,))
+
+
+def test_export_serves_every_batch_size(device: torch.device) -> None:
+    class Sampler(torch.nn.Module):
+        def forward(self, mu: Tensor, logvar: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+            return reparam_kl(mu, logvar, key)
+
+    mu, logvar = torch.randn(2, 6, 5, device=device)
+    key = noise_key(1, device=device)
+    batch = torch.export.Dim("batch")
+    shapes = {"mu": {0: batch}, "logvar": {0: batch}, "key": None}
+    exported = torch.export.export(Sampler(), (mu, logvar, key), dynamic_shapes=shapes).module()
+    mu, logvar = torch.randn(2, 41, 5, device=device)
+    for a, b in zip(exported(mu, logvar, key), reparam_kl(mu, logvar, key), strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("grads", [(True, True), (True, False), (False, False)])
 def test_raw_operators_pass_opcheck(
@@ -237,12 +279,15 @@ ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"logvar": torch.zeros(2, 3).double()}, TypeError, "logvar: expected the dtype of mu, torch.float32, got torch.float64"),
     ({"logvar": torch.zeros(2, 4)}, ValueError, "logvar: expected the shape of mu, [2, 3], got [2, 4]"),
     ({"logvar": torch.zeros(2, 3, device="meta")}, ValueError, "logvar: expected the device of mu, cpu, got meta"),
-    ({"key": 3}, TypeError, "key: expected a Tensor, got int"),
+    ({"key": 3}, TypeError, "key: expected a Tensor, as noise_key() gives, got int"),
     ({"key": torch.zeros(2)}, TypeError, "key: expected int64, as noise_key() gives, got torch.float32"),
     ({"key": torch.zeros(3, dtype=torch.int64)}, ValueError, "key: expected [2], seed and step, got [3]"),
     ({"key": noise_key(0, device="meta")}, ValueError, "key: expected the device of mu, cpu, got meta"),
-    ({"num_samples": 0}, ValueError, "num_samples: expected None or at least 1, got 0"),
-    ({"row_offset": -1}, ValueError, "row_offset: expected 0 to 2**32 - 2 for 2 rows, got -1"),
+    ({"num_samples": 0}, ValueError, "num_samples: expected 1 to 4294967296, got 0"),
+    ({"num_samples": 2.0}, TypeError, "num_samples: expected a whole number, got 2.0"),
+    ({"num_samples": "2"}, TypeError, "num_samples: expected a whole number, got '2'"),
+    ({"row_offset": -1}, ValueError, "row_offset: expected 0 to 4294967295, got -1"),
+    ({"row_offset": None}, TypeError, "row_offset: expected a whole number, got None"),
     ({"row_offset": 2**32 - 1}, ValueError, "row_offset: expected 0 to 2**32 - 2 for 2 rows, got 4294967295"),
     ({"kl_reduction": "mean"}, ValueError, 'kl_reduction: expected "sum" or "none", got \'mean\''),
 ]

@@ -1,0 +1,22 @@
+"""Where the stages compute: on the GPU if there is one (CUDA_VISIBLE_DEVICES= hides it), else on the CPU."""
+
+from __future__ import annotations
+
+import torch
+
+from pipeline.cli import UserError
+from vae_ext import BackendError, backend
+
+
+def choose_device() -> torch.device:
+    """The device, after making sure that vae_ext can serve it.
+
+    Raises:
+        UserError: if a ``VAE_EXT_`` variable asks for what cannot be had there.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        backend(device)
+    except BackendError as error:
+        raise UserError(str(error)) from None
+    return device
