@@ -4,11 +4,13 @@ VENV := .venv
 READY := $(VENV)/.ready
 ACTIVE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: help setup repro test lock
+.PHONY: help setup repro test operator-table sanitize lock
 help:
 	@echo "make setup   .venv with the locked packages"
 	@echo "make repro   prepare, train, evaluate, plot: what has changed, by dvc repro"
 	@echo "make test    ruff, mypy, and the tests"
+	@echo "make operator-table   what the operator costs beside PyTorch's own, on this machine"
+	@echo "make sanitize         the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make lock    requirements.lock anew, from pyproject.toml"
 
 setup: $(READY)
@@ -26,6 +28,12 @@ test: $(READY)
 	$(ACTIVE) ruff format --check .
 	$(ACTIVE) mypy
 	$(ACTIVE) pytest
+
+operator-table: $(READY)
+	$(ACTIVE) python -m tests.benchmarks.operator_table
+
+sanitize: $(READY)
+	$(ACTIVE) python -m tests.sanitizer
 
 # torch first and by itself: the lock names it without a local version such as +cpu, so that it serves every machine, and
 # torch itself pins the CUDA packages that belong to it.

@@ -14,9 +14,11 @@
 #include <pybind11/stl.h>
 #pragma pop_macro("TORCH_TARGET_VERSION")
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <tuple>
+#include <vector>
 
 #include "kernels.h"
 #include "noise.h"
@@ -26,8 +28,8 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Rows a thread must have before a second one pays, in elements.
-constexpr int64_t kGrain = 16384;
+// Elements that a thread must have before a second one pays.
+constexpr int64_t kGrain = 8192;
 
 vae::Dtype dtype_of(const Tensor& t) {
   switch (t.scalar_type()) {
@@ -44,15 +46,40 @@ ScalarType arithmetic_of(const Tensor& t) {
   return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-void check_inputs(const Tensor& mu, const Tensor& logvar, const Tensor& key) {
-  STD_TORCH_CHECK(mu.dim() == 2 && logvar.dim() == 2, "mu, logvar: expected [B, D]");
-  STD_TORCH_CHECK(mu.size(0) == logvar.size(0) && mu.size(1) == logvar.size(1), "logvar: expected the shape of mu");
-  STD_TORCH_CHECK(mu.scalar_type() == logvar.scalar_type(), "logvar: expected the dtype of mu");
-  STD_TORCH_CHECK(key.dim() == 1 && key.size(0) == 2 && key.scalar_type() == ScalarType::Long,
-                  "key: expected int64 [2], seed and step");
-  for (const Tensor& t : {logvar, key}) {
-    STD_TORCH_CHECK(t.device() == mu.device(), "logvar, key: expected the device of mu");
+// Dense, on the device of `like`. Allocated by the C shim: a call through the dispatcher takes three times as long.
+Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& like) {
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<int64_t>(sizes[i], 1);
+  const bool cuda = like.is_cuda();
+  const auto type = cuda ? aoti_torch_device_type_cuda() : aoti_torch_device_type_cpu();
+  const auto code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  AtenTensorHandle handle = nullptr;
+  const auto failed = aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), code, type,
+                                               cuda ? like.get_device_index() : 0, &handle);
+  STD_TORCH_CHECK(failed == 0, "the output could not be allocated");
+  return Tensor(handle);
+}
+
+// The arguments that every operator has after its tensors.
+struct Options {
+  std::optional<int64_t> num_samples;
+  int64_t row_offset;
+  vae::Scale scale;
+  vae::Output output;
+
+  Options(std::optional<int64_t> num_samples, int64_t row_offset, int64_t scale, int64_t output)
+      : num_samples(num_samples),
+        row_offset(row_offset),
+        scale(static_cast<vae::Scale>(scale)),
+        output(static_cast<vae::Output>(output)) {
+    STD_TORCH_CHECK(num_samples.value_or(1) >= 0, "num_samples: expected at least 0");
+    STD_TORCH_CHECK(0 <= scale && scale <= 1, "scale: expected 0 or 1");
+    STD_TORCH_CHECK(0 <= output && output <= 2, "output: expected 0, 1 or 2");
   }
+};
+
+void check(const Tensor& t, const Tensor& mu, const char* name) {
+  STD_TORCH_CHECK(t.device() == mu.device(), name, ": expected the device of mu");
 }
 
 // The kernels take any stride between rows and none within one.
@@ -60,111 +87,156 @@ Tensor with_dense_rows(const Tensor& t) {
   return t.size(1) <= 1 || t.stride(1) == 1 ? t : torch::stable::contiguous(t);
 }
 
-template <class Call, class OnCpu, class OnCuda>
-void run(const Tensor& mu, const Call& call, OnCpu on_cpu, [[maybe_unused]] OnCuda on_cuda) {
+// Two inputs [B, D], or the halves of one [B, 2 D]; held, because the kernels see only pointers.
+struct Rows {
+  Tensor mu, logvar, key;
+  vae::Inputs inputs;
+
+  static Rows pair(const Tensor& mu_in, const Tensor& logvar_in, const Tensor& key, const Options& options) {
+    STD_TORCH_CHECK(mu_in.dim() == 2 && logvar_in.dim() == 2, "mu, logvar: expected [B, D]");
+    STD_TORCH_CHECK(mu_in.size(0) == logvar_in.size(0) && mu_in.size(1) == logvar_in.size(1),
+                    "logvar: expected the shape of mu");
+    STD_TORCH_CHECK(mu_in.scalar_type() == logvar_in.scalar_type(), "logvar: expected the dtype of mu");
+    check(logvar_in, mu_in, "logvar");
+    const Tensor mu = with_dense_rows(mu_in);
+    const Tensor logvar = with_dense_rows(logvar_in);
+    return Rows(mu, logvar, key, options, mu.size(1), mu.data_ptr(), logvar.data_ptr());
+  }
+
+  static Rows packed(const Tensor& packed_in, const Tensor& key, const Options& options) {
+    STD_TORCH_CHECK(packed_in.dim() == 2 && packed_in.size(1) % 2 == 0, "packed: expected [B, 2 D]");
+    const Tensor packed = with_dense_rows(packed_in);
+    const int64_t dim = packed.size(1) / 2;
+    auto* first = static_cast<char*>(packed.data_ptr());
+    return Rows(packed, packed, key, options, dim, first, first + dim * static_cast<int64_t>(packed.element_size()));
+  }
+
+  int64_t samples() const { return inputs.samples; }
+  int64_t rows() const { return inputs.rows; }
+  int64_t dim() const { return inputs.dim; }
+
+  std::vector<int64_t> kl_shape(const Options& options) const {
+    if (options.output == vae::Output::kKl) return {rows(), dim()};
+    if (options.output == vae::Output::kLogRatio && options.num_samples.has_value()) return {samples(), rows()};
+    return {rows()};
+  }
+
+ private:
+  Rows(const Tensor& mu, const Tensor& logvar, const Tensor& key_in, const Options& options, int64_t dim,
+       const void* mu_data, const void* logvar_data)
+      : mu(mu), logvar(logvar), key(key_in.is_contiguous() ? key_in : torch::stable::contiguous(key_in)) {
+    STD_TORCH_CHECK(key.dim() == 1 && key.size(0) == 2 && key.scalar_type() == ScalarType::Long,
+                    "key: expected int64 [2], seed and step");
+    check(key, mu, "key");
+    inputs = {dtype_of(mu),
+              options.scale,
+              options.output,
+              options.num_samples.value_or(1),
+              mu.size(0),
+              dim,
+              mu_data,
+              logvar_data,
+              mu.stride(0),
+              logvar.stride(0),
+              static_cast<const int64_t*>(key.data_ptr()),
+              static_cast<uint32_t>(options.row_offset)};
+  }
+};
+
+#if defined(VAE_EXT_WITH_CUDA)
+void* current_stream(const Tensor& t) {
+  void* stream = nullptr;
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream) == 0, "no current CUDA stream");
+  return stream;
+}
+
+void on_cuda(const Tensor& t, const vae::Forward& call) { vae::cuda::forward(call, current_stream(t)); }
+void on_cuda(const Tensor& t, const vae::Backward& call) { vae::cuda::backward(call, current_stream(t)); }
+#endif
+void on_cpu(const vae::Forward& call, int64_t begin, int64_t end) { vae::cpu::forward(call, begin, end); }
+void on_cpu(const vae::Backward& call, int64_t begin, int64_t end) { vae::cpu::backward(call, begin, end); }
+
+template <class Call>
+void run(const Tensor& mu, const Call& call) {
   if (call.rows == 0) return;
   if (mu.is_cpu()) {
-    const int64_t elements_a_row = std::max<int64_t>(1, call.samples * call.dim);
-    torch::stable::parallel_for(0, call.rows, std::max<int64_t>(1, kGrain / elements_a_row),
-                                [&](int64_t begin, int64_t end) { on_cpu(call, begin, end); });
-    return;
+    const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, call.samples * call.dim));
+    if (call.rows <= grain) return on_cpu(call, 0, call.rows);
+    return torch::stable::parallel_for(0, call.rows, grain, [&](int64_t begin, int64_t end) { on_cpu(call, begin, end); });
   }
 #if defined(VAE_EXT_WITH_CUDA)
   if (mu.is_cuda()) {
     const torch::stable::accelerator::DeviceGuard guard(mu.get_device_index());
-    void* stream = nullptr;
-    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(mu.get_device_index(), &stream) == 0, "no current CUDA stream");
-    on_cuda(call, stream);
-    return;
+    return on_cuda(mu, call);
   }
 #endif
   STD_TORCH_CHECK(false, "mu: no kernel for its device in this build of vae_ext");
 }
 
-#if defined(VAE_EXT_WITH_CUDA)
-constexpr auto cuda_forward = vae::cuda::forward;
-constexpr auto cuda_backward = vae::cuda::backward;
-#else
-constexpr std::nullptr_t cuda_forward = nullptr;
-constexpr std::nullptr_t cuda_backward = nullptr;
-#endif
-
-std::tuple<Tensor, Tensor> reparam_kl(const Tensor& mu_in, const Tensor& logvar_in, const Tensor& key_in,
-                                      std::optional<int64_t> num_samples, int64_t row_offset, bool sum_kl) {
-  check_inputs(mu_in, logvar_in, key_in);
-  const Tensor mu = with_dense_rows(mu_in);
-  const Tensor logvar = with_dense_rows(logvar_in);
-  const Tensor key = torch::stable::contiguous(key_in);
-  const int64_t samples = num_samples.value_or(1), rows = mu.size(0), dim = mu.size(1);
-  STD_TORCH_CHECK(samples >= 0, "num_samples: expected at least 0");
-
-  std::vector<int64_t> z_shape{rows, dim};
-  if (num_samples.has_value()) z_shape.insert(z_shape.begin(), samples);
-  std::vector<int64_t> kl_shape{rows};
-  if (!sum_kl) kl_shape.push_back(dim);
-  const Tensor z = torch::stable::new_empty(mu, z_shape);
-  const Tensor kl = torch::stable::new_empty(mu, kl_shape, arithmetic_of(mu));
-
-  const vae::Forward call{dtype_of(mu),
-                          samples,
-                          rows,
-                          dim,
-                          mu.data_ptr(),
-                          logvar.data_ptr(),
-                          mu.stride(0),
-                          logvar.stride(0),
-                          static_cast<const int64_t*>(key.data_ptr()),
-                          static_cast<uint32_t>(row_offset),
-                          sum_kl,
-                          z.data_ptr(),
-                          kl.data_ptr()};
-  run(mu, call, vae::cpu::forward, cuda_forward);
+std::tuple<Tensor, Tensor> forward(const Rows& in, const Options& options) {
+  std::vector<int64_t> z_shape{in.rows(), in.dim()};
+  if (options.num_samples.has_value()) z_shape.insert(z_shape.begin(), in.samples());
+  const Tensor z = empty(z_shape, in.mu.scalar_type(), in.mu);
+  const Tensor kl = empty(in.kl_shape(options), arithmetic_of(in.mu), in.mu);
+  run(in.mu, vae::Forward{in.inputs, z.data_ptr(), kl.data_ptr()});
   return {z, kl};
 }
 
+// A gradient in the layout that the kernels read: a sum's or a mean's comes expanded from one number.
+std::optional<Tensor> dense(const std::optional<Tensor>& grad, int64_t numel, ScalarType dtype, const Tensor& mu,
+                            const char* name) {
+  if (!grad.has_value()) return std::nullopt;
+  STD_TORCH_CHECK(grad->numel() == numel, name, ": expected the shape of its output");
+  STD_TORCH_CHECK(grad->scalar_type() == dtype, name, ": expected the dtype of its output");
+  check(*grad, mu, name);
+  return grad->is_contiguous() ? *grad : torch::stable::contiguous(*grad);
+}
+
+void backward(const Rows& in, const Options& options, const std::optional<Tensor>& grad_z_in,
+              const std::optional<Tensor>& grad_kl_in, void* grad_mu, void* grad_logvar, int64_t grad_stride) {
+  int64_t kl_numel = 1;
+  for (const int64_t size : in.kl_shape(options)) kl_numel *= size;
+  const int64_t z_numel = in.samples() * in.rows() * in.dim();
+  const auto grad_z = dense(grad_z_in, z_numel, in.mu.scalar_type(), in.mu, "grad_z");
+  const auto grad_kl = dense(grad_kl_in, kl_numel, arithmetic_of(in.mu), in.mu, "grad_kl");
+  run(in.mu, vae::Backward{in.inputs, grad_z.has_value() ? grad_z->data_ptr() : nullptr,
+                           grad_kl.has_value() ? grad_kl->data_ptr() : nullptr, grad_mu, grad_logvar, grad_stride});
+}
+
+std::tuple<Tensor, Tensor> reparam_kl(const Tensor& mu, const Tensor& logvar, const Tensor& key,
+                                      std::optional<int64_t> num_samples, int64_t row_offset, int64_t scale,
+                                      int64_t output) {
+  const Options options(num_samples, row_offset, scale, output);
+  return forward(Rows::pair(mu, logvar, key, options), options);
+}
+
 std::tuple<Tensor, Tensor> reparam_kl_backward(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl,
-                                               const Tensor& mu_in, const Tensor& logvar_in, const Tensor& key_in,
-                                               std::optional<int64_t> num_samples, int64_t row_offset, bool sum_kl) {
-  check_inputs(mu_in, logvar_in, key_in);
-  const Tensor mu = with_dense_rows(mu_in);
-  const Tensor logvar = with_dense_rows(logvar_in);
-  const Tensor key = torch::stable::contiguous(key_in);
-  const int64_t samples = num_samples.value_or(1), rows = mu.size(0), dim = mu.size(1);
-
-  // A sum's or a mean's gradient comes expanded from one number.
-  std::optional<Tensor> dense_grad_z, dense_grad_kl;
-  if (grad_z.has_value()) {
-    STD_TORCH_CHECK(grad_z->numel() == samples * rows * dim, "grad_z: expected the shape of z");
-    STD_TORCH_CHECK(grad_z->scalar_type() == mu.scalar_type(), "grad_z: expected the dtype of z");
-    STD_TORCH_CHECK(grad_z->device() == mu.device(), "grad_z: expected the device of mu");
-    dense_grad_z = torch::stable::contiguous(*grad_z);
-  }
-  if (grad_kl.has_value()) {
-    STD_TORCH_CHECK(grad_kl->numel() == (sum_kl ? rows : rows * dim), "grad_kl: expected the shape of kl");
-    STD_TORCH_CHECK(grad_kl->scalar_type() == arithmetic_of(mu), "grad_kl: expected the dtype of kl");
-    STD_TORCH_CHECK(grad_kl->device() == mu.device(), "grad_kl: expected the device of mu");
-    dense_grad_kl = torch::stable::contiguous(*grad_kl);
-  }
-  const Tensor grad_mu = torch::stable::new_empty(mu, {rows, dim});
-  const Tensor grad_logvar = torch::stable::new_empty(mu, {rows, dim});
-
-  const vae::Backward call{dtype_of(mu),
-                           samples,
-                           rows,
-                           dim,
-                           mu.data_ptr(),
-                           logvar.data_ptr(),
-                           mu.stride(0),
-                           logvar.stride(0),
-                           static_cast<const int64_t*>(key.data_ptr()),
-                           static_cast<uint32_t>(row_offset),
-                           sum_kl,
-                           dense_grad_z.has_value() ? dense_grad_z->data_ptr() : nullptr,
-                           dense_grad_kl.has_value() ? dense_grad_kl->data_ptr() : nullptr,
-                           grad_mu.data_ptr(),
-                           grad_logvar.data_ptr()};
-  run(mu, call, vae::cpu::backward, cuda_backward);
+                                               const Tensor& mu, const Tensor& logvar, const Tensor& key,
+                                               std::optional<int64_t> num_samples, int64_t row_offset, int64_t scale,
+                                               int64_t output) {
+  const Options options(num_samples, row_offset, scale, output);
+  const Rows in = Rows::pair(mu, logvar, key, options);
+  const Tensor grad_mu = empty({in.rows(), in.dim()}, mu.scalar_type(), mu);
+  const Tensor grad_logvar = empty({in.rows(), in.dim()}, mu.scalar_type(), mu);
+  backward(in, options, grad_z, grad_kl, grad_mu.data_ptr(), grad_logvar.data_ptr(), in.dim());
   return {grad_mu, grad_logvar};
+}
+
+std::tuple<Tensor, Tensor> reparam_kl_packed(const Tensor& packed, const Tensor& key, std::optional<int64_t> num_samples,
+                                             int64_t row_offset, int64_t scale, int64_t output) {
+  const Options options(num_samples, row_offset, scale, output);
+  return forward(Rows::packed(packed, key, options), options);
+}
+
+Tensor reparam_kl_packed_backward(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl,
+                                  const Tensor& packed, const Tensor& key, std::optional<int64_t> num_samples,
+                                  int64_t row_offset, int64_t scale, int64_t output) {
+  const Options options(num_samples, row_offset, scale, output);
+  const Rows in = Rows::packed(packed, key, options);
+  const Tensor grad = empty({in.rows(), 2 * in.dim()}, packed.scalar_type(), packed);
+  auto* first = static_cast<char*>(grad.data_ptr());
+  backward(in, options, grad_z, grad_kl, first, first + in.dim() * static_cast<int64_t>(grad.element_size()), 2 * in.dim());
+  return grad;
 }
 
 std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
@@ -189,23 +261,28 @@ pybind11::dict build_info() {
 
 }  // namespace
 
+// scale: 0, logvar; 1, rho of a softplus.  output: 0, KL a row; 1, KL an element; 2, log p(z) - log q(z|x).
+#define VAE_OPTIONS "Tensor key, int? num_samples, int row_offset, int scale, int output"
+
 STABLE_TORCH_LIBRARY(vae_ext, m) {
-  m.def("reparam_kl(Tensor mu, Tensor logvar, Tensor key, int? num_samples, int row_offset, bool sum_kl) -> (Tensor, Tensor)");
-  m.def(
-      "reparam_kl_backward(Tensor? grad_z, Tensor? grad_kl, Tensor mu, Tensor logvar, Tensor key, int? num_samples, "
-      "int row_offset, bool sum_kl) -> (Tensor, Tensor)");
+  m.def("reparam_kl(Tensor mu, Tensor logvar, " VAE_OPTIONS ") -> (Tensor, Tensor)");
+  m.def("reparam_kl_backward(Tensor? grad_z, Tensor? grad_kl, Tensor mu, Tensor logvar, " VAE_OPTIONS ") -> (Tensor, Tensor)");
+  m.def("reparam_kl_packed(Tensor packed, " VAE_OPTIONS ") -> (Tensor, Tensor)");
+  m.def("reparam_kl_packed_backward(Tensor? grad_z, Tensor? grad_kl, Tensor packed, " VAE_OPTIONS ") -> Tensor");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(vae_ext, CPU, m) {
+template <class Library>
+void register_kernels(Library& m) {
   m.impl("reparam_kl", TORCH_BOX(&reparam_kl));
   m.impl("reparam_kl_backward", TORCH_BOX(&reparam_kl_backward));
+  m.impl("reparam_kl_packed", TORCH_BOX(&reparam_kl_packed));
+  m.impl("reparam_kl_packed_backward", TORCH_BOX(&reparam_kl_packed_backward));
 }
+
+STABLE_TORCH_LIBRARY_IMPL(vae_ext, CPU, m) { register_kernels(m); }
 
 #if defined(VAE_EXT_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(vae_ext, CUDA, m) {
-  m.impl("reparam_kl", TORCH_BOX(&reparam_kl));
-  m.impl("reparam_kl_backward", TORCH_BOX(&reparam_kl_backward));
-}
+STABLE_TORCH_LIBRARY_IMPL(vae_ext, CUDA, m) { register_kernels(m); }
 #endif
 
 PYBIND11_MODULE(_C, m) {

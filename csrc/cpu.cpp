@@ -12,7 +12,7 @@
 #include <type_traits>
 
 #include "gaussian.h"
-#include "noise.h"
+#include "lanes.h"
 
 namespace vae {
 namespace {
@@ -100,40 +100,38 @@ VAE_FN void store(const T* tile, const Tile& t, Dtype dtype, void* base, int64_t
   });
 }
 
+// Past the end of a row Philox has made normals for whole blocks; whoever sums over a tile must not see them.
+template <class T>
+VAE_FN void clear_padding(T* tile, const Tile& t) {
+  for (int i = 0; i < t.rows; ++i) std::fill(tile + i * t.width() + t.valid, tile + (i + 1) * t.width(), T(0));
+}
+
+// values: one for each row of the tile.
+template <class T>
+VAE_FN void broadcast(T* tile, const Tile& t, const T* values) {
+  for (int i = 0; i < t.rows; ++i) std::fill(tile + i * t.width(), tile + (i + 1) * t.width(), values[i]);
+}
+
+template <class Isa>
 VAE_FN void fill_noise(float* eps, const Tile& t, NoiseKey key, uint32_t sample, uint32_t row_offset) {
+  static_assert(PhiloxArrays::kLength == kPartials, "a tile's blocks");
   const int blocks = t.rows * t.blocks;
-  uint32_t row[kPartials], block[kPartials];
+  PhiloxArrays a;
   for (int i = 0; i < t.rows; ++i) {
     for (int j = 0; j < t.blocks; ++j) {
-      row[i * t.blocks + j] = row_offset + static_cast<uint32_t>(t.row + i);
-      block[i * t.blocks + j] = static_cast<uint32_t>(t.block + j);
+      a.row[i * t.blocks + j] = row_offset + static_cast<uint32_t>(t.row + i);
+      a.block[i * t.blocks + j] = static_cast<uint32_t>(t.block + j);
     }
   }
-  uint32_t x0[kPartials], x1[kPartials], x2[kPartials], x3[kPartials];
+  for (int i = blocks; i % 8 != 0; ++i) a.row[i] = a.block[i] = 0;
+  Isa::philox(a, blocks, key, sample);
   for (int i = 0; i < blocks; ++i) {
-    const Words w = philox({block[i], row[i], sample, key.step}, key.seed_low, key.seed_high);
-    x0[i] = w.x0;
-    x1[i] = w.x1;
-    x2[i] = w.x2;
-    x3[i] = w.x3;
-  }
-  for (int i = 0; i < blocks; ++i) {
-    const Pair low = box_muller(x0[i], x1[i]);
-    const Pair high = box_muller(x2[i], x3[i]);
+    const Pair low = box_muller(a.x0[i], a.x1[i]);
+    const Pair high = box_muller(a.x2[i], a.x3[i]);
     eps[4 * i] = low.even;
     eps[4 * i + 1] = low.odd;
     eps[4 * i + 2] = high.even;
     eps[4 * i + 3] = high.odd;
-  }
-}
-
-// Adds the tile's rows to their partial sums, in the order that kernels.h fixes.
-template <class T>
-VAE_FN void add_blocks(T* partial, const T* tile, const Tile& t) {
-  const int blocks = t.rows * t.blocks;
-  if (t.first) std::fill(partial, partial + blocks, T(0));
-  for (int i = 0; i < blocks; ++i) {
-    partial[i] += (tile[4 * i] + tile[4 * i + 1]) + (tile[4 * i + 2] + tile[4 * i + 3]);
   }
 }
 
@@ -149,101 +147,156 @@ VAE_FN T sum_by_halves(T* partial, int n) {
   return partial[0];
 }
 
+// Adds the tile's rows to their partial sums, in the order that kernels.h fixes, and writes the sums of rows that end here.
 template <class T>
-VAE_FN void forward_rows(const Forward& call, int64_t begin, int64_t end) {
-  if (call.dim == 0) {
-    if (call.sum_kl) std::fill_n(static_cast<T*>(call.kl) + begin, end - begin, T(0));
-    return;
+VAE_FN void sum_rows(T* sums, T* partial, const T* tile, const Tile& t, int64_t dim) {
+  const int blocks = t.rows * t.blocks;
+  if (t.first) std::fill(partial, partial + blocks, T(0));
+  for (int i = 0; i < blocks; ++i) {
+    partial[i] += (tile[4 * i] + tile[4 * i + 1]) + (tile[4 * i + 2] + tile[4 * i + 3]);
   }
-  const NoiseKey key = noise_key(call.key[0], call.key[1]);
-  auto* kl_sums = static_cast<T*>(call.kl);
+  if (!t.last) return;
+  const int partials = static_cast<int>(std::min<int64_t>(kPartials, (dim + 3) / 4));
+  for (int i = 0; i < t.rows; ++i) sums[t.row + i] = sum_by_halves(partial + i * t.blocks, partials);
+}
 
-  T mu[kTile], logvar[kTile], sigma[kTile], kl[kTile], z[kTile], partial[kPartials];
+// The tile of sample k: in [K, B, D] its rows follow those of the samples before it.
+VAE_FN Tile of_sample(Tile t, int64_t k, int64_t rows) {
+  t.row += k * rows;
+  return t;
+}
+
+// Loads mu and logvar. slope: dlogvar/drho, with kSoftplus.
+template <class T>
+VAE_FN void load_inputs(T* mu, T* logvar, T* slope, const Tile& t, const Inputs& in) {
+  load(mu, t, in.dtype, in.mu, in.mu_stride);
+  load(logvar, t, in.dtype, in.logvar, in.logvar_stride);
+  if (in.scale == Scale::kExp) return;
+  for (int i = 0; i < t.size(); ++i) {
+    const Softplus<T> scale = softplus(logvar[i]);
+    logvar[i] = scale.logvar;
+    slope[i] = scale.slope;
+  }
+  clear_padding(logvar, t);
+}
+
+// Samples first .. last - 1 of some rows.
+template <class Isa, class T>
+VAE_FN void forward_samples(const Forward& call, int64_t begin, int64_t end, int64_t first, int64_t last) {
+  const NoiseKey key = noise_key(call.key[0], call.key[1]);
+  auto* sums = static_cast<T*>(call.kl);
+
+  T mu[kTile], logvar[kTile], slope[kTile], sigma[kTile], kl[kTile], z[kTile], partial[kPartials];
   float eps[kTile];
   for_each_tile(begin, end, call.dim, [&](const Tile& t) __attribute__((always_inline)) {
-    load(mu, t, call.dtype, call.mu, call.mu_stride);
-    load(logvar, t, call.dtype, call.logvar, call.logvar_stride);
+    load_inputs(mu, logvar, slope, t, call);
     for (int i = 0; i < t.size(); ++i) {
       const Gaussian<T> gaussian(mu[i], logvar[i]);
       sigma[i] = gaussian.sigma();
       kl[i] = gaussian.kl();
     }
-    if (!call.sum_kl) {
-      store(kl, t, kDtypeOf<T>, call.kl, call.dim);
-    } else {
-      add_blocks(partial, kl, t);
-      if (t.last) {
-        const int partials = static_cast<int>(std::min<int64_t>(kPartials, (call.dim + 3) / 4));
-        for (int i = 0; i < t.rows; ++i) kl_sums[t.row + i] = sum_by_halves(partial + i * t.blocks, partials);
-      }
-    }
-    for (int64_t k = 0; k < call.samples; ++k) {
-      fill_noise(eps, t, key, static_cast<uint32_t>(k), call.row_offset);
+    if (call.output == Output::kKl) store(kl, t, kDtypeOf<T>, call.kl, call.dim);
+    if (call.output == Output::kKlSum) sum_rows(sums, partial, kl, t, call.dim);
+    for (int64_t k = first; k < last; ++k) {
+      fill_noise<Isa>(eps, t, key, static_cast<uint32_t>(k), call.row_offset);
       for (int i = 0; i < t.size(); ++i) z[i] = mu[i] + sigma[i] * static_cast<T>(eps[i]);
-      // Sample k follows the rows of those before it.
-      Tile of_sample = t;
-      of_sample.row += k * call.rows;
-      store(z, of_sample, call.dtype, call.z, call.dim);
+      store(z, of_sample(t, k, call.rows), call.dtype, call.z, call.dim);
+      if (call.output != Output::kLogRatio) continue;
+      for (int i = 0; i < t.size(); ++i) kl[i] = log_ratio(logvar[i], z[i], static_cast<T>(eps[i]));
+      sum_rows(sums + k * call.rows, partial, kl, t, call.dim);
     }
   });
 }
 
-template <class T>
+template <class Isa, class T>
+VAE_FN void forward_rows(const Forward& call, int64_t begin, int64_t end) {
+  if (call.dim == 0) {
+    const int64_t sums = call.output == Output::kKl ? 0 : call.output == Output::kKlSum ? 1 : call.samples;
+    for (int64_t k = 0; k < sums; ++k) std::fill_n(static_cast<T*>(call.kl) + k * call.rows + begin, end - begin, T(0));
+  } else if (call.output == Output::kLogRatio && call.dim > kTile) {
+    // A sum over several tiles is kept for one sample at a time.
+    for (int64_t k = 0; k < call.samples; ++k) forward_samples<Isa, T>(call, begin, end, k, k + 1);
+  } else {
+    forward_samples<Isa, T>(call, begin, end, 0, call.samples);
+  }
+}
+
+template <class Isa, class T>
 VAE_FN void backward_rows(const Backward& call, int64_t begin, int64_t end) {
   if (call.dim == 0) return;
   const NoiseKey key = noise_key(call.key[0], call.key[1]);
-  const auto* grad_kl_sums = static_cast<const T*>(call.grad_kl);
+  const auto* grad_sums = static_cast<const T*>(call.grad_kl);
+  const bool has_grad_kl = call.grad_kl != nullptr && call.output != Output::kLogRatio;
+  const bool has_grad_ratio = call.grad_kl != nullptr && call.output == Output::kLogRatio;
 
-  T mu[kTile], logvar[kTile], grad_z[kTile], sum_z[kTile], sum_z_eps[kTile], grad_kl[kTile];
+  T mu[kTile], logvar[kTile], slope[kTile], sigma[kTile], grad_z[kTile], grad_kl[kTile], sum_z[kTile], sum_z_eps[kTile];
   float eps[kTile];
   for_each_tile(begin, end, call.dim, [&](const Tile& t) __attribute__((always_inline)) {
-    load(mu, t, call.dtype, call.mu, call.mu_stride);
-    load(logvar, t, call.dtype, call.logvar, call.logvar_stride);
-    std::fill(sum_z, sum_z + t.size(), T(0));
-    std::fill(sum_z_eps, sum_z_eps + t.size(), T(0));
-    std::fill(grad_kl, grad_kl + t.size(), T(0));
-    for (int64_t k = 0; call.grad_z != nullptr && k < call.samples; ++k) {
-      Tile of_sample = t;
-      of_sample.row += k * call.rows;
-      load(grad_z, of_sample, call.dtype, call.grad_z, call.dim);
-      fill_noise(eps, t, key, static_cast<uint32_t>(k), call.row_offset);
+    load_inputs(mu, logvar, slope, t, call);
+    std::fill_n(sum_z, t.size(), T(0));
+    std::fill_n(sum_z_eps, t.size(), T(0));
+    std::fill_n(grad_kl, t.size(), T(0));
+    if (has_grad_ratio) {
+      for (int i = 0; i < t.size(); ++i) sigma[i] = Gaussian<T>(mu[i], logvar[i]).sigma();
+    }
+    for (int64_t k = 0; (call.grad_z != nullptr || has_grad_ratio) && k < call.samples; ++k) {
+      fill_noise<Isa>(eps, t, key, static_cast<uint32_t>(k), call.row_offset);
+      if (call.grad_z != nullptr) {
+        load(grad_z, of_sample(t, k, call.rows), call.dtype, call.grad_z, call.dim);
+      } else {
+        std::fill_n(grad_z, t.size(), T(0));
+      }
+      if (has_grad_ratio) {
+        // d log_ratio / dz = -z; its explicit part, d / dlogvar = 1 / 2, is summed in grad_kl.
+        const T* of_rows = grad_sums + k * call.rows + t.row;
+        for (int i = 0; i < t.rows; ++i) {
+          for (int j = i * t.width(); j < (i + 1) * t.width(); ++j) {
+            grad_z[j] -= of_rows[i] * (mu[j] + sigma[j] * static_cast<T>(eps[j]));
+            grad_kl[j] += of_rows[i];
+          }
+        }
+      }
       for (int i = 0; i < t.size(); ++i) {
         sum_z[i] += grad_z[i];
         sum_z_eps[i] += grad_z[i] * static_cast<T>(eps[i]);
       }
     }
-    if (call.grad_kl != nullptr && !call.sum_kl) {
-      load(grad_kl, t, kDtypeOf<T>, call.grad_kl, call.dim);
-    } else if (call.grad_kl != nullptr) {
-      for (int i = 0; i < t.rows; ++i) {
-        std::fill(grad_kl + i * t.width(), grad_kl + (i + 1) * t.width(), grad_kl_sums[t.row + i]);
+    if (has_grad_kl && call.output == Output::kKl) load(grad_kl, t, kDtypeOf<T>, call.grad_kl, call.dim);
+    if (has_grad_kl && call.output == Output::kKlSum) broadcast(grad_kl, t, grad_sums + t.row);
+    if (has_grad_kl) {
+      for (int i = 0; i < t.size(); ++i) {
+        const Gaussian<T> gaussian(mu[i], logvar[i]);
+        sum_z[i] = gaussian.grad_mu(sum_z[i], grad_kl[i]);
+        sum_z_eps[i] = gaussian.grad_logvar(sum_z_eps[i], gaussian.twice_from_kl(grad_kl[i]));
+      }
+    } else {
+      for (int i = 0; i < t.size(); ++i) {
+        sum_z_eps[i] = Gaussian<T>(mu[i], logvar[i]).grad_logvar(sum_z_eps[i], grad_kl[i]);
       }
     }
-    const bool has_grad_kl = call.grad_kl != nullptr;
-    for (int i = 0; i < t.size(); ++i) {
-      const Gaussian<T> gaussian(mu[i], logvar[i]);
-      // Without a gradient of kl an infinite mu must not make 0 inf = NaN.
-      sum_z[i] = has_grad_kl ? gaussian.grad_mu(sum_z[i], grad_kl[i]) : sum_z[i];
-      sum_z_eps[i] = gaussian.grad_logvar(sum_z_eps[i], grad_kl[i]);
+    if (call.scale == Scale::kSoftplus) {
+      for (int i = 0; i < t.size(); ++i) sum_z_eps[i] *= slope[i];
     }
-    store(sum_z, t, call.dtype, call.grad_mu, call.dim);
-    store(sum_z_eps, t, call.dtype, call.grad_logvar, call.dim);
+    store(sum_z, t, call.dtype, call.grad_mu, call.grad_stride);
+    store(sum_z_eps, t, call.dtype, call.grad_logvar, call.grad_stride);
   });
 }
 
+template <class Isa>
 VAE_FN void forward_any(const Forward& call, int64_t begin, int64_t end) {
   if (call.dtype == Dtype::kFloat64) {
-    forward_rows<double>(call, begin, end);
+    forward_rows<Isa, double>(call, begin, end);
   } else {
-    forward_rows<float>(call, begin, end);
+    forward_rows<Isa, float>(call, begin, end);
   }
 }
 
+template <class Isa>
 VAE_FN void backward_any(const Backward& call, int64_t begin, int64_t end) {
   if (call.dtype == Dtype::kFloat64) {
-    backward_rows<double>(call, begin, end);
+    backward_rows<Isa, double>(call, begin, end);
   } else {
-    backward_rows<float>(call, begin, end);
+    backward_rows<Isa, float>(call, begin, end);
   }
 }
 
@@ -256,17 +309,14 @@ struct Capability {
   void (*backward)(const Backward&, int64_t, int64_t);
 };
 
-void forward_default(const Forward& call, int64_t begin, int64_t end) { forward_any(call, begin, end); }
-void backward_default(const Backward& call, int64_t begin, int64_t end) { backward_any(call, begin, end); }
+void forward_default(const Forward& call, int64_t begin, int64_t end) { forward_any<Portable>(call, begin, end); }
+void backward_default(const Backward& call, int64_t begin, int64_t end) { backward_any<Portable>(call, begin, end); }
 
 #if defined(__x86_64__)
-#define VAE_AVX2 __attribute__((target("avx2")))
-#define VAE_AVX512 __attribute__((target("avx2,avx512f,avx512bw,avx512cd,avx512dq,avx512vl")))
-
-VAE_AVX2 void forward_avx2(const Forward& call, int64_t begin, int64_t end) { forward_any(call, begin, end); }
-VAE_AVX2 void backward_avx2(const Backward& call, int64_t begin, int64_t end) { backward_any(call, begin, end); }
-VAE_AVX512 void forward_avx512(const Forward& call, int64_t begin, int64_t end) { forward_any(call, begin, end); }
-VAE_AVX512 void backward_avx512(const Backward& call, int64_t begin, int64_t end) { backward_any(call, begin, end); }
+VAE_AVX2 void forward_avx2(const Forward& call, int64_t begin, int64_t end) { forward_any<Avx2>(call, begin, end); }
+VAE_AVX2 void backward_avx2(const Backward& call, int64_t begin, int64_t end) { backward_any<Avx2>(call, begin, end); }
+VAE_AVX512 void forward_avx512(const Forward& call, int64_t begin, int64_t end) { forward_any<Avx512>(call, begin, end); }
+VAE_AVX512 void backward_avx512(const Backward& call, int64_t begin, int64_t end) { backward_any<Avx512>(call, begin, end); }
 
 bool has_avx2() { return __builtin_cpu_supports("avx2"); }
 bool has_avx512() {

@@ -41,6 +41,7 @@ template <class T>
 __device__ T sum_by_halves(T partial, int lane, int lanes) {
   __shared__ T shared[kThreads];
   if (lanes > kWarp) {
+    __syncthreads();  // the sum before this one has been read
     shared[threadIdx.x] = partial;
     for (int width = lanes / 2; width >= kWarp; width /= 2) {
       __syncthreads();
@@ -83,40 +84,74 @@ __device__ Four<float> noise(NoiseKey key, int64_t sample, uint32_t row, int64_t
   return {{n.low.even, n.low.odd, n.high.even, n.high.odd}};
 }
 
+// mu and logvar of a block; slope: dlogvar/drho, with kSoftplus.
+template <class T>
+struct Loaded {
+  Four<T> mu, logvar, slope;
+};
+
+template <class Z, class T = Arithmetic<Z>>
+__device__ Loaded<T> load_inputs(const Inputs& in, int64_t row, int64_t block) {
+  Loaded<T> x{load<T>(static_cast<const Z*>(in.mu) + row * in.mu_stride, block, in.dim),
+              load<T>(static_cast<const Z*>(in.logvar) + row * in.logvar_stride, block, in.dim),
+              {}};
+  if (in.scale == Scale::kSoftplus) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const Softplus<T> scale = softplus(x.logvar.at[j]);
+      // Past the row's end logvar stays 0, where the KL is 0.
+      x.logvar.at[j] = 4 * block + j < in.dim ? scale.logvar : T(0);
+      x.slope.at[j] = scale.slope;
+    }
+  }
+  return x;
+}
+
+template <class T>
+__device__ T sum_of(const Four<T>& four) {
+  return (four.at[0] + four.at[1]) + (four.at[2] + four.at[3]);
+}
+
 template <class Z>
 __global__ void __launch_bounds__(kThreads) forward_kernel(Forward call, int lanes) {
   using T = Arithmetic<Z>;
   const Place p = place(lanes);
-  const int64_t blocks = (call.dim + 3) / 4;
-  T partial = 0;
-  if (p.row < call.rows) {
-    const NoiseKey key = noise_key(call.key[0], call.key[1]);
-    const Z* mu_row = static_cast<const Z*>(call.mu) + p.row * call.mu_stride;
-    const Z* logvar_row = static_cast<const Z*>(call.logvar) + p.row * call.logvar_stride;
-    const uint32_t noise_row = call.row_offset + static_cast<uint32_t>(p.row);
+  const bool in_range = p.row < call.rows;
+  const int64_t blocks = in_range ? (call.dim + 3) / 4 : 0;
+  const NoiseKey key = noise_key(call.key[0], call.key[1]);
+  const uint32_t noise_row = call.row_offset + static_cast<uint32_t>(p.row);
+  T* sums = static_cast<T*>(call.kl);
+
+  // A log-ratio is summed a sample at a time; a KL does not depend on the sample and is summed once.
+  const int64_t passes = call.output == Output::kLogRatio ? call.samples : 1;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    const int64_t first = call.output == Output::kLogRatio ? pass : 0;
+    const int64_t last = call.output == Output::kLogRatio ? pass + 1 : call.samples;
+    T partial = 0;
     for (int64_t block = p.lane; block < blocks; block += p.lanes) {
-      const Four<T> mu = load<T>(mu_row, block, call.dim);
-      const Four<T> logvar = load<T>(logvar_row, block, call.dim);
+      const Loaded<T> x = load_inputs<Z>(call, p.row, block);
       Four<T> sigma, kl, z;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const Gaussian<T> gaussian(mu.at[j], logvar.at[j]);
+        const Gaussian<T> gaussian(x.mu.at[j], x.logvar.at[j]);
         sigma.at[j] = gaussian.sigma();
         kl.at[j] = gaussian.kl();
       }
-      if (!call.sum_kl) store(kl, static_cast<T*>(call.kl) + p.row * call.dim, block, call.dim);
-      partial += (kl.at[0] + kl.at[1]) + (kl.at[2] + kl.at[3]);
-      for (int64_t k = 0; k < call.samples; ++k) {
+      if (call.output == Output::kKl) store(kl, sums + p.row * call.dim, block, call.dim);
+      for (int64_t k = first; k < last; ++k) {
         const Four<float> eps = noise(key, k, noise_row, block);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) z.at[j] = mu.at[j] + sigma.at[j] * static_cast<T>(eps.at[j]);
+        for (int j = 0; j < 4; ++j) {
+          z.at[j] = x.mu.at[j] + sigma.at[j] * static_cast<T>(eps.at[j]);
+          if (call.output == Output::kLogRatio) kl.at[j] = log_ratio(x.logvar.at[j], z.at[j], static_cast<T>(eps.at[j]));
+        }
         store(z, static_cast<Z*>(call.z) + (k * call.rows + p.row) * call.dim, block, call.dim);
       }
+      partial += sum_of(kl);
     }
-  }
-  if (call.sum_kl) {
+    if (call.output == Output::kKl) return;
     const T sum = sum_by_halves(partial, p.lane, p.lanes);
-    if (p.lane == 0 && p.row < call.rows) static_cast<T*>(call.kl)[p.row] = sum;
+    if (p.lane == 0 && in_range) sums[first * call.rows + p.row] = sum;
   }
 }
 
@@ -127,40 +162,48 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(Backward call, int l
   if (p.row >= call.rows) return;
   const int64_t blocks = (call.dim + 3) / 4;
   const NoiseKey key = noise_key(call.key[0], call.key[1]);
-  const Z* mu_row = static_cast<const Z*>(call.mu) + p.row * call.mu_stride;
-  const Z* logvar_row = static_cast<const Z*>(call.logvar) + p.row * call.logvar_stride;
   const Z* grad_z_rows = static_cast<const Z*>(call.grad_z);
   const T* grad_kl_rows = static_cast<const T*>(call.grad_kl);
+  const bool has_grad_kl = grad_kl_rows != nullptr && call.output != Output::kLogRatio;
+  const bool has_grad_ratio = grad_kl_rows != nullptr && call.output == Output::kLogRatio;
   const uint32_t noise_row = call.row_offset + static_cast<uint32_t>(p.row);
   for (int64_t block = p.lane; block < blocks; block += p.lanes) {
+    const Loaded<T> x = load_inputs<Z>(call, p.row, block);
     Four<T> sum_z{}, sum_z_eps{}, grad_kl{};
-    for (int64_t k = 0; grad_z_rows != nullptr && k < call.samples; ++k) {
-      const Four<T> grad_z = load<T>(grad_z_rows + (k * call.rows + p.row) * call.dim, block, call.dim);
+    for (int64_t k = 0; (grad_z_rows != nullptr || has_grad_ratio) && k < call.samples; ++k) {
       const Four<float> eps = noise(key, k, noise_row, block);
+      Four<T> grad_z{};
+      if (grad_z_rows != nullptr) grad_z = load<T>(grad_z_rows + (k * call.rows + p.row) * call.dim, block, call.dim);
+      if (has_grad_ratio) {
+        // d log_ratio / dz = -z; its explicit part, d / dlogvar = 1 / 2, is summed in grad_kl.
+        const T of_row = grad_kl_rows[k * call.rows + p.row];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const T sigma = Gaussian<T>(x.mu.at[j], x.logvar.at[j]).sigma();
+          grad_z.at[j] -= of_row * (x.mu.at[j] + sigma * static_cast<T>(eps.at[j]));
+          grad_kl.at[j] += of_row;
+        }
+      }
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         sum_z.at[j] += grad_z.at[j];
         sum_z_eps.at[j] += grad_z.at[j] * static_cast<T>(eps.at[j]);
       }
     }
-    if (grad_kl_rows != nullptr && !call.sum_kl) {
-      grad_kl = load<T>(grad_kl_rows + p.row * call.dim, block, call.dim);
-    } else if (grad_kl_rows != nullptr) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) grad_kl.at[j] = grad_kl_rows[p.row];
-    }
-    const Four<T> mu = load<T>(mu_row, block, call.dim);
-    const Four<T> logvar = load<T>(logvar_row, block, call.dim);
+    if (has_grad_kl && call.output == Output::kKl) grad_kl = load<T>(grad_kl_rows + p.row * call.dim, block, call.dim);
     Four<T> grad_mu, grad_logvar;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const Gaussian<T> gaussian(mu.at[j], logvar.at[j]);
+      if (has_grad_kl && call.output == Output::kKlSum) grad_kl.at[j] = grad_kl_rows[p.row];
+      const Gaussian<T> gaussian(x.mu.at[j], x.logvar.at[j]);
       // Without a gradient of kl an infinite mu must not make 0 inf = NaN.
-      grad_mu.at[j] = grad_kl_rows != nullptr ? gaussian.grad_mu(sum_z.at[j], grad_kl.at[j]) : sum_z.at[j];
-      grad_logvar.at[j] = gaussian.grad_logvar(sum_z_eps.at[j], grad_kl.at[j]);
+      grad_mu.at[j] = has_grad_kl ? gaussian.grad_mu(sum_z.at[j], grad_kl.at[j]) : sum_z.at[j];
+      const T twice_explicit = has_grad_kl ? gaussian.twice_from_kl(grad_kl.at[j]) : grad_kl.at[j];
+      grad_logvar.at[j] = gaussian.grad_logvar(sum_z_eps.at[j], twice_explicit);
+      if (call.scale == Scale::kSoftplus) grad_logvar.at[j] *= x.slope.at[j];
     }
-    store(grad_mu, static_cast<Z*>(call.grad_mu) + p.row * call.dim, block, call.dim);
-    store(grad_logvar, static_cast<Z*>(call.grad_logvar) + p.row * call.dim, block, call.dim);
+    store(grad_mu, static_cast<Z*>(call.grad_mu) + p.row * call.grad_stride, block, call.dim);
+    store(grad_logvar, static_cast<Z*>(call.grad_logvar) + p.row * call.grad_stride, block, call.dim);
   }
 }
 

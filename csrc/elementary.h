@@ -55,6 +55,20 @@ VAE_FN float log(float x) {
   return (f + y) + e * 0.693359375f;
 }
 
+// ln(x) = 2 artanh((m - 1) / (m + 1)) + e ln 2: exact enough for float64, where Cephes' polynomial is not.
+VAE_FN double log(double x) {
+  constexpr uint64_t kSqrtHalf = 0x3fe6a09e667f3bcdull;
+  const uint64_t shifted = bits_as<uint64_t>(x) - kSqrtHalf;
+  const double e = static_cast<double>(static_cast<int32_t>(shifted >> 32) >> 20);
+  const double f = bits_as<double>((shifted & 0x000fffffffffffffull) + kSqrtHalf) - 1.0;
+  const double s = f / (2.0 + f);
+  const double s2 = s * s;
+  // clang-format off
+  const double tail = s2 * polynomial(s2, 1 / 3., 1 / 5., 1 / 7., 1 / 9., 1 / 11., 1 / 13., 1 / 15., 1 / 17., 1 / 19., 1 / 21.);
+  // clang-format on
+  return (2.0 * s + (2.0 * s * tail + e * 1.42860682030941723212e-6)) + e * 6.93145751953125e-1;
+}
+
 // sin(x) and cos(x) for |x| <= pi / 4.
 VAE_FN float sin_octant(float x) {
   const float x2 = x * x;

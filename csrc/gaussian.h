@@ -33,15 +33,43 @@ struct Gaussian {
     return T(0.5) * (mu * mu + excess);
   }
 
-  // dz/dmu = 1, dkl/dmu = mu.  grad_z: summed over the Monte Carlo samples.
+  // Gradients. grad_z and grad_z_eps: what comes for z, and its product with eps, each summed over the samples.
+  // dz/dmu = 1, dkl/dmu = mu.
   VAE_FN T grad_mu(T grad_z, T grad_kl) const { return grad_z + grad_kl * mu; }
 
-  // dz/dlogvar = sigma eps / 2, dkl/dlogvar = (exp(logvar) - 1) / 2.  grad_z_eps: sum over samples of grad_z eps.
-  // The gradient is multiplied in before the exponential, so it is finite wherever their product is.
-  VAE_FN T grad_logvar(T grad_z_eps, T grad_kl) const {
-    const T from_kl = e.k == T(0) ? grad_kl * (T(2) * e.r + excess_near_zero()) : e.times(e.times(grad_kl)) - grad_kl;
-    return T(0.5) * (e.times(grad_z_eps) + from_kl);
+  // dz/dlogvar = sigma eps / 2. What comes is multiplied in before the exponential, so the gradient is finite wherever the
+  // product is.
+  VAE_FN T grad_logvar(T grad_z_eps, T twice_from_kl) const { return T(0.5) * (e.times(grad_z_eps) + twice_from_kl); }
+
+  // 2 dkl/dlogvar = exp(logvar) - 1.
+  VAE_FN T twice_from_kl(T grad_kl) const {
+    return e.k == T(0) ? grad_kl * (T(2) * e.r + excess_near_zero()) : e.times(e.times(grad_kl)) - grad_kl;
   }
 };
+
+// log p(z) - log q(z|x) of a sample z = mu + sigma eps: -z^2 / 2 + ln sigma + eps^2 / 2.
+// (Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders. 2016.)
+template <class T>
+VAE_FN T log_ratio(T logvar, T z, T eps) {
+  return T(0.5) * (logvar + (eps - z) * (eps + z));
+}
+
+// A scale that is given as sigma = softplus(rho) = ln(1 + exp(rho)): the same Gaussian at logvar = 2 ln softplus(rho).
+template <class T>
+struct Softplus {
+  T logvar;
+  T slope;  // dlogvar/drho = 2 sigmoid(rho) / softplus(rho)
+};
+
+template <class T>
+VAE_FN Softplus<T> softplus(T rho) {
+  const T t = exp(rho < T(0) ? rho : -rho).value();
+  const T w = T(1) + t;
+  const T q = w == T(1) ? T(1) : log(w) / (w - T(1));  // ln(1 + t) / t, without the rounding of 1 + t
+  // rho < 0: softplus = q t and ln t = rho.  rho >= 0: softplus = rho + q t.  log() reads no infinity and no NaN.
+  const T s = rho + q * t;
+  const T ln = rho < T(0) ? rho + log(q) : (s < T(INFINITY) ? log(s) : s);
+  return {T(2) * ln, T(2) / (w * (rho < T(0) ? q : s))};
+}
 
 }  // namespace vae

@@ -16,32 +16,35 @@ constexpr int kPartials = 256;
 
 enum class Dtype { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
-struct Forward {
+// What the second input is: logvar, with sigma = exp(logvar / 2), or rho, with sigma = softplus(rho).
+enum class Scale { kExp, kSoftplus };
+
+// What comes beside z: KL a row, KL an element, or log p(z) - log q(z|x) a sample and row.
+enum class Output { kKlSum, kKl, kLogRatio };
+
+struct Inputs {
   Dtype dtype;
-  int64_t samples, rows, dim;    // K, B, D
-  const void* mu;                // [B, D] Z
-  const void* logvar;            // [B, D] Z
+  Scale scale;
+  Output output;
+  int64_t samples, rows, dim;  // K, B, D
+  const void* mu;              // [B, D] Z
+  const void* logvar;          // [B, D] Z; rho with kSoftplus
   int64_t mu_stride, logvar_stride;
-  const int64_t* key;            // [2], seed and step, on the device
-  uint32_t row_offset;           // of row 0 in the global batch
-  bool sum_kl;
-  void* z;                       // [K, B, D] Z, contiguous
-  void* kl;                      // [B] A if sum_kl, else [B, D] A, contiguous
+  const int64_t* key;          // [2], seed and step, on the device
+  uint32_t row_offset;         // of row 0 in the global batch
 };
 
-struct Backward {
-  Dtype dtype;
-  int64_t samples, rows, dim;
-  const void* mu;
-  const void* logvar;
-  int64_t mu_stride, logvar_stride;
-  const int64_t* key;
-  uint32_t row_offset;
-  bool sum_kl;
-  const void* grad_z;            // [K, B, D] Z, contiguous; null: zero
-  const void* grad_kl;           // [B] A if sum_kl, else [B, D] A, contiguous; null: zero
-  void* grad_mu;                 // [B, D] Z, contiguous
-  void* grad_logvar;             // [B, D] Z, contiguous
+struct Forward : Inputs {
+  void* z;                     // [K, B, D] Z
+  void* kl;                    // A: kKlSum [B], kKl [B, D], kLogRatio [K, B]
+};
+
+struct Backward : Inputs {
+  const void* grad_z;          // [K, B, D] Z; null: zero
+  const void* grad_kl;         // like kl; null: zero
+  void* grad_mu;               // [B, D] Z
+  void* grad_logvar;           // [B, D] Z
+  int64_t grad_stride;         // of both: 2 D where they are the halves of one tensor
 };
 
 namespace cpu {

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline import likelihood
 from pipeline.model import VAE
-from vae_ext import noise_key, reparam_kl
+from vae_ext import noise_key, reparam_kl, reparam_log_ratio
 
 
 class Stream(IntEnum):
@@ -79,9 +79,6 @@ def log_likelihood_bound(model: VAE, x: Tensor, key: Tensor, samples: int, row_o
     """
     mu, logvar = model.encode(x)
     total = x.new_full(x.shape[:1], -math.inf)
-    for z in reparam_kl(mu, logvar, key, num_samples=samples, row_offset=row_offset)[0]:
-        # log p(z) - log q(z|x); the terms log(2 pi) / 2 cancel.
-        eps = (z - mu) * torch.exp(-0.5 * logvar)
-        log_ratio = 0.5 * (logvar + eps * eps - z * z).sum(-1)
+    for z, log_ratio in zip(*reparam_log_ratio(mu, logvar, key, num_samples=samples, row_offset=row_offset), strict=True):
         total = torch.logaddexp(total, likelihood.log_prob(model.decode(z), x) + log_ratio)
     return total - math.log(samples)

@@ -2,6 +2,15 @@
 
 from vae_ext.backend import BackendError, backend, backend_report
 from vae_ext.noise import noise_key, standard_normal
-from vae_ext.ops import reparam_kl
+from vae_ext.ops import reparam_kl, reparam_kl_packed, reparam_log_ratio
 
-__all__ = ["BackendError", "backend", "backend_report", "noise_key", "reparam_kl", "standard_normal"]
+__all__ = [
+    "BackendError",
+    "backend",
+    "backend_report",
+    "noise_key",
+    "reparam_kl",
+    "reparam_kl_packed",
+    "reparam_log_ratio",
+    "standard_normal",
+]

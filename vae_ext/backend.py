@@ -40,6 +40,7 @@ class Loaded:
 
     module: ModuleType | None
     origin: str
+    has_cuda: bool = False
 
 
 def backend(device: torch.device | str = "cpu") -> str:
@@ -99,7 +100,7 @@ def _missing(kind: str) -> str | None:
     loaded = _loaded()
     if loaded.module is None:
         return loaded.origin
-    if kind == "cuda" and loaded.module.build_info()["cuda"] is None:
+    if kind == "cuda" and not loaded.has_cuda:
         if not torch.version.cuda:
             return f"built without CUDA (torch {torch.__version__} has none)"
         log = Path(loaded.module.__file__ or "").with_name("build-cuda.log")
@@ -118,7 +119,7 @@ def _loaded() -> Loaded:
     except ImportError as error:
         reason = f"{path} does not load: {error}"
     else:
-        return Loaded(module, f"{path} ({how})")
+        return Loaded(module, f"{path} ({how})", module.build_info()["cuda"] is not None)
     # Whoever asks for something that only a kernel has must not get the reference.
     for name in ("VAE_EXT_BACKEND", "VAE_EXT_CPU_CAPABILITY", "VAE_EXT_CUDA"):
         wish = os.environ.get(name)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import Any, Literal
+from enum import IntEnum
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,24 @@ from vae_ext.noise import check_counts, check_key
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 Pair = tuple[Tensor, Tensor]
+Scale = Literal["exp", "softplus"]
+
+
+class Output(IntEnum):
+    """What comes beside z, as csrc/kernels.h numbers it."""
+
+    KL_SUM = 0
+    KL = 1
+    LOG_RATIO = 2
+
+
+class Options(NamedTuple):
+    """The raw operators' arguments after their tensors."""
+
+    num_samples: int | None
+    row_offset: int
+    scale: int
+    output: int
 
 
 def reparam_kl(
@@ -25,21 +44,23 @@ def reparam_kl(
     num_samples: int | None = None,
     row_offset: int = 0,
     kl_reduction: Literal["sum", "none"] = "sum",
+    scale: Scale = "exp",
 ) -> Pair:
-    """Sample of N(mu, exp(logvar)) and its KL divergence from N(0, 1), in one pass.
+    """Sample of N(mu, sigma^2) and its KL divergence from N(0, 1), in one pass.
 
-    z = mu + exp(logvar / 2) eps; kl = (mu^2 + exp(logvar) - 1 - logvar) / 2, in nats. Differentiable in both inputs.
-    Nothing is clamped: bound logvar before, where z, KL and gradients all see it.
+    sigma = exp(logvar / 2); z = mu + sigma eps; kl = (mu^2 + exp(logvar) - 1 - logvar) / 2, in nats. Differentiable in both
+    inputs. Nothing is clamped: bound logvar before, where z, KL and gradients all see it.
 
     Args:
         mu: [..., D], float32, float64, bfloat16 or float16. Rows may be strided: the halves of an encoder's
             [B, 2 D] output go in as they are.
-        logvar: [..., D], like mu.
+        logvar: [..., D], like mu. With ``scale="softplus"`` it is rho, and sigma = softplus(rho) = ln(1 + exp(rho)).
         key: int64 [2], from :func:`vae_ext.noise_key`, on the device of mu. The noise is a function of it and of the
             element's place alone. None draws one from PyTorch's default generator.
         num_samples: K Monte Carlo samples of z; None for one, without an axis of its own.
         row_offset: where this batch's first row stands in the global batch; for a shard, or a part of a data set.
         kl_reduction: "sum" over the last dimension, or "none".
+        scale: "exp" or "softplus".
 
     Returns:
         z: [..., D], or [K, ..., D] with ``num_samples``; dtype of mu.
@@ -49,119 +70,241 @@ def reparam_kl(
         TypeError: for an argument of the wrong type or dtype.
         ValueError: for shapes, devices or numbers that do not fit.
     """
-    _check(mu, logvar, key, num_samples, row_offset, kl_reduction)
-    if key is None:
-        key = torch.randint(2**63 - 1, (2,), dtype=torch.int64, device=mu.device)
-    lead, dim = mu.shape[:-1], mu.shape[-1]
-    mu_rows, logvar_rows = (t if t.dim() == 2 else t.reshape(math.prod(lead), dim) for t in (mu, logvar))
-    implementation = reference.reparam_kl if _backend(mu.device.type) == "reference" else _fused
-    z, kl = implementation(mu_rows, logvar_rows, key, num_samples, row_offset, kl_reduction == "sum")
-    if mu.dim() == 2:
-        return z, kl
-    samples = () if num_samples is None else (num_samples,)
-    return z.reshape(*samples, *lead, dim), kl.reshape(lead if kl_reduction == "sum" else mu.shape)
+    if kl_reduction not in ("sum", "none"):
+        raise ValueError(f'kl_reduction: expected "sum" or "none", got {kl_reduction!r}')
+    output = Output.KL_SUM if kl_reduction == "sum" else Output.KL
+    return _of_pair(mu, logvar, key, num_samples, row_offset, scale, output)
 
 
-# A traced program keeps the backend that it was traced with.
-_backend = torch.compiler.assume_constant_result(backend)
+def reparam_log_ratio(
+    mu: Tensor,
+    logvar: Tensor,
+    key: Tensor | None = None,
+    *,
+    num_samples: int | None = None,
+    row_offset: int = 0,
+    scale: Scale = "exp",
+) -> Pair:
+    """Sample of N(mu, sigma^2) and its log importance ratio log p(z) - log q(z|x), for the importance-weighted bound.
+
+    The ratio is sum over D of (logvar + eps^2 - z^2) / 2, in nats (Burda, Grosse, Salakhutdinov: *Importance Weighted
+    Autoencoders*, 2016); its mean over samples is -kl. Differentiable in both inputs, through z as well.
+
+    Args:
+        mu, logvar, key, num_samples, row_offset, scale: as in :func:`reparam_kl`.
+
+    Returns:
+        z: [..., D], or [K, ..., D] with ``num_samples``; dtype of mu.
+        log_ratio: [...], or [K, ...]; float64 for float64 inputs and float32 for every other.
+
+    Raises:
+        TypeError, ValueError: as :func:`reparam_kl`.
+    """
+    return _of_pair(mu, logvar, key, num_samples, row_offset, scale, Output.LOG_RATIO)
 
 
-def _check(mu: Tensor, logvar: Tensor, key: Tensor | None, num_samples: int | None, row_offset: int, kl_reduction: str) -> None:
+def reparam_kl_packed(
+    packed: Tensor,
+    key: Tensor | None = None,
+    *,
+    num_samples: int | None = None,
+    row_offset: int = 0,
+    scale: Scale = "exp",
+) -> Pair:
+    """:func:`reparam_kl` of an encoder's output as it is: mu in the first half of the last dimension, logvar in the second.
+
+    The gradient comes back as one tensor too, where ``chunk`` would have to put two together.
+
+    Args:
+        packed: [..., 2 D].
+        key, num_samples, row_offset, scale: as in :func:`reparam_kl`.
+
+    Returns:
+        z: [..., D], or [K, ..., D]; kl: [...], summed over D.
+
+    Raises:
+        TypeError, ValueError: as :func:`reparam_kl`.
+    """
+    if not isinstance(packed, Tensor):
+        raise TypeError(f"packed: expected a Tensor, got {type(packed).__name__}")
+    if packed.dim() == 0 or packed.shape[-1] % 2 != 0:
+        raise ValueError(f"packed: expected an even last dimension, [..., 2 D], got {list(packed.shape)}")
+    key, options = _common("packed", packed, key, num_samples, row_offset, scale, Output.KL_SUM)
+    rows = packed if packed.dim() == 2 else packed.reshape(math.prod(packed.shape[:-1]), packed.shape[-1])
+    if _by_reference(packed):
+        mu, logvar = rows.chunk(2, dim=-1)
+        z, kl = reference.reparam_kl(mu, logvar, key, *options)
+    elif _wants_gradient(packed):
+        z, kl = _Packed.apply(rows, key, *options)
+    else:
+        z, kl = torch.ops.vae_ext.reparam_kl_packed.default(rows, key, *options)
+    return _unflatten(z, kl, packed.shape[:-1], options)
+
+
+def _of_pair(
+    mu: Tensor, logvar: Tensor, key: Tensor | None, num_samples: int | None, row_offset: int, scale: Scale, output: Output
+) -> Pair:
     for name, t in (("mu", mu), ("logvar", logvar)):
         if not isinstance(t, Tensor):
             raise TypeError(f"{name}: expected a Tensor, got {type(t).__name__}")
-    if mu.dtype not in FLOATS:
-        raise TypeError(f"mu: expected float32, float64, bfloat16 or float16, got {mu.dtype}")
     if mu.dim() == 0:
         raise ValueError("mu: expected at least one dimension, [..., D], got a scalar")
+    key, options = _common("mu", mu, key, num_samples, row_offset, scale, output)
     if logvar.dtype != mu.dtype:
         raise TypeError(f"logvar: expected the dtype of mu, {mu.dtype}, got {logvar.dtype}")
     if logvar.shape != mu.shape:
         raise ValueError(f"logvar: expected the shape of mu, {list(mu.shape)}, got {list(logvar.shape)}")
     if logvar.device != mu.device:
         raise ValueError(f"logvar: expected the device of mu, {mu.device}, got {logvar.device}")
-    if key is not None:
-        check_key(key)
-        if key.device != mu.device:
-            raise ValueError(f"key: expected the device of mu, {mu.device}, got {key.device}")
+    lead = mu.shape[:-1]
+    if len(lead) != 1:
+        mu, logvar = (t.reshape(math.prod(lead), t.shape[-1]) for t in (mu, logvar))
+    if _by_reference(mu):
+        z, out = reference.reparam_kl(mu, logvar, key, *options)
+    elif _wants_gradient(mu, logvar):
+        z, out = _OfPair.apply(mu, logvar, key, *options)
+    else:
+        z, out = torch.ops.vae_ext.reparam_kl.default(mu, logvar, key, *options)
+    return _unflatten(z, out, lead, options)
+
+
+# A traced program keeps the backend that it was traced with.
+_backend = torch.compiler.assume_constant_result(backend)
+
+
+def _by_reference(t: Tensor) -> bool:
+    """Whether plain PyTorch does the work: without a kernel, and inside torch.func's transforms, which see through it."""
+    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    return bool(transformed) or _backend(t.device.type) == "reference"
+
+
+def _wants_gradient(*tensors: Tensor) -> bool:
+    # Function.apply costs as much as the kernel on a small batch: not where nothing would use it.
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+def _common(
+    name: str, t: Tensor, key: Tensor | None, num_samples: int | None, row_offset: int, scale: Scale, output: Output
+) -> tuple[Tensor, Options]:
+    """Checks what every form has in common, and draws a key where none is given."""
+    if t.dtype not in FLOATS:
+        raise TypeError(f"{name}: expected float32, float64, bfloat16 or float16, got {t.dtype}")
+    if key is None:
+        key = torch.randint(2**63 - 1, (2,), dtype=torch.int64, device=t.device)
+    check_key(key)
+    if key.device != t.device:
+        raise ValueError(f"key: expected the device of {name}, {t.device}, got {key.device}")
     check_counts(num_samples, row_offset)
     # Not while a program is traced, where it would narrow the batch sizes that the program serves.
-    if not torch.compiler.is_compiling() and row_offset > 2**32 - (rows := math.prod(mu.shape[:-1])):
+    if not torch.compiler.is_compiling() and row_offset > 2**32 - (rows := math.prod(t.shape[:-1])):
         raise ValueError(f"row_offset: expected 0 to 2**32 - {rows} for {rows} rows, got {row_offset}")
-    if kl_reduction not in ("sum", "none"):
-        raise ValueError(f'kl_reduction: expected "sum" or "none", got {kl_reduction!r}')
+    if scale not in ("exp", "softplus"):
+        raise ValueError(f'scale: expected "exp" or "softplus", got {scale!r}')
+    return key, Options(num_samples, row_offset, int(scale == "softplus"), int(output))
 
 
-class _ReparamKL(torch.autograd.Function):
-    """Gradients by hand over the raw operators: less than half the overhead a call of ``register_autograd``."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, mu: Tensor, logvar: Tensor, key: Tensor, num_samples: int | None, row_offset: int, sum_kl: bool
-    ) -> Pair:
-        _save_for_backward(ctx, (mu, logvar, key, num_samples, row_offset, sum_kl), None)
-        z, kl = torch.ops.vae_ext.reparam_kl(mu, logvar, key, num_samples, row_offset, sum_kl)
-        return z, kl
-
-    @staticmethod
-    def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _backward(ctx, grad_z, grad_kl)
+def _unflatten(z: Tensor, out: Tensor, lead: torch.Size, options: Options) -> Pair:
+    """Rows back to the leading dimensions that they came from."""
+    if len(lead) == 1:
+        return z, out
+    samples = () if options.num_samples is None else (options.num_samples,)
+    shape = {Output.KL_SUM: lead, Output.KL: (*lead, z.shape[-1]), Output.LOG_RATIO: (*samples, *lead)}
+    return z.reshape(*samples, *lead, z.shape[-1]), out.reshape(shape[Output(options.output)])
 
 
-def _fused(mu: Tensor, logvar: Tensor, key: Tensor, num_samples: int | None, row_offset: int, sum_kl: bool) -> Pair:
-    z, kl = _ReparamKL.apply(mu, logvar, key, num_samples, row_offset, sum_kl)
-    return z, kl
-
-
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    mu, logvar, key, *ctx.rest = inputs
+def _save_pair(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    mu, logvar, key, *ctx.options = inputs
     ctx.save_for_backward(mu, logvar, key)
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
-    mu, logvar, key = ctx.saved_tensors
-    if grad_z is None and grad_kl is None:
-        return None, None, None, None, None, None
-    if torch.is_grad_enabled():
-        grads = _differentiable_gradients(grad_z, grad_kl, mu, logvar, key, *ctx.rest)
-    else:
-        grads = torch.ops.vae_ext.reparam_kl_backward(grad_z, grad_kl, mu, logvar, key, *ctx.rest)
-    return *grads, None, None, None, None
+def _save_packed(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    packed, key, *ctx.options = inputs
+    ctx.save_for_backward(packed, key)
+    ctx.set_materialize_grads(False)
 
 
-def _differentiable_gradients(
-    grad_z: Tensor | None, grad_kl: Tensor | None, mu: Tensor, logvar: Tensor, key: Tensor, *rest: Any
+class _OfPair(torch.autograd.Function):
+    """Gradients by hand over the raw operators: less than half the overhead a call of ``register_autograd``.
+
+    Without a ``setup_context``, which would open it to torch.func at 80 us a call: there the reference serves.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mu: Tensor, logvar: Tensor, key: Tensor, *options: Any) -> Pair:
+        _save_pair(ctx, (mu, logvar, key, *options), None)
+        z, out = torch.ops.vae_ext.reparam_kl.default(mu, logvar, key, *options)
+        return z, out
+
+    @staticmethod
+    def backward(ctx: Any, grad_z: Tensor | None, grad_out: Tensor | None) -> tuple[Tensor | None, ...]:
+        mu, logvar, key = ctx.saved_tensors
+        grads: tuple[Tensor | None, ...] = (None, None)
+        if torch.is_grad_enabled():
+            grads = _differentiable(grad_z, grad_out, (mu, logvar), key, ctx.options)
+        elif grad_z is not None or grad_out is not None:
+            grads = torch.ops.vae_ext.reparam_kl_backward.default(grad_z, grad_out, mu, logvar, key, *ctx.options)
+        return *grads, None, None, None, None, None
+
+
+class _Packed(torch.autograd.Function):
+    """The same for one input."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, key: Tensor, *options: Any) -> Pair:
+        _save_packed(ctx, (packed, key, *options), None)
+        z, out = torch.ops.vae_ext.reparam_kl_packed.default(packed, key, *options)
+        return z, out
+
+    @staticmethod
+    def backward(ctx: Any, grad_z: Tensor | None, grad_out: Tensor | None) -> tuple[Tensor | None, ...]:
+        packed, key = ctx.saved_tensors
+        grad: Tensor | None = None
+        if torch.is_grad_enabled():
+            (grad,) = _differentiable(grad_z, grad_out, (packed,), key, ctx.options)
+        elif grad_z is not None or grad_out is not None:
+            grad = torch.ops.vae_ext.reparam_kl_packed_backward.default(grad_z, grad_out, packed, key, *ctx.options)
+        return grad, None, None, None, None, None
+
+
+def _differentiable(
+    grad_z: Tensor | None, grad_out: Tensor | None, inputs: tuple[Tensor, ...], key: Tensor, options: list[Any]
 ) -> tuple[Tensor | None, ...]:
     """The gradients as a graph of their own, for second derivatives (``create_graph=True``): the reference's.
 
     Views of the inputs stand in for them, so that only the operator is differentiated and not what lies before it: logvar
     may depend on mu.
     """
-    inputs = (mu.view_as(mu), logvar.view_as(logvar))
-    pairs = zip(reference.reparam_kl(inputs[0], inputs[1], key, *rest), (grad_z, grad_kl), strict=True)
+    inputs = tuple(t.view_as(t) for t in inputs)
+    mu, logvar = inputs if len(inputs) == 2 else inputs[0].chunk(2, dim=-1)
+    pairs = zip(reference.reparam_kl(mu, logvar, key, *options), (grad_z, grad_out), strict=True)
     used = [(out, grad) for out, grad in pairs if grad is not None and out.requires_grad]
+    if not used:
+        return (None,) * len(inputs)
     wanted = tuple(t for t in inputs if t.requires_grad)
     outputs, upstream = zip(*used, strict=True)
     grads = iter(torch.autograd.grad(outputs, wanted, upstream, create_graph=True, allow_unused=True))
     return tuple(next(grads) if t.requires_grad else None for t in inputs)
 
 
-def _fake(mu: Tensor, logvar: Tensor, key: Tensor, num_samples: int | None, row_offset: int, sum_kl: bool) -> Pair:
+def _fake(t: Tensor, dim: int, num_samples: int | None, output: int) -> Pair:
     """Shapes and dtypes without data, for torch.compile and torch.export."""
+    rows = t.shape[0]
     samples = () if num_samples is None else (num_samples,)
-    kl_dtype = torch.float64 if mu.dtype == torch.float64 else torch.float32
-    return mu.new_empty((*samples, *mu.shape)), mu.new_empty(mu.shape[:1] if sum_kl else mu.shape, dtype=kl_dtype)
-
-
-def _fake_backward(grad_z: Tensor | None, grad_kl: Tensor | None, mu: Tensor, *rest: Any) -> Pair:
-    return mu.new_empty(mu.shape), mu.new_empty(mu.shape)
+    shape = {Output.KL_SUM: (rows,), Output.KL: (rows, dim), Output.LOG_RATIO: (*samples, rows)}[Output(output)]
+    out_dtype = torch.float64 if t.dtype == torch.float64 else torch.float32
+    return t.new_empty((*samples, rows, dim)), t.new_empty(shape, dtype=out_dtype)
 
 
 def _register() -> None:
-    torch.library.register_fake("vae_ext::reparam_kl")(_fake)
-    torch.library.register_fake("vae_ext::reparam_kl_backward")(_fake_backward)
-    torch.library.register_autograd("vae_ext::reparam_kl", _backward, setup_context=_save_for_backward)
+    """Makes the raw operators whole: shapes for tracing, and gradients for whoever calls them directly."""
+    fake = torch.library.register_fake
+    fake("vae_ext::reparam_kl", lambda mu, _l, _k, samples, _r, _s, output: _fake(mu, mu.shape[1], samples, output))
+    fake("vae_ext::reparam_kl_packed", lambda p, _k, samples, _r, _s, output: _fake(p, p.shape[1] // 2, samples, output))
+    fake("vae_ext::reparam_kl_backward", lambda _z, _o, mu, *_: (mu.new_empty(mu.shape), mu.new_empty(mu.shape)))
+    fake("vae_ext::reparam_kl_packed_backward", lambda _z, _o, packed, *_: packed.new_empty(packed.shape))
+    torch.library.register_autograd("vae_ext::reparam_kl", _OfPair.backward, setup_context=_save_pair)
+    torch.library.register_autograd("vae_ext::reparam_kl_packed", _Packed.backward, setup_context=_save_packed)
 
 
 # Something that is asked for and cannot be had is an error where the operator is used, not where it is imported.

@@ -13,9 +13,9 @@ from vae_ext.noise import standard_normal
 
 
 def reparam_kl(
-    mu: Tensor, logvar: Tensor, key: Tensor, num_samples: int | None, row_offset: int, sum_kl: bool
+    mu: Tensor, logvar: Tensor, key: Tensor, num_samples: int | None, row_offset: int, scale: int, output: int
 ) -> tuple[Tensor, Tensor]:
-    """Sample and KL of ``[B, D]`` inputs; :func:`vae_ext.reparam_kl` says what they are.
+    """z, and what the operator gives beside it, of ``[B, D]`` inputs; :mod:`vae_ext.ops` says what the arguments are.
 
     The arithmetic is float64 for float64 inputs and float32 for every other; z is rounded to the inputs' dtype at the end.
     Its gradients are autograd's: where exp(logvar) overflows they may be infinite or NaN while the kernels', which multiply
@@ -23,11 +23,30 @@ def reparam_kl(
     """
     dtype = mu.dtype
     mu, logvar = (t if t.dtype == torch.float64 else t.float() for t in (mu, logvar))
+    if scale == 1:
+        logvar = logvar_of_softplus(logvar)
     rows, dim = mu.shape
     eps = standard_normal(key, rows, dim, num_samples=num_samples, row_offset=row_offset).to(mu.dtype)
-    z = reparameterize(mu, logvar, eps).to(dtype)
+    z = reparameterize(mu, logvar, eps)
+    if output == 2:
+        return z.to(dtype), log_ratio(logvar, z, eps).sum(-1)
     kl = kl_divergence(mu, logvar)
-    return z, kl.sum(-1) if sum_kl else kl
+    return z.to(dtype), kl.sum(-1) if output == 0 else kl
+
+
+def logvar_of_softplus(rho: Tensor) -> Tensor:
+    """logvar = 2 ln softplus(rho), for a scale that is given as sigma = softplus(rho) = ln(1 + exp(rho)).
+
+    For rho << 0, where exp(rho) rounds to 0, softplus(rho) = exp(rho) and logvar = 2 rho.
+    """
+    far_below = rho < -30
+    safe = torch.where(far_below, torch.zeros_like(rho), rho)
+    return 2 * torch.where(far_below, rho, torch.log(torch.nn.functional.softplus(safe, threshold=50)))
+
+
+def log_ratio(logvar: Tensor, z: Tensor, eps: Tensor) -> Tensor:
+    """log p(z) - log q(z|x) of z = mu + sigma eps, an element each: (logvar + eps^2 - z^2) / 2, in nats."""
+    return 0.5 * (logvar + (eps - z) * (eps + z))
 
 
 def reparameterize(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
