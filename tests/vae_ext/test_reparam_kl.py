@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from types import ModuleType
 from typing import Any
@@ -10,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vae_ext import noise_key, reference, reparam_kl, standard_normal
-from vae_ext.ops import FLOATS
+from vae_ext import noise_key, reference, reparam_kl, reparam_kl_packed, reparam_log_ratio, standard_normal
+from vae_ext.ops import FLOATS, Output
 
 SHAPES = [(1, 1), (3, 2), (128, 20), (41, 33), (7, 401), (5, 1024), (3, 1271), (2, 5000)]
 # Relative to the largest value, or to the terms of order one that it is a sum of: what rounding to the dtype alone costs,
@@ -31,22 +32,29 @@ def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     assert error <= TOLERANCE[dtype] * max(1.0, expected.double().abs().max().item()), error
 
 
+def call(output: Output, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    if output == Output.LOG_RATIO:
+        return reparam_log_ratio(*args, **options)
+    return reparam_kl(*args, kl_reduction="sum" if output == Output.KL_SUM else "none", **options)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("samples", [None, 1, 3])
-@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("samples", [None, 3])
+@pytest.mark.parametrize("scale", ["exp", "softplus"])
+@pytest.mark.parametrize("output", Output)
 def test_forward_and_backward_agree_with_float64_autograd(
-    device: torch.device, dtype: torch.dtype, samples: int | None, reduction: Any
+    device: torch.device, dtype: torch.dtype, samples: int | None, scale: Any, output: Output
 ) -> None:
     key = noise_key(1, 2, device=device)
     torch.manual_seed(0)
     for rows, dim in SHAPES:
         mu, logvar = inputs(rows, dim, dtype, device)
-        z, kl = reparam_kl(mu, logvar, key, num_samples=samples, kl_reduction=reduction)
+        z, kl = call(output, mu, logvar, key, num_samples=samples, scale=scale)
         assert z.dtype == dtype
         assert kl.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
         mu64, logvar64 = (t.detach().double().requires_grad_() for t in (mu, logvar))
-        z64, kl64 = reference.reparam_kl(mu64, logvar64, key, samples, 0, reduction == "sum")
+        z64, kl64 = reference.reparam_kl(mu64, logvar64, key, samples, 0, scale == "softplus", output)
         assert_close(z, z64, dtype)
         # kl is never rounded to a half type.
         assert_close(kl, kl64, torch.float64 if dtype == torch.float64 else torch.float32)
@@ -116,8 +124,8 @@ def test_same_bits_on_every_instruction_set_thread_count_and_row_split(
             assert module.set_cpu_capability(name)
             for count in (1, 2):
                 torch.set_num_threads(count)
-                forward = torch.ops.vae_ext.reparam_kl(mu, logvar, key, None, 0, True)
-                backward = torch.ops.vae_ext.reparam_kl_backward(grad_z, grad_kl, mu, logvar, key, None, 0, True)
+                forward = torch.ops.vae_ext.reparam_kl(mu, logvar, key, None, 0, 0, 0)
+                backward = torch.ops.vae_ext.reparam_kl_backward(grad_z, grad_kl, mu, logvar, key, None, 0, 0, 0)
                 results.append([*forward, *backward])
         half = rows // 2
         parts = [reparam_kl(mu[part], logvar[part], key, row_offset=part.start) for part in (slice(0, half), slice(half, rows))]
@@ -149,6 +157,82 @@ def test_halves_of_a_packed_output_go_in_without_a_copy(device: torch.device) ->
     strided = reparam_kl(mu, logvar, key)
     dense = reparam_kl(mu.contiguous(), logvar.contiguous(), key)
     assert all(torch.equal(a, b) for a, b in zip(strided, dense, strict=True))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_packed_form_is_the_pair_of_its_halves(device: torch.device, dtype: torch.dtype) -> None:
+    key = noise_key(2, device=device)
+    torch.manual_seed(0)
+    for rows, dim in SHAPES:
+        packed = torch.randn(rows, 2 * dim, device=device).to(dtype).requires_grad_()
+        results = []
+        for form in (
+            lambda p: reparam_kl_packed(p, key, num_samples=2, row_offset=5),
+            lambda p: reparam_kl(p[:, : p.shape[1] // 2], p[:, p.shape[1] // 2 :], key, num_samples=2, row_offset=5),
+        ):
+            outputs = form(packed)
+            upstream = [torch.ones_like(t) for t in outputs]
+            results.append([*outputs, *torch.autograd.grad(outputs, packed, upstream)])
+        for a, b in zip(*results, strict=True):
+            assert torch.equal(a, b), (rows, dim)
+
+
+def test_packed_form_copies_and_concatenates_nothing() -> None:
+    packed = torch.randn(64, 40, requires_grad=True)
+    with torch.profiler.profile() as profile:
+        z, kl = reparam_kl_packed(packed, noise_key(0))
+        torch.autograd.backward([z, kl], [torch.ones(64, 20), torch.ones(64)])
+    names = {event.key for event in profile.key_averages()}
+    assert "vae_ext::reparam_kl_packed_backward" in names
+    assert not names & {"aten::cat", "aten::copy_", "aten::clone", "aten::contiguous", "aten::slice_backward"}
+
+
+def test_log_ratio_averages_to_minus_kl(device: torch.device) -> None:
+    mu, logvar = (t.detach() for t in inputs(4, 6, torch.float64, device))
+    _, ratio = reparam_log_ratio(mu, logvar, noise_key(1, device=device), num_samples=20_000)
+    _, kl = reparam_kl(mu, logvar)
+    standard_error = ratio.std(dim=0) / 20_000**0.5
+    assert ((ratio.mean(dim=0) + kl).abs() < 5 * standard_error).all()
+
+
+def test_softplus_scale_is_softplus_from_far_below_to_far_above(device: torch.device) -> None:
+    rho = torch.cat([torch.linspace(-80, 80, 1601), torch.tensor([-1e4, 1e4, -1e-6, 0.0, 1e-6])]).to(device)[:, None]
+    key = noise_key(6, device=device)
+    z, kl = reparam_kl(torch.zeros_like(rho), rho, key, scale="softplus")
+    eps = standard_normal(key, len(rho), 1).double()
+    sigma = torch.nn.functional.softplus(rho.double(), threshold=1000)
+    torch.testing.assert_close(z.double(), sigma * eps, rtol=3e-6, atol=1e-30)
+    assert (kl >= 0).all()
+    for value in (float("nan"), float("inf")):
+        z, kl = reparam_kl(torch.zeros_like(rho[:1]), torch.full_like(rho[:1], value), key, scale="softplus")
+        assert not z.isfinite().any()
+        assert not kl.isfinite().any()
+
+
+def test_vmap_and_func_grad_give_what_a_loop_gives(device: torch.device) -> None:
+    mu, logvar = torch.randn(2, 3, 4, 5, device=device)
+    key = noise_key(0, device=device)
+
+    def loss(m: Tensor, s: Tensor) -> Tensor:
+        z, kl = reparam_kl(m, s, key)
+        return z.square().sum() + kl.sum()
+
+    losses = torch.func.vmap(loss)(mu, logvar)
+    grads = torch.func.vmap(torch.func.grad(loss))(mu, logvar)
+    for i in range(3):
+        torch.testing.assert_close(losses[i], loss(mu[i], logvar[i]))
+        torch.testing.assert_close(grads[i], torch.func.grad(loss)(mu[i], logvar[i]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_leaves_the_layers_dtype_and_a_float32_kl(device: torch.device, dtype: torch.dtype) -> None:
+    layer = torch.nn.Linear(6, 8).to(device)
+    with torch.autocast(device.type, dtype=dtype):
+        z, kl = reparam_kl_packed(layer(torch.randn(3, 6, device=device)), noise_key(0, device=device))
+    assert z.dtype == dtype
+    assert kl.dtype == torch.float32
+    (z.float().sum() + kl.sum()).backward()
+    assert layer.weight.grad is not None
 
 
 def test_a_last_dimension_that_is_not_contiguous_is_handled(device: torch.device) -> None:
@@ -203,11 +287,14 @@ def test_first_and_second_derivatives_by_finite_differences(device: torch.device
     mu, logvar = inputs(3, 5, torch.float64, device)
     key = noise_key(3, device=device)
 
-    def f(m: Tensor, l: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741
-        return reparam_kl(m, l, key, num_samples=samples)
-
-    assert torch.autograd.gradcheck(f, (mu, logvar))
-    assert torch.autograd.gradgradcheck(f, (mu, logvar))
+    for output in Output:
+        for scale in ("exp", "softplus"):
+            f = functools.partial(call, output, key=key, num_samples=samples, scale=scale)
+            assert torch.autograd.gradcheck(f, (mu, logvar))
+            assert torch.autograd.gradgradcheck(f, (mu, logvar))
+    packed = torch.randn(3, 6, dtype=torch.float64, device=device, requires_grad=True)
+    assert torch.autograd.gradcheck(functools.partial(reparam_kl_packed, key=key, num_samples=samples), (packed,))
+    assert torch.autograd.gradgradcheck(functools.partial(reparam_kl_packed, key=key, num_samples=samples), (packed,))
 
 
 def test_second_derivatives_see_the_operator_alone(device: torch.device) -> None:
@@ -244,12 +331,14 @@ def test_raw_operators_pass_opcheck(
 ) -> None:
     mu, logvar = (t.detach().requires_grad_(g) for t, g in zip(inputs(6, 10, dtype, device), grads, strict=True))
     key = noise_key(1, device=device)
-    for samples in (None, 2):
-        for sum_kl in (True, False):
-            torch.library.opcheck(torch.ops.vae_ext.reparam_kl, (mu, logvar, key, samples, 3, sum_kl))
-    grad_z, grad_kl = torch.randn_like(mu), torch.randn(6, dtype=torch.promote_types(dtype, torch.float32), device=device)
-    args = (grad_z, grad_kl, mu.detach(), logvar.detach(), key, None, 3, True)
-    torch.library.opcheck(torch.ops.vae_ext.reparam_kl_backward, args)
+    packed = torch.randn(6, 20, device=device).to(dtype).requires_grad_(grads[0])
+    for options in [(None, 3, 0, 0), (2, 3, 1, 1), (2, 3, 0, 2)]:
+        torch.library.opcheck(torch.ops.vae_ext.reparam_kl, (mu, logvar, key, *options))
+        torch.library.opcheck(torch.ops.vae_ext.reparam_kl_packed, (packed, key, *options))
+    upstream = torch.randn_like(mu), torch.randn(6, dtype=torch.promote_types(dtype, torch.float32), device=device)
+    rest = (key, None, 3, 0, 0)
+    torch.library.opcheck(torch.ops.vae_ext.reparam_kl_backward, (*upstream, mu.detach(), logvar.detach(), *rest))
+    torch.library.opcheck(torch.ops.vae_ext.reparam_kl_packed_backward, (*upstream, packed.detach(), *rest))
 
 
 def test_compiles_without_a_graph_break(device: torch.device) -> None:
@@ -289,6 +378,7 @@ ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"row_offset": -1}, ValueError, "row_offset: expected 0 to 4294967295, got -1"),
     ({"row_offset": None}, TypeError, "row_offset: expected a whole number, got None"),
     ({"row_offset": 2**32 - 1}, ValueError, "row_offset: expected 0 to 2**32 - 2 for 2 rows, got 4294967295"),
+    ({"scale": "tanh"}, ValueError, 'scale: expected "exp" or "softplus", got \'tanh\''),
     ({"kl_reduction": "mean"}, ValueError, 'kl_reduction: expected "sum" or "none", got \'mean\''),
 ]
 
@@ -302,7 +392,7 @@ def test_bad_input_is_named(wrong: dict[str, Any], error: type[Exception], messa
 
 def test_raw_operator_refuses_what_it_cannot_read(module: ModuleType) -> None:
     with pytest.raises(RuntimeError, match="logvar: expected the shape of mu"):
-        torch.ops.vae_ext.reparam_kl(torch.zeros(2, 3), torch.zeros(2, 4), noise_key(0), None, 0, True)
+        torch.ops.vae_ext.reparam_kl(torch.zeros(2, 3), torch.zeros(2, 4), noise_key(0), None, 0, 0, 0)
 
 
 def test_z_is_the_textbook_formula_of_the_noise(device: torch.device) -> None:

@@ -1,0 +1,84 @@
+// The CPU kernels over awkward shapes, in heap blocks of exactly their size, for AddressSanitizer and
+// UndefinedBehaviorSanitizer: `make sanitize`. Needs no PyTorch beyond its header-only types.
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#include "kernels.h"
+
+namespace {
+
+size_t size_of(vae::Dtype dtype) {
+  switch (dtype) {
+    case vae::Dtype::kFloat32: return 4;
+    case vae::Dtype::kFloat64: return 8;
+    case vae::Dtype::kBFloat16:
+    case vae::Dtype::kFloat16: return 2;
+  }
+  std::abort();
+}
+
+// n elements in a heap block of its own; bits of small whole numbers, which every type reads as ordinary numbers.
+class Block {
+ public:
+  Block(int64_t n, size_t element) : bytes_(static_cast<size_t>(n) * element) {
+    data_ = std::malloc(bytes_ == 0 ? 1 : bytes_);
+    auto* bytes = static_cast<unsigned char*>(data_);
+    // The highest byte of an element is its last: 0x3c and 0x3f.. are numbers around one in all four types.
+    for (size_t i = 0; i < bytes_; ++i) bytes[i] = i % element == element - 1 ? 0x3c : static_cast<unsigned char>(i * 37);
+  }
+  ~Block() { std::free(data_); }
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+  void* get() const { return data_; }
+
+ private:
+  size_t bytes_;
+  void* data_;
+};
+
+void run(vae::Dtype dtype, vae::Scale scale, vae::Output output, int64_t samples, int64_t rows, int64_t dim, int64_t gap) {
+  const size_t z_size = size_of(dtype), a_size = dtype == vae::Dtype::kFloat64 ? 8 : 4;
+  const int64_t stride = dim + gap;
+  const int64_t in_size = rows == 0 ? 0 : (rows - 1) * stride + dim;
+  const int64_t kl_size = output == vae::Output::kKl ? rows * dim : output == vae::Output::kKlSum ? rows : samples * rows;
+  const Block mu(in_size, z_size), logvar(in_size, z_size), z(samples * rows * dim, z_size), kl(kl_size, a_size);
+  const Block grad_mu(in_size, z_size), grad_logvar(in_size, z_size);
+  const std::vector<int64_t> key{-1, 4294967295};
+  const vae::Inputs inputs{dtype, scale, output, samples, rows, dim, mu.get(), logvar.get(), stride, stride, key.data(), 4294967290u};
+  const int64_t half = rows / 2;
+  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, half}, {half, rows}}) {
+    vae::cpu::forward(vae::Forward{inputs, z.get(), kl.get()}, begin, end);
+    for (const bool with_z : {true, false}) {
+      const vae::Backward call{inputs, with_z ? z.get() : nullptr, kl.get(), grad_mu.get(), grad_logvar.get(), stride};
+      vae::cpu::backward(call, begin, end);
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  int runs = 0;
+  for (const std::string& capability : vae::cpu::capabilities()) {
+    if (!vae::cpu::set_capability(capability)) return 1;
+    for (const auto dtype : {vae::Dtype::kFloat32, vae::Dtype::kFloat64, vae::Dtype::kBFloat16, vae::Dtype::kFloat16}) {
+      for (const auto scale : {vae::Scale::kExp, vae::Scale::kSoftplus}) {
+        for (const auto output : {vae::Output::kKlSum, vae::Output::kKl, vae::Output::kLogRatio}) {
+          for (const int64_t dim : {0, 1, 2, 3, 4, 5, 20, 63, 401, 1023, 1024, 1025, 2049}) {
+            for (const int64_t rows : {0, 1, 7, 300}) {
+              if (rows * dim > 200'000) continue;
+              for (const int64_t samples : {1, 3}) {
+                run(dtype, scale, output, samples, rows, dim, runs % 3);
+                ++runs;
+              }
+            }
+          }
+        }
+      }
+    }
+    std::printf("%s: clean\n", capability.c_str());
+  }
+  std::printf("%d runs\n", runs);
+}
