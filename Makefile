@@ -43,5 +43,5 @@ lock:
 	$(VENV)-lock/bin/pip install --quiet torch==2.13.0
 	$(VENV)-lock/bin/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(p['dependencies'] + sum(p['optional-dependencies'].values(), [])))" > $(VENV)-lock/wanted
 	$(VENV)-lock/bin/pip install --quiet --requirement $(VENV)-lock/wanted
-	$(VENV)-lock/bin/pip freeze --all | grep -vE '^(pip|nvidia-.*|cuda-.*|triton)==' | sed 's/^torch==\([0-9.]*\).*/torch==\1/' > requirements.lock
+	$(VENV)-lock/bin/pip freeze --all | grep -vE '^(pip|triton|cuda-|nvidia-cu|nvidia-n)' | sed 's/^torch==\([0-9.]*\).*/torch==\1/' > requirements.lock
 	rm -rf $(VENV)-lock
