@@ -22,6 +22,7 @@ $(READY): requirements.lock
 
 repro: $(READY)
 	$(ACTIVE) dvc repro
+	$(ACTIVE) dvc metrics show
 
 test: $(READY)
 	$(ACTIVE) ruff check .

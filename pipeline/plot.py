@@ -66,10 +66,18 @@ def learning_curves() -> None:
             for split, color in (("train", TRAIN_COLOR), ("validation", VALIDATION_COLOR)):
                 curve = pd.read_csv(CURVES / f"plots/metrics/{split}/{name}.tsv", sep="\t")
                 marker = "o" if len(curve) == 1 else None
-                axes.plot(curve["step"] + 1, curve[name].astype(float), color=color, label=split, marker=marker)
-            axes.set(title=title, xlabel="epoch", ylabel="nats an image")
+                axes.plot(curve["step"] + 1, curve[name], color=color, label=split, marker=marker)
+            # The frame is the validation curve's: the first epoch's training average, over untrained weights, may leave it.
+            axes.set(title=title, xlabel="epoch", ylabel="nats an image", ylim=framed(curve[name]))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         fig.axes[0].legend(loc="lower right")
+
+
+def framed(curve: pd.Series[float]) -> tuple[float, float] | None:
+    """Limits with a margin around a curve; None, matplotlib's own, around a single value."""
+    low, high = float(curve.min()), float(curve.max())
+    margin = 0.06 * (high - low)
+    return (low - margin, high + margin) if margin > 0 else None
 
 
 def image_rows(name: str, title: str, rows: dict[str, Array]) -> None:
@@ -127,10 +135,14 @@ def kl_per_dimension() -> None:
     with figure("kl_per_dimension", width=6.8, height=3.4) as fig:
         axes = fig.subplots()
         axes.bar(range(1, len(table) + 1), table["kl"], color=colors)
+        # The bars of dimensions that are not active are too low to be seen: shade where they stand.
+        for place in np.flatnonzero(~table["active"].to_numpy()) + 1:
+            axes.axvspan(place - 0.5, place + 0.5, color="0.95", linewidth=0)
         axes.set(
             title=f"KL a latent dimension: {table['active'].sum()} of {len(table)} active, {table['kl'].sum():.2f} nats in all",
-            xlabel="dimension, by KL (grey: not active)",
+            xlabel="dimension, by KL (shaded: not active)",
             ylabel="nats an image",
+            xlim=(0.5, len(table) + 0.5),
         )
         axes.grid(visible=False, axis="x")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
