@@ -63,19 +63,21 @@ def learning_curves() -> None:
     panels = {"elbo": "ELBO", "distortion": "distortion  −E log p(x|z)", "rate": "rate  KL(q(z|x) ‖ p(z))"}
     with figure("learning_curves", width=11, height=3.4) as fig:
         for axes, (name, title) in zip(fig.subplots(1, 3), panels.items(), strict=True):
+            values = []
             for split, color in (("train", TRAIN_COLOR), ("validation", VALIDATION_COLOR)):
                 curve = pd.read_csv(CURVES / f"plots/metrics/{split}/{name}.tsv", sep="\t")
                 marker = "o" if len(curve) == 1 else None
                 axes.plot(curve["step"] + 1, curve[name], color=color, label=split, marker=marker)
-            # The frame is the validation curve's: the first epoch's training average, over untrained weights, may leave it.
-            axes.set(title=title, xlabel="epoch", ylabel="nats an image", ylim=framed(curve[name]))
+                # The first epoch's training average, over weights that knew nothing yet, may leave the frame.
+                values += curve[name].tolist()[split == "train" :]
+            axes.set(title=title, xlabel="epoch", ylabel="nats an image", ylim=framed(values))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         fig.axes[0].legend(loc="lower right")
 
 
-def framed(curve: pd.Series[float]) -> tuple[float, float] | None:
-    """Limits with a margin around a curve; None, matplotlib's own, around a single value."""
-    low, high = float(curve.min()), float(curve.max())
+def framed(values: list[float]) -> tuple[float, float] | None:
+    """Limits with a margin around the values; None, matplotlib's own, around a single one."""
+    low, high = min(values), max(values)
     margin = 0.06 * (high - low)
     return (low - margin, high + margin) if margin > 0 else None
 
