@@ -46,7 +46,7 @@ class Clone:
 
     def restore(self) -> None:
         """Back to the last commit, without running a stage."""
-        self.must("git", "checkout", "--quiet", ".")
+        self.must("git", "restore", "--staged", "--worktree", ".")
         self.must("dvc", "checkout", "--quiet")
 
 
