@@ -28,7 +28,8 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Elements that a thread must have before a second one pays.
+// From this many elements on a second thread pays. Measured, backward, two cores: 8192 elements take 32 us on one thread and 25
+// on two if the second was busy 0.2 ms ago, 93 and 92 if 2 ms ago; 4096 take 21 and 23, 80 and 83.
 constexpr int64_t kGrain = 8192;
 
 vae::Dtype dtype_of(const Tensor& t) {

@@ -52,7 +52,12 @@ def backend(device: torch.device | str = "cpu") -> str:
     Raises:
         BackendError: if ``VAE_EXT_BACKEND`` asks for one that cannot be had there.
     """
-    kind = torch.device(device).type
+    return backend_of(torch.device(device).type)
+
+
+@functools.cache
+def backend_of(kind: str) -> str:
+    """The same for a type of device. The environment is read once: the operator asks at every call."""
     forced = _forced()
     if forced == "reference":
         return "reference"

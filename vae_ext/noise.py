@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 WORD = 0xFFFFFFFF
+WHOLE = (int, torch.SymInt)
 
 
 def noise_key(seed: int, step: int = 0, *, device: torch.device | str = "cpu") -> Tensor:
@@ -43,7 +44,7 @@ def noise_key(seed: int, step: int = 0, *, device: torch.device | str = "cpu") -
 
 def check_whole(name: str, value: int, lowest: int, highest: int) -> None:
     """Raises the error that names an argument, unless it is an integer in the range."""
-    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
+    if not isinstance(value, WHOLE) or isinstance(value, bool):
         raise TypeError(f"{name}: expected a whole number, got {value!r}")
     if not lowest <= value <= highest:
         raise ValueError(f"{name}: expected {lowest} to {highest}, got {value}")

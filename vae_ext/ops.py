@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from vae_ext import reference
-from vae_ext.backend import BackendError, backend, compiled_module
+from vae_ext.backend import BackendError, backend_of, compiled_module
 from vae_ext.noise import check_counts, check_key
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -137,7 +138,7 @@ def reparam_kl_packed(
     elif _wants_gradient(packed):
         z, kl = _Packed.apply(rows, key, *options)
     else:
-        z, kl = torch.ops.vae_ext.reparam_kl_packed.default(rows, key, *options)
+        z, kl = _kernel(torch.ops.vae_ext.reparam_kl_packed, rows, key, *options)
     return _unflatten(z, kl, packed.shape[:-1], options)
 
 
@@ -164,23 +165,38 @@ def _of_pair(
     elif _wants_gradient(mu, logvar):
         z, out = _OfPair.apply(mu, logvar, key, *options)
     else:
-        z, out = torch.ops.vae_ext.reparam_kl.default(mu, logvar, key, *options)
+        z, out = _kernel(torch.ops.vae_ext.reparam_kl, mu, logvar, key, *options)
     return _unflatten(z, out, lead, options)
 
 
-# A traced program keeps the backend that it was traced with.
-_backend = torch.compiler.assume_constant_result(backend)
+@torch.compiler.assume_constant_result  # a traced program keeps the backend that it was traced with
+def _backend(kind: str) -> str:
+    return backend_of(kind)
 
 
 def _by_reference(t: Tensor) -> bool:
-    """Whether plain PyTorch does the work: without a kernel, and inside torch.func's transforms, which see through it."""
-    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    """Whether plain PyTorch does the work: without a kernel, and under torch.func and forward-mode AD, which see through it."""
+    transformed = not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )
     return bool(transformed) or _backend(t.device.type) == "reference"
 
 
 def _wants_gradient(*tensors: Tensor) -> bool:
-    # Function.apply costs as much as the kernel on a small batch: not where nothing would use it.
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    """Whether the gradients by hand are worth their call: not without a use, nor in a program that is being traced."""
+    wanted = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    return wanted and not torch.compiler.is_compiling()
+
+
+def _kernel(operator: Any, *args: Any) -> Any:
+    """One call of a raw operator: below autograd, which a call from above goes through in Python even without a gradient.
+
+    A traced program gets the operator as it is, and its gradients from ``register_autograd``.
+    """
+    if torch.compiler.is_compiling():
+        return operator.default(*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator.default(*args)
 
 
 def _common(
@@ -233,7 +249,7 @@ class _OfPair(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mu: Tensor, logvar: Tensor, key: Tensor, *options: Any) -> Pair:
         _save_pair(ctx, (mu, logvar, key, *options), None)
-        z, out = torch.ops.vae_ext.reparam_kl.default(mu, logvar, key, *options)
+        z, out = _kernel(torch.ops.vae_ext.reparam_kl, mu, logvar, key, *options)
         return z, out
 
     @staticmethod
@@ -243,7 +259,7 @@ class _OfPair(torch.autograd.Function):
         if torch.is_grad_enabled():
             grads = _differentiable(grad_z, grad_out, (mu, logvar), key, ctx.options)
         elif grad_z is not None or grad_out is not None:
-            grads = torch.ops.vae_ext.reparam_kl_backward.default(grad_z, grad_out, mu, logvar, key, *ctx.options)
+            grads = _kernel(torch.ops.vae_ext.reparam_kl_backward, grad_z, grad_out, mu, logvar, key, *ctx.options)
         return *grads, None, None, None, None, None
 
 
@@ -253,7 +269,7 @@ class _Packed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, packed: Tensor, key: Tensor, *options: Any) -> Pair:
         _save_packed(ctx, (packed, key, *options), None)
-        z, out = torch.ops.vae_ext.reparam_kl_packed.default(packed, key, *options)
+        z, out = _kernel(torch.ops.vae_ext.reparam_kl_packed, packed, key, *options)
         return z, out
 
     @staticmethod
@@ -263,7 +279,7 @@ class _Packed(torch.autograd.Function):
         if torch.is_grad_enabled():
             (grad,) = _differentiable(grad_z, grad_out, (packed,), key, ctx.options)
         elif grad_z is not None or grad_out is not None:
-            grad = torch.ops.vae_ext.reparam_kl_packed_backward.default(grad_z, grad_out, packed, key, *ctx.options)
+            grad = _kernel(torch.ops.vae_ext.reparam_kl_packed_backward, grad_z, grad_out, packed, key, *ctx.options)
         return grad, None, None, None, None, None
 
 
