@@ -34,7 +34,7 @@ operator-table: $(READY)
 	$(ACTIVE) python -m tests.benchmarks.operator_table
 
 sanitize: $(READY)
-	$(ACTIVE) python -m tests.sanitizer
+	$(ACTIVE) python -m tests.standalone.sanitize
 
 # torch first and by itself: the lock names it without a local version such as +cpu, so that it serves every machine, and
 # torch itself pins the CUDA packages that belong to it.

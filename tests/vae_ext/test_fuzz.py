@@ -1,0 +1,100 @@
+"""The operator over shapes, strides, dtypes, sample counts and offsets that nobody chose, against the reference in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.vae_ext.test_reparam_kl import assert_close, call
+from vae_ext import noise_key, reference, reparam_kl, reparam_kl_packed, standard_normal
+from vae_ext.ops import FLOATS, Output
+
+LAYOUTS = ("dense", "gap after each row", "columns", "one row for all", "from the middle")
+
+cases = st.fixed_dictionaries(
+    {
+        "lead": st.lists(st.integers(0, 7), max_size=3),
+        "dim": st.integers(0, 70) | st.sampled_from([255, 256, 1024, 1027, 2050]),
+        "dtype": st.sampled_from(FLOATS),
+        "layouts": st.tuples(st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS)),
+        "samples": st.none() | st.integers(1, 4),
+        "row_offset": st.integers(0, 2**32 - 7**3),
+        "scale": st.sampled_from(["exp", "softplus"]),
+        "output": st.sampled_from(Output),
+        "used": st.sampled_from([(True, True), (True, False), (False, True)]),
+        "seed": st.integers(-(2**63), 2**64 - 1),
+    }
+)
+
+
+def laid_out(values: Tensor, layout: str) -> Tensor:
+    """The same values (of the first row, for "one row for all") with other strides."""
+    *lead, dim = values.shape
+    if layout == "gap after each row":
+        return torch.cat([values, torch.full_like(values, float("nan"))], dim=-1)[..., :dim]
+    if layout == "columns":
+        return values.transpose(0, -1).contiguous().transpose(0, -1)
+    if layout == "one row for all" and values.numel() > 0:
+        return values.reshape(-1, dim)[0].expand(*lead, dim)
+    if layout == "from the middle":
+        return torch.cat([values.new_full((3,), float("nan")), values.flatten()])[3:].view(values.shape)
+    return values.clone()
+
+
+@given(case=cases)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_case_agrees_with_the_reference_in_float64(device: torch.device, case: dict[str, Any]) -> None:
+    key = noise_key(case["seed"], device=device)
+    generator = torch.Generator().manual_seed(case["seed"] % 2**63)
+    shape = (*case["lead"], case["dim"])
+
+    def values(*sizes: int, dtype: torch.dtype) -> Tensor:
+        return torch.randn(sizes, generator=generator, dtype=torch.float64).to(dtype).to(device)
+
+    mu, logvar = (laid_out(values(*shape, dtype=case["dtype"]), layout).requires_grad_() for layout in case["layouts"])
+    options = {"num_samples": case["samples"], "row_offset": case["row_offset"], "scale": case["scale"]}
+    outputs = call(case["output"], mu, logvar, key, **options)
+
+    rows = torch.Size(case["lead"]).numel()
+    mu64, logvar64 = (t.detach().double().reshape(rows, case["dim"]).requires_grad_() for t in (mu, logvar))
+    is_softplus = case["scale"] == "softplus"
+    expected = reference.reparam_kl(mu64, logvar64, key, case["samples"], case["row_offset"], is_softplus, case["output"])
+    for actual, e in zip(outputs, expected, strict=True):
+        assert_close(actual.reshape(e.shape), e, actual.dtype)
+
+    used = [i for i in (0, 1) if case["used"][i]]
+    upstream = [values(*outputs[i].shape, dtype=outputs[i].dtype) for i in used]
+    actual_grads = torch.autograd.grad([outputs[i] for i in used], (mu, logvar), upstream, allow_unused=True)
+    expected_grads = torch.autograd.grad(
+        [expected[i] for i in used],
+        (mu64, logvar64),
+        [u.double().reshape(expected[i].shape) for i, u in zip(used, upstream, strict=True)],
+        materialize_grads=True,
+        allow_unused=True,
+    )
+    for a, g in zip(actual_grads, expected_grads, strict=True):
+        assert a.dtype == case["dtype"]
+        assert_close(a.reshape(g.shape), g, case["dtype"])
+
+
+@given(case=cases)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_layout_gives_the_bits_of_the_dense_one_and_any_case_the_noise(device: torch.device, case: dict[str, Any]) -> None:
+    key = noise_key(case["seed"], device=device)
+    options = {"num_samples": case["samples"], "row_offset": case["row_offset"], "scale": case["scale"]}
+    rows = torch.Size(case["lead"]).numel()
+    packed = torch.randn(*case["lead"], 2 * case["dim"]).to(case["dtype"]).to(device)
+    mu, logvar = packed.chunk(2, dim=-1)
+    dense = reparam_kl(mu.contiguous(), logvar.contiguous(), key, **options)
+    for a, b, c in zip(reparam_kl(mu, logvar, key, **options), reparam_kl_packed(packed, key, **options), dense, strict=True):
+        assert torch.equal(a, c)
+        assert torch.equal(b, c)
+
+    zeros = torch.zeros(rows, case["dim"], dtype=case["dtype"], device=device)
+    z, _ = reparam_kl(zeros, zeros, key, num_samples=case["samples"], row_offset=case["row_offset"])
+    eps = standard_normal(key, rows, case["dim"], num_samples=case["samples"], row_offset=case["row_offset"])
+    assert torch.equal(z, eps.to(case["dtype"]))
