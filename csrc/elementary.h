@@ -81,63 +81,61 @@ VAE_FN float cos_octant(float x) {
 
 // exp(x), kept in parts so that nothing is lost in a difference or in an overflow:
 //
-//   exp(x) = 2^k e^r,   r = x - k ln 2,  |r| <= ln(2) / 2,   e^r = 1 + r + g,   2^k = third^2 rest
+//   exp(x) = 2^k e^r,   r = x - k ln 2,  |r| <= ln(2) / 2,   e^r = 1 + r + g
 //
 // g is summed by itself, so e^r - 1 - r has full relative precision near zero, where the KL divergence needs it. 2^k is kept
-// as factors, so y exp(x) is finite wherever the product is, even where exp(x) alone overflows.
+// as two factors, so y exp(x) is finite wherever the product is, even where exp(x) alone overflows (y is not denormal).
 template <class T>
 struct Exp {
-  T k;         // a whole number
-  T r, g;      // e^r = 1 + r + g
-  T third, rest;  // powers of two
+  T k;             // a whole number
+  T r, g;          // e^r = 1 + r + g
+  T scaled, rest;  // 2^half e^r and 2^(k - half), half = k / 2 rounded down
 
-  VAE_FN T times(T y) const { return (((y * (T(1) + (r + g))) * third) * third) * rest; }
-  VAE_FN T value() const { return times(T(1)); }
+  VAE_FN T times(T y) const { return (y * scaled) * rest; }
+  VAE_FN T value() const { return scaled * rest; }
 };
 
-// Beyond the bound y exp(x) is 0 or infinite for every y that is not zero. A NaN passes through both comparisons.
+// Beyond +-bound exp(x) is 0 or infinite in T: below, exp() gives 0; above, k stays as it is at the bound and r goes on growing, so
+// that an infinite x gives infinity. NaN passes through both comparisons.
 template <class T>
 VAE_FN T clamp_keeping_nan(T x, T bound) {
   x = x > bound ? bound : x;
   return x < -bound ? -bound : x;
 }
 
-// A third of n, rounded down, for |n| < 2^13.
-VAE_FN int32_t third_of(int32_t n) { return (n * 21846) >> 16; }
+VAE_FN float power_of_two(int32_t n, float) { return bits_as<float>(static_cast<uint32_t>(n + 127) << 23); }
+VAE_FN double power_of_two(int32_t n, double) { return bits_as<double>(static_cast<uint64_t>(n + 1023) << 52); }
+
+template <class T>
+VAE_FN Exp<T> exp_of_parts(T x, T bound, T k, int32_t n, T r, T g) {
+  const int32_t half = n >> 1;
+  const T scaled = (T(1) + (r + g)) * power_of_two(half, T());
+  return {k, r, g, x < -bound ? T(0) : scaled, power_of_two(n - half, T())};
+}
 
 VAE_FN Exp<float> exp(float x) {
-  x = clamp_keeping_nan(x, 194.0f);
+  constexpr float kBound = 172.0f;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number, left in the low bits
-  const float shifted = x * 1.44269504088896341f + kRound;
+  const float shifted = clamp_keeping_nan(x, kBound) * 1.44269504088896341f + kRound;
   const int32_t n = static_cast<int32_t>(bits_as<uint32_t>(shifted) - bits_as<uint32_t>(kRound));
-  const int32_t third = third_of(n);
-  Exp<float> e;
-  e.k = shifted - kRound;
-  e.r = (x - e.k * 0.693359375f) - e.k * -2.12194440e-4f;
-  // clang-format off
-  e.g = (e.r * e.r) * polynomial(e.r, 1 / 2.f, 1 / 6.f, 1 / 24.f, 1 / 120.f, 1 / 720.f, 1 / 5040.f);
-  // clang-format on
-  e.third = bits_as<float>(static_cast<uint32_t>(third + 127) << 23);
-  e.rest = bits_as<float>(static_cast<uint32_t>(n - 2 * third + 127) << 23);
-  return e;
+  const float k = shifted - kRound;
+  const float r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
+  const float g = (r * r) * polynomial(r, 1 / 2.f, 1 / 6.f, 1 / 24.f, 1 / 120.f, 1 / 720.f, 1 / 5040.f);
+  return exp_of_parts(x, kBound, k, n, r, g);
 }
 
 VAE_FN Exp<double> exp(double x) {
-  x = clamp_keeping_nan(x, 1456.0);
+  constexpr double kBound = 1410.0;
   constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
-  const double shifted = x * 1.44269504088896340736 + kRound;
+  const double shifted = clamp_keeping_nan(x, kBound) * 1.44269504088896340736 + kRound;
   const int32_t n = static_cast<int32_t>(static_cast<uint32_t>(bits_as<uint64_t>(shifted)));  // kRound's low word is 0
-  const int32_t third = third_of(n);
-  Exp<double> e;
-  e.k = shifted - kRound;
-  e.r = (x - e.k * 6.93145751953125e-1) - e.k * 1.42860682030941723212e-6;
+  const double k = shifted - kRound;
+  const double r = (x - k * 6.93145751953125e-1) - k * 1.42860682030941723212e-6;
   // clang-format off
-  e.g = (e.r * e.r) * polynomial(e.r, 1 / 2., 1 / 6., 1 / 24., 1 / 120., 1 / 720., 1 / 5040., 1 / 40320., 1 / 362880.,
-                                 1 / 3628800., 1 / 39916800., 1 / 479001600., 1 / 6227020800.);
+  const double g = (r * r) * polynomial(r, 1 / 2., 1 / 6., 1 / 24., 1 / 120., 1 / 720., 1 / 5040., 1 / 40320., 1 / 362880.,
+                                        1 / 3628800., 1 / 39916800., 1 / 479001600., 1 / 6227020800.);
   // clang-format on
-  e.third = bits_as<double>(static_cast<uint64_t>(third + 1023) << 52);
-  e.rest = bits_as<double>(static_cast<uint64_t>(n - 2 * third + 1023) << 52);
-  return e;
+  return exp_of_parts(x, kBound, k, n, r, g);
 }
 
 }  // namespace vae
