@@ -197,19 +197,22 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Backward call,
         }
         const Four<float> eps = noise(key, k, noise_row, block);
         if (has_grad_ratio) {
-          // d log_ratio / dz = -z; what it has without z, d / dlogvar = 1 / 2, is summed in grad_kl.
-          const T of_row = grad_kl_rows[k * call.rows + row];
+          // d log_ratio / dz = -z = -(mu + sigma eps), with sigma in its two factors: it may overflow where the product does
+          // not. What the ratio has without z, d / dlogvar = 1 / 2, is summed in grad_kl.
+          const T weight = grad_kl_rows[k * call.rows + row];
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
-            const T sigma = Gaussian<T>(x.mu.at[j], x.logvar.at[j]).sigma();
-            grad_z.at[j] -= of_row * (x.mu.at[j] + sigma * static_cast<T>(eps.at[j]));
-            grad_kl.at[j] += of_row;
+            const Exp<T> e = Gaussian<T>(x.mu.at[j], x.logvar.at[j]).e;
+            grad_z.at[j] -= weight * x.mu.at[j] + e.times(weight * static_cast<T>(eps.at[j]));
+            grad_kl.at[j] += weight;
           }
         }
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          sum_z.at[j] += grad_z.at[j];
-          sum_z_eps.at[j] += grad_z.at[j] * static_cast<T>(eps.at[j]);
+          // One sample is no sum: 0 + -0 is not -0.
+          const T product = grad_z.at[j] * static_cast<T>(eps.at[j]);
+          sum_z.at[j] = samples == 1 ? grad_z.at[j] : sum_z.at[j] + grad_z.at[j];
+          sum_z_eps.at[j] = samples == 1 ? product : sum_z_eps.at[j] + product;
         }
       }
       if (has_grad_kl && output == Output::kKl) {
@@ -224,9 +227,11 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Backward call,
         const Gaussian<T> gaussian(x.mu.at[j], x.logvar.at[j]);
         // Without a gradient of kl an infinite mu must not make 0 inf = NaN.
         grad_mu.at[j] = has_grad_kl ? gaussian.grad_mu(sum_z.at[j], grad_kl.at[j]) : sum_z.at[j];
-        const T twice_explicit = has_grad_kl ? gaussian.twice_from_kl(grad_kl.at[j]) : grad_kl.at[j];
-        grad_logvar.at[j] = gaussian.grad_logvar(sum_z_eps.at[j], twice_explicit);
-        if (scale == Scale::kSoftplus) grad_logvar.at[j] *= x.slope.at[j];
+        // What comes for logvar; for rho, multiplied in before the exponential.
+        const bool soft = scale == Scale::kSoftplus;
+        const T explicit_grad = soft ? grad_kl.at[j] * x.slope.at[j] : grad_kl.at[j];
+        const T z_eps = soft ? sum_z_eps.at[j] * x.slope.at[j] : sum_z_eps.at[j];
+        grad_logvar.at[j] = gaussian.grad_logvar(z_eps, has_grad_kl ? gaussian.twice_from_kl(explicit_grad) : explicit_grad);
       }
       store<kVector>(grad_mu, static_cast<Z*>(call.grad_mu) + row * call.grad_stride, block, call.dim);
       store<kVector>(grad_logvar, static_cast<Z*>(call.grad_logvar) + row * call.grad_stride, block, call.dim);

@@ -46,6 +46,8 @@ class Loaded:
 def backend(device: torch.device | str = "cpu") -> str:
     """Which implementation serves tensors on a device: "cuda", "cpu" or "reference".
 
+    The environment is read once, when first asked.
+
     Args:
         device: where the tensors are.
 
@@ -57,7 +59,7 @@ def backend(device: torch.device | str = "cpu") -> str:
 
 @functools.cache
 def backend_of(kind: str) -> str:
-    """The same for a type of device. The environment is read once: the operator asks at every call."""
+    """The same for a type of device, kept: the operator asks at every call."""
     forced = _forced()
     if forced == "reference":
         return "reference"
@@ -93,6 +95,7 @@ def compiled_module() -> ModuleType | None:
     return None if _forced() == "reference" else _loaded().module
 
 
+@functools.cache
 def _forced() -> str | None:
     name = os.environ.get("VAE_EXT_BACKEND") or None
     if name is not None and name not in BACKENDS:

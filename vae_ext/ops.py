@@ -176,14 +176,12 @@ def _backend(kind: str) -> str:
 
 def _by_reference(t: Tensor) -> bool:
     """Whether plain PyTorch does the work: without a kernel, and under torch.func and forward-mode AD, which see through it."""
-    transformed = not torch.compiler.is_compiling() and (
-        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    )
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     return bool(transformed) or _backend(t.device.type) == "reference"
 
 
 def _wants_gradient(*tensors: Tensor) -> bool:
-    """Whether the gradients by hand are worth their call: not without a use, nor in a program that is being traced."""
+    """Whether to go through autograd.Function: only if a gradient is wanted, and not in a program that is being traced."""
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     return wanted and not torch.compiler.is_compiling()
 

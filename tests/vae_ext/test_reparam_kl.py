@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from types import ModuleType
 from typing import Any
@@ -32,6 +33,14 @@ def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
         return
     error = (actual.double() - expected.double()).abs().max()
     assert error <= TOLERANCE[dtype] * max(1.0, expected.double().abs().max().item()), error
+
+
+def assert_same_bits(a: Tensor, b: Tensor) -> None:
+    """Stricter than ``torch.equal``, to which 0 and -0 are the same and NaN is not itself."""
+    assert a.shape == b.shape
+    assert a.dtype == b.dtype
+    of_size = {2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    assert torch.equal(a.contiguous().view(of_size), b.contiguous().view(of_size))
 
 
 def call(output: Output, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
@@ -88,6 +97,23 @@ def test_gradient_is_finite_where_the_true_gradient_is(device: torch.device) -> 
     assert grad.item() == pytest.approx(0.5 * 2.6881171418161356e43 * 1e-20, rel=1e-5)
 
 
+def test_no_factor_of_a_finite_gradient_overflows(device: torch.device) -> None:
+    # sigma = exp(95) overflows float32; weighted by 1e-35 it does not.
+    key = noise_key(0, device=device)
+    mu, logvar = torch.zeros(1, 1, device=device).requires_grad_(), torch.full((1, 1), 190.0, device=device).requires_grad_()
+    _, ratio = reparam_log_ratio(mu, logvar, key)
+    (grad,) = torch.autograd.grad(ratio, mu, torch.full((1,), 1e-35, device=device))
+    eps = standard_normal(key, 1, 1).item()
+    assert grad.item() == pytest.approx(-1e-35 * math.exp(95) * eps, rel=1e-5)
+    # sigma = rho = 1e25: its square, which the KL has, overflows, and dlogvar/drho = 2 / rho makes up for it.
+    rho = torch.full((1, 1), 1e25, device=device).requires_grad_()
+    z, kl = reparam_kl(torch.zeros(1, 1, device=device), rho, key, scale="softplus")
+    assert torch.autograd.grad(z, rho, torch.full((1, 1), 1e3, device=device), retain_graph=True)[0].item() == pytest.approx(
+        1e3 * eps, rel=1e-5
+    )
+    assert torch.autograd.grad(kl, rho, torch.ones(1, device=device))[0].item() == pytest.approx(1e25, rel=1e-5)
+
+
 def test_an_infinite_logvar_does_not_become_a_plausible_gradient(device: torch.device) -> None:
     key = noise_key(0, device=device)
     for value, upstream, expected in ((float("inf"), 1e-38, float("inf")), (float("-inf"), 1e38, 0.0)):
@@ -138,18 +164,21 @@ def test_same_bits_on_every_instruction_set_thread_count_and_row_split(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_gpu_gives_the_bits_of_the_cpu(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("samples", [None, 2])
+@pytest.mark.parametrize("scale", ["exp", "softplus"])
+@pytest.mark.parametrize("output", Output)
+def test_gpu_gives_the_bits_of_the_cpu(dtype: torch.dtype, samples: int | None, scale: Any, output: Output) -> None:
     for rows, dim in SHAPES:
         results = []
         for device in map(torch.device, ("cpu", "cuda")):
             mu, logvar = inputs(rows, dim, dtype, device)
-            outputs = reparam_kl(mu, logvar, noise_key(4, device=device), num_samples=2)
+            outputs = call(output, mu, logvar, noise_key(4, device=device), num_samples=samples, scale=scale)
             torch.manual_seed(0)
             upstream = [torch.randn(t.shape).to(t) for t in outputs]
             results.append([t.cpu() for t in (*outputs, *torch.autograd.grad(outputs, (mu, logvar), upstream))])
         for a, b in zip(*results, strict=True):
-            assert torch.equal(a, b), (rows, dim)
+            assert_same_bits(a, b)
 
 
 def test_halves_of_a_packed_output_go_in_without_a_copy(device: torch.device) -> None:
@@ -243,6 +272,19 @@ def test_forward_mode_derivatives_are_those_of_the_reference(device: torch.devic
     eps = standard_normal(key, 3, 5)
     torch.testing.assert_close(z, mu_tangent + 0.5 * torch.exp(0.5 * logvar) * eps * logvar_tangent)
     torch.testing.assert_close(kl, (mu * mu_tangent + 0.5 * (logvar.exp() - 1) * logvar_tangent).sum(-1))
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacfwd])
+def test_derivatives_taken_inside_a_compiled_function_are_those_outside(device: torch.device, transform: Any) -> None:
+    mu, logvar = torch.randn(2, 3, 5, device=device)
+    key = noise_key(0, device=device)
+
+    def loss(mu: Tensor) -> Tensor:
+        z, kl = reparam_kl(mu, logvar, key)
+        return z.square().sum() + kl.sum()
+
+    compiled = torch.compile(transform(loss), backend="aot_eager")
+    torch.testing.assert_close(compiled(mu), transform(loss)(mu))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
