@@ -37,12 +37,12 @@ sanitize: $(READY)
 	$(ACTIVE) python -m tests.standalone.sanitize
 
 # torch first and by itself: the lock names it without a local version such as +cpu, so that it serves every machine, and
-# torch itself pins the CUDA packages that belong to it.
+# torch itself pins the CUDA packages that it runs with. nvcc and its like are ours.
 lock:
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet torch==2.13.0
 	$(VENV)-lock/bin/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(p['dependencies'] + sum(p['optional-dependencies'].values(), [])))" > $(VENV)-lock/wanted
 	$(VENV)-lock/bin/pip install --quiet --requirement $(VENV)-lock/wanted
-	$(VENV)-lock/bin/pip freeze --all | grep -vE '^(pip|triton|cuda-|nvidia-cu|nvidia-n)' | sed 's/^torch==\([0-9.]*\).*/torch==\1/' > requirements.lock
+	$(VENV)-lock/bin/pip freeze --all | grep -vE '^(pip|triton|cuda-(bindings|pathfinder)|nvidia-(cu[^d]|cud[^a]|cuda-(nvrtc|cupti)|ncc|nvj|nvs|nvt))' | sed 's/^torch==\([0-9.]*\).*/torch==\1/' > requirements.lock
 	rm -rf $(VENV)-lock

@@ -10,8 +10,9 @@ import importlib.util
 import os
 import runpy
 import shutil
+import subprocess
 import sys
-import sysconfig
+import tempfile
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -41,11 +42,33 @@ def find_torch() -> bool:
     The module should be built with the torch that it will run with, not with one that pip downloads for the build.
     """
     if importlib.util.find_spec("torch") is None:
-        sys.path.append(sysconfig.get_path("purelib"))
+        environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONNOUSERSITE")}
+        command = [sys.executable, "-c", "import sys; print(*sys.path[1:], sep='\\n')"]
+        outside = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        sys.path += [entry for entry in outside.splitlines() if entry not in sys.path]
     return importlib.util.find_spec("torch") is not None
 
 
+def runtime_folder(home: Path) -> list[str]:
+    """Where -lcudart finds the CUDA runtime, if not by itself: pip's packages have it only under its full name."""
+    folders = [home / name for name in ("lib64", "lib")]
+    named = [library for folder in folders for library in sorted(folder.glob("libcudart.so.*"))]
+    if any((folder / "libcudart.so").exists() for folder in folders) or not named:
+        return []
+    link = Path(tempfile.mkdtemp()) / "libcudart.so"
+    link.symlink_to(named[0])
+    return [str(link.parent)]
+
+
 def extension() -> Extension:
+    try:
+        cuda = SOURCE["wants_cuda"]()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    home = SOURCE["cuda_home"]() if cuda else None
+    if home:
+        os.environ["CUDA_HOME"] = str(home)  # which torch reads when the next line imports it
+
     import torch
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
@@ -55,11 +78,9 @@ def extension() -> Extension:
     pybind11 = importlib.util.find_spec("pybind11")
     include_dirs = [str(Path(pybind11.origin).parent / "include")] if pybind11 and pybind11.origin else []
     device = [*DEVICE_FLAGS, TORCH_TARGET, "-DUSE_CUDA"]
-    try:
-        cuda = SOURCE["wants_cuda"]()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    if cuda:
+    library_dirs: list[str] = []
+    if home:
+        library_dirs = runtime_folder(home)
         if not torch.cuda.is_available():
             # Without a GPU to ask, torch has no list of its own: those of the data centres, and PTX for what is newer.
             os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
@@ -67,12 +88,18 @@ def extension() -> Extension:
         kind, sources = CUDAExtension, [*sources, "csrc/cuda.cu"]
     else:
         kind = CppExtension
-    module: Extension = kind("vae_ext._C", sources, include_dirs=include_dirs, extra_compile_args={"cxx": host, "nvcc": device})
+    flags = {"cxx": host, "nvcc": device}
+    module: Extension = kind(
+        "vae_ext._C", sources, include_dirs=include_dirs, library_dirs=library_dirs, extra_compile_args=flags
+    )
     return module
 
 
 def compiler() -> str | None:
-    return shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
+    asked = os.environ.get("CXX")
+    if asked and shutil.which(asked.split()[0]) is None:
+        sys.exit(f"error: CXX={asked}: there is no such compiler")
+    return asked or shutil.which("c++") or shutil.which("g++")
 
 
 if not find_torch():

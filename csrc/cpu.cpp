@@ -269,8 +269,11 @@ VAE_FN void backward_rows(const Backward& call, int64_t begin, int64_t end) {
   const auto* grad_sums = static_cast<const T*>(call.grad_kl);
 
   T mu_copy[kTile], logvar_copy[kTile], grad_z_copy[kTile], grad_kl_copy[kTile], grad_mu_copy[kTile], grad_logvar_copy[kTile];
-  T slope[kTile], scaled[kTile], rest[kTile], weight[kTile], z_sum[kTile], z_eps_sum[kTile], explicit_copy[kTile];
+  T slope[kTile], scaled[kTile], rest[kTile], weight[kTile], z_sum[kTile], z_eps_sum[kTile];
   float eps[kTile];
+  // dlogvar/drho is multiplied in before the exponential, which may overflow where the product does not. With kExp it stays 1: a
+  // branch, or a second array, costs more.
+  std::fill_n(slope, kTile, T(1));
   for_each_tile(begin, end, call.dim, [&](const Tile& t) __attribute__((always_inline)) {
     const T* mu = read(mu_copy, t, call.dtype, call.mu, call.mu_stride);
     const T* logvar = read_logvar(logvar_copy, slope, t, call);
@@ -324,27 +327,18 @@ VAE_FN void backward_rows(const Backward& call, int64_t begin, int64_t end) {
         z_eps_sum[i] += grad_z[i] * static_cast<T>(eps[i]);
       }
     }
-    // What comes for logvar; for rho, multiplied in before the exponential.
-    const T* explicit_grad = grad_kl;
-    if (call.scale == Scale::kSoftplus) {
-      for (int i = 0; i < t.size(); ++i) {
-        explicit_copy[i] = grad_kl[i] * slope[i];
-        z_eps_sum[i] *= slope[i];
-      }
-      explicit_grad = explicit_copy;
-    }
     T* grad_mu = write(grad_mu_copy, t, call.dtype, call.grad_mu, call.grad_stride);
     T* grad_logvar = write(grad_logvar_copy, t, call.dtype, call.grad_logvar, call.grad_stride);
     if (has_grad_kl) {
       for (int i = 0; i < t.size(); ++i) {
         const Gaussian<T> gaussian(mu[i], logvar[i]);
         grad_mu[i] = gaussian.grad_mu(sum_z[i], grad_kl[i]);
-        grad_logvar[i] = gaussian.grad_logvar(z_eps_sum[i], gaussian.twice_from_kl(explicit_grad[i]));
+        grad_logvar[i] = gaussian.grad_logvar(slope[i] * z_eps_sum[i], gaussian.twice_from_kl(slope[i] * grad_kl[i]));
       }
     } else {
       for (int i = 0; i < t.size(); ++i) {
         grad_mu[i] = sum_z[i];
-        grad_logvar[i] = Gaussian<T>(mu[i], logvar[i]).grad_logvar(z_eps_sum[i], explicit_grad[i]);
+        grad_logvar[i] = Gaussian<T>(mu[i], logvar[i]).grad_logvar(slope[i] * z_eps_sum[i], slope[i] * grad_kl[i]);
       }
     }
     written(grad_mu, grad_mu_copy, t, call.dtype, call.grad_mu, call.grad_stride);

@@ -26,6 +26,11 @@ constexpr int kWarp = 32;
 template <class Z>
 using Arithmetic = std::conditional_t<std::is_same_v<Z, double>, double, float>;
 
+// Thread blocks that a multiprocessor must have room for at once, which bounds the registers of each. Left to itself the compiler
+// aims at more of them, and spills.
+template <class Z, bool kPlain>
+constexpr int kResident = kPlain && !std::is_same_v<Z, double> ? 4 : 2;
+
 // partial[i] += partial[i + w], w = lanes / 2 .. 1: the row's sum, in its lane 0. All threads of the block take part.
 template <class T>
 __device__ T sum_by_halves(T partial, int lane, int lanes) {
@@ -126,7 +131,7 @@ __device__ T sum_of(const Four<T>& four) {
 }
 
 template <class Z, bool kVector, bool kPlain>
-__global__ void __launch_bounds__(kThreads) forward_kernel(const Forward call, const Grid grid) {
+__global__ void __launch_bounds__(kThreads, kResident<Z, kPlain>) forward_kernel(const Forward call, const Grid grid) {
   using T = Arithmetic<Z>;
   const Scale scale = kPlain ? Scale::kExp : call.scale;
   const Output output = kPlain ? Output::kKlSum : call.output;
@@ -173,7 +178,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const Forward call, c
 }
 
 template <class Z, bool kVector, bool kPlain>
-__global__ void __launch_bounds__(kThreads) backward_kernel(const Backward call, const Grid grid) {
+__global__ void __launch_bounds__(kThreads, kResident<Z, kPlain>) backward_kernel(const Backward call, const Grid grid) {
   using T = Arithmetic<Z>;
   const Scale scale = kPlain ? Scale::kExp : call.scale;
   const Output output = kPlain ? Output::kKlSum : call.output;

@@ -25,7 +25,7 @@ from types import ModuleType
 import torch
 from filelock import FileLock
 
-from vae_ext.source import ROOT, is_checkout, module_digest, source_digest, wants_cuda
+from vae_ext.source import ROOT, is_checkout, module_digest, source_digest, wants_cuda, why_no_cuda
 
 BACKENDS = ("reference", "cpu", "cuda")
 
@@ -109,10 +109,9 @@ def _missing(kind: str) -> str | None:
     if loaded.module is None:
         return loaded.origin
     if kind == "cuda" and not loaded.has_cuda:
-        if not torch.version.cuda:
-            return f"built without CUDA (torch {torch.__version__} has none)"
         log = Path(loaded.module.__file__ or "").with_name("build-cuda.log")
-        return f"built without CUDA, which failed to compile ({log})" if log.is_file() else "built without CUDA"
+        reason = f"which failed to compile ({log})" if log.is_file() else why_no_cuda()
+        return f"built without CUDA, {reason}" if reason else "built without CUDA"
     return None if kind in ("cpu", "cuda") else f"there is no kernel for {kind} tensors"
 
 
@@ -164,6 +163,8 @@ def _from_cache(digest: str, name: str) -> tuple[Path, str]:
         with FileLock(folder / "lock"):
             if not module.is_file():
                 _build(digest, folder, name)
+    except BackendError:
+        raise
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
         raise _CannotCompileError(f"the build cache cannot be used: {error}") from error
     return module, "built just now, into the cache"
@@ -215,9 +216,9 @@ def _compile(scratch: Path, log: Path, name: str, **environment: str) -> Path | 
 
 
 def _first_error(log: str) -> str:
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    errors = [line for line in lines if "error" in line.lower() or line.startswith("vae_ext:")]
-    return (errors or lines or ["setup.py printed nothing"])[0]
+    lines = [line.strip() for line in log.splitlines() if line.strip()] or ["setup.py printed nothing"]
+    errors = [line for line in lines if re.search(r"\berror: ", line) or line.startswith("vae_ext:")]
+    return (errors or lines[-1:])[0]
 
 
 def _import(path: Path) -> ModuleType:

@@ -50,11 +50,14 @@ def check_whole(name: str, value: int, lowest: int, highest: int) -> None:
         raise ValueError(f"{name}: expected {lowest} to {highest}, got {value}")
 
 
-def check_counts(num_samples: int | None, row_offset: int) -> None:
+def check_counts(num_samples: int | None, row_offset: int, rows: int) -> None:
     """The same for what says which noise is meant besides its key."""
     if num_samples is not None:
         check_whole("num_samples", num_samples, 1, 2**32)
     check_whole("row_offset", row_offset, 0, 2**32 - 1)
+    # Not while a program is traced, where it would narrow the batch sizes that the program serves.
+    if not torch.compiler.is_compiling() and row_offset > 2**32 - rows:
+        raise ValueError(f"row_offset: expected 0 to 2**32 - {rows} for {rows} rows, got {row_offset}")
 
 
 def check_key(key: Tensor) -> None:
@@ -84,7 +87,9 @@ def standard_normal(key: Tensor, rows: int, dim: int, *, num_samples: int | None
         TypeError, ValueError: if the key or a number is not what it should be.
     """
     check_key(key)
-    check_counts(num_samples, row_offset)
+    check_whole("rows", rows, 0, 2**32)
+    check_whole("dim", dim, 0, 2**34)
+    check_counts(num_samples, row_offset, rows)
     samples = 1 if num_samples is None else num_samples
     blocks = (dim + 3) // 4
     device = key.device

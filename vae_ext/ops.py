@@ -208,10 +208,7 @@ def _common(
     check_key(key)
     if key.device != t.device:
         raise ValueError(f"key: expected the device of {name}, {t.device}, got {key.device}")
-    check_counts(num_samples, row_offset)
-    # Not while a program is traced, where it would narrow the batch sizes that the program serves.
-    if not torch.compiler.is_compiling() and row_offset > 2**32 - (rows := math.prod(t.shape[:-1])):
-        raise ValueError(f"row_offset: expected 0 to 2**32 - {rows} for {rows} rows, got {row_offset}")
+    check_counts(num_samples, row_offset, math.prod(t.shape[:-1]))
     if scale not in ("exp", "softplus"):
         raise ValueError(f'scale: expected "exp" or "softplus", got {scale!r}')
     return key, Options(num_samples, row_offset, int(scale == "softplus"), int(output))

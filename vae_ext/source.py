@@ -5,9 +5,13 @@ Run by setup.py too, before there is anything to import: nothing but the standar
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,25 +33,59 @@ def source_digest() -> str:
     return digest.hexdigest()
 
 
-def wants_cuda() -> bool:
-    """Whether a build of the module should have CUDA kernels: where there is an nvcc and torch is a CUDA build.
+def cuda_home() -> Path | None:
+    """The folder of the CUDA toolkit.
 
-    Never where there is a GPU: images are built where there is none. ``VAE_EXT_CUDA`` = auto, 0 or 1 (or fail) decides.
+    What ``CUDA_HOME`` or ``CUDA_PATH`` says; or where the nvcc on PATH is; or /usr/local/cuda; or NVIDIA's packages for pip,
+    which stand in nvidia/cu13 beside torch.
     """
-    import torch
-    from torch.utils.cpp_extension import CUDA_HOME
+    told = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if told:
+        return Path(told)
+    on_path = shutil.which("nvcc")
+    found = [Path(on_path).parent.parent] if on_path else []
+    found += [Path("/usr/local/cuda")]
+    found += [home for entry in sys.path for home in sorted(Path(entry or ".").glob("nvidia/cu*"), reverse=True)]
+    return next((home for home in found if nvcc_of(home).is_file()), None)
 
-    wish = os.environ.get("VAE_EXT_CUDA", "auto")
+
+def nvcc_of(home: Path) -> Path:
+    return home / "bin" / "nvcc"
+
+
+@functools.cache
+def why_no_cuda() -> str | None:
+    """What keeps a build from having CUDA kernels, or None. Not the lack of a GPU: images are built where there is none."""
+    import torch
+
+    if not torch.version.cuda:
+        return f"torch {torch.__version__} is not a CUDA build"
+    home = cuda_home()
+    if home is None or not nvcc_of(home).is_file():
+        where = f"in {nvcc_of(home).parent}" if home else "in CUDA_HOME, on PATH, in /usr/local/cuda or from pip"
+        return f"there is no nvcc {where}"
+    said = subprocess.run([nvcc_of(home), "--version"], capture_output=True, text=True, check=False).stdout
+    release = re.search(r"release (\d+)\.(\d+)", said)
+    if release is None:
+        return f"{nvcc_of(home)} --version does not name its release"
+    if release.group(1) != torch.version.cuda.split(".")[0]:
+        version = f"{release.group(1)}.{release.group(2)}"
+        return f"{nvcc_of(home)} is of CUDA {version} and torch of CUDA {torch.version.cuda}: the major versions must agree"
+    return None
+
+
+def wants_cuda() -> bool:
+    """Whether a build of the module should have CUDA kernels.
+
+    ``VAE_EXT_CUDA`` = auto: where they can be had; 0: no; 1: yes, or a ValueError that says what is missing.
+    """
+    wish = os.environ.get("VAE_EXT_CUDA") or "auto"
     if wish not in ("auto", "0", "1"):
         raise ValueError(f"VAE_EXT_CUDA: expected auto, 0 or 1, got {wish!r}")
-    nvcc = CUDA_HOME is not None and (Path(CUDA_HOME) / "bin" / "nvcc").is_file()
-    missing = [
-        *([] if nvcc else ["no nvcc in CUDA_HOME or on PATH"]),
-        *([] if torch.version.cuda else [f"torch {torch.__version__} is not a CUDA build"]),
-    ]
-    if wish == "1" and missing:
-        raise ValueError(f"VAE_EXT_CUDA=1, but {' and '.join(missing)}")
-    return wish != "0" and not missing
+    missing = None if wish == "0" else why_no_cuda()
+    if wish == "1" and missing is not None:
+        raise ValueError(f"VAE_EXT_CUDA=1, but {missing}")
+    return wish != "0" and missing is None
 
 
 def module_digest(module: Path) -> str | None:

@@ -21,7 +21,9 @@ def main() -> int:
         sources = [str(ROOT / "csrc" / "cpu.cpp"), str(Path(__file__).with_name("main.cpp"))]
         flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-I", str(ROOT / "csrc"), *includes, *SANITIZERS]
         subprocess.run(["g++", *flags, *sources, "-o", str(program)], check=True)
-        return subprocess.run([str(program)], check=False).returncode
+        code = subprocess.run([str(program)], check=False).returncode
+    print("no error" if code == 0 else "failed")
+    return code
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def copy_tree(to: Path) -> Path:
 @pytest.fixture
 def no_compiler(tmp_path: Path) -> dict[str, str]:
     """An environment in which there is nothing to compile with, and nothing compiled."""
-    return {"PATH": str(tmp_path / "empty"), "CXX": "no-such-compiler", "VAE_EXT_CACHE_DIR": str(tmp_path / "cache")}
+    return {"PATH": str(tmp_path / "empty"), "CXX": "", "VAE_EXT_CACHE_DIR": str(tmp_path / "cache")}
 
 
 def test_the_module_that_runs_carries_the_digest_of_the_sources(module: ModuleType) -> None:
@@ -94,6 +94,7 @@ def test_the_reference_can_be_forced(no_compiler: dict[str, str]) -> None:
     [
         ({"VAE_EXT_BACKEND": "gpu"}, "VAE_EXT_BACKEND: expected one of reference, cpu, cuda, got 'gpu'"),
         ({"VAE_EXT_BACKEND": "cuda"}, "VAE_EXT_BACKEND=cuda, but the tensors are on cpu"),
+        ({"VAE_EXT_CUDA": "yes"}, "BackendError: VAE_EXT_CUDA: expected auto, 0 or 1, got 'yes'"),
         ({"VAE_EXT_CPU_CAPABILITY": "mmx"}, "VAE_EXT_CPU_CAPABILITY: expected one that this machine runs (default"),
     ],
 )
@@ -110,6 +111,12 @@ def test_a_forced_kernel_without_a_compiler_fails(no_compiler: dict[str, str]) -
     run = probe({"VAE_EXT_CPU_CAPABILITY": "default", **no_compiler})
     assert run.returncode != 0
     assert "VAE_EXT_CPU_CAPABILITY=default: " in run.stderr.splitlines()[-1]
+
+
+def test_a_compiler_that_is_not_there_is_named(tmp_path: Path) -> None:
+    run = probe({"CXX": "/nowhere/c++", "VAE_EXT_CACHE_DIR": str(tmp_path)})
+    assert run.stdout.splitlines()[0] == "reference"
+    assert "the build failed: error: CXX=/nowhere/c++: there is no such compiler (whole log: " in run.stderr
 
 
 def test_each_instruction_set_can_be_forced(module: ModuleType) -> None:

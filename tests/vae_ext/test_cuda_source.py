@@ -1,31 +1,97 @@
-"""The CUDA source compiles with warnings as errors wherever there is an nvcc, and what calls it anywhere; no GPU is needed."""
+"""What can be known of the CUDA kernels without a GPU: they compile, spill nothing, move 16 bytes a time, miss no element."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from torch.utils.cpp_extension import include_paths
 
-from vae_ext.source import ROOT
+from vae_ext.source import ROOT, cuda_home, nvcc_of, wants_cuda, why_no_cuda
 
-NVCC = shutil.which("nvcc")
+ON_PATH = shutil.which("nvcc")
+FROM_PIP = Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin" / "nvcc"
+NVCC = ON_PATH or (str(FROM_PIP) if FROM_PIP.is_file() else None)
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 
 
-@pytest.mark.skipif(NVCC is None, reason="no nvcc on PATH")
-def test_cuda_source_compiles_without_a_warning(tmp_path: Path) -> None:
+def compile_cuda(nvcc: str, *flags: str) -> str:
+    """Compiles the kernels as setup.py does, with warnings as errors; what the compiler says."""
     includes = [flag for path in include_paths() for flag in ("-I", path)]
-    command = [str(NVCC), "-std=c++17", "-O3", "--fmad=false", "-arch=sm_90", "-Werror", "all-warnings", *includes]
-    run = subprocess.run(
-        [*command, "-c", str(ROOT / "csrc" / "cuda.cu"), "-o", str(tmp_path / "cuda.o")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [nvcc, "-std=c++17", "-O3", "--fmad=false", "-Werror", "all-warnings", *includes, *flags]
+    run = subprocess.run([*command, str(ROOT / "csrc" / "cuda.cu")], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+    return run.stdout + run.stderr
+
+
+@pytest.mark.skipif(NVCC is None, reason="no nvcc on PATH or from pip")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_kernel_spills_or_keeps_an_array_in_local_memory(tmp_path: Path, architecture: str) -> None:
+    known = subprocess.run([str(NVCC), "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
+    if architecture not in known:
+        pytest.skip(f"this nvcc does not know {architecture}")
+    said = compile_cuda(str(NVCC), f"-arch={architecture}", "-Xptxas", "-v", "-cubin", "-o", str(tmp_path / "cuda.cubin"))
+    usage = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
+    assert len(usage) == 32  # forward and backward, four types, with and without vectors, plain and not
+    assert set(usage) == {("0", "0", "0")}
+
+
+@pytest.mark.skipif(NVCC is None, reason="no nvcc on PATH or from pip")
+def test_the_plain_float32_kernels_move_16_bytes_at_a_time(tmp_path: Path) -> None:
+    ptx = tmp_path / "cuda.ptx"
+    compile_cuda(str(NVCC), "-arch=sm_90", "-ptx", "-o", str(ptx))
+    kernels = dict(re.findall(r"\.entry (\S+?)\((.*?)(?=\.entry|\Z)", ptx.read_text(), flags=re.DOTALL))
+    # <float, kVector = true, kPlain = true>, as compilers spell it.
+    (forward,) = [body for name, body in kernels.items() if "forward_kernelIfLb1ELb1E" in name]
+    (backward,) = [body for name, body in kernels.items() if "backward_kernelIfLb1ELb1E" in name]
+    wide, narrow = r"ld\.global\.v4\.[buf]32", r"ld\.global\.[buf]32"
+    assert len(re.findall(wide, forward)) == 2  # mu, logvar
+    assert len(re.findall(r"st\.global\.v4\.[buf]32", forward)) == 1  # z
+    assert len(re.findall(wide, backward)) == 3  # mu, logvar, grad_z
+    assert len(re.findall(r"st\.global\.v4\.[buf]32", backward)) == 2
+    assert len(re.findall(narrow, forward)) <= 1  # the key's step
+    assert len(re.findall(narrow, backward)) <= 3  # that, and grad_kl
+
+
+@pytest.mark.skipif(not FROM_PIP.is_file(), reason="NVIDIA's packages for pip are not installed")
+def test_pip_alone_compiles_and_links_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    here = tmp_path / "cuda.o"
+    compile_cuda(str(FROM_PIP), "-arch=sm_90", "-Xcompiler", "-fPIC", "-c", "-o", str(here))
+    # The runtime is there under its full name alone; setup.py gives it the short one.
+    (runtime,) = FROM_PIP.parents[1].glob("lib/libcudart.so.*")
+    (tmp_path / "libcudart.so").symlink_to(runtime)
+    link = ["g++", "-shared", "-Wl,-z,defs", str(here), f"-L{tmp_path}", "-lcudart", "-o", str(tmp_path / "cuda.so")]
+    run = subprocess.run(link, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def test_every_element_belongs_to_one_thread(tmp_path: Path) -> None:
+    program = tmp_path / "grid"
+    source = ROOT / "tests" / "standalone" / "grid.cpp"
+    command = [
+        "g++",
+        "-std=c++17",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-I",
+        str(ROOT / "csrc"),
+        str(source),
+        "-o",
+        str(program),
+    ]
+    subprocess.run(command, check=True)
+    run = subprocess.run([str(program)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
 
 
 @pytest.mark.parametrize("standard", ["c++17", "c++20"])
@@ -35,3 +101,49 @@ def test_bindings_with_cuda_compile_without_a_warning(standard: str) -> None:
     command = ["g++", f"-std={standard}", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", *defines, *includes]
     run = subprocess.run([*command, str(ROOT / "csrc" / "bindings.cpp")], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.fixture
+def fresh_answer() -> Iterator[None]:
+    why_no_cuda.cache_clear()
+    yield
+    why_no_cuda.cache_clear()
+
+
+def fake_toolkit(folder: Path, release: str) -> Path:
+    nvcc = nvcc_of(folder)
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.0'\n")
+    nvcc.chmod(0o755)
+    return folder
+
+
+@pytest.mark.usefixtures("fresh_answer")
+def test_what_keeps_cuda_from_being_built_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "nothing"))
+    assert why_no_cuda() == f"there is no nvcc in {tmp_path / 'nothing' / 'bin'}"
+
+    why_no_cuda.cache_clear()
+    monkeypatch.setenv("CUDA_HOME", str(fake_toolkit(tmp_path / "old", "12.4")))
+    message = "old/bin/nvcc is of CUDA 12.4 and torch of CUDA 13.0: the major versions must agree"
+    assert str(why_no_cuda()).endswith(message)
+    monkeypatch.setenv("VAE_EXT_CUDA", "1")
+    with pytest.raises(ValueError, match=f"VAE_EXT_CUDA=1, but .*{message}"):
+        wants_cuda()
+    monkeypatch.setenv("VAE_EXT_CUDA", "auto")
+    assert not wants_cuda()
+
+    why_no_cuda.cache_clear()
+    monkeypatch.setenv("CUDA_HOME", str(fake_toolkit(tmp_path / "new", "13.2")))
+    assert why_no_cuda() is None
+    assert wants_cuda()
+
+
+@pytest.mark.skipif(not FROM_PIP.is_file(), reason="NVIDIA's packages for pip are not installed")
+def test_the_toolkit_from_pip_is_found_where_there_is_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    expected = FROM_PIP.parents[1] if not nvcc_of(Path("/usr/local/cuda")).is_file() else Path("/usr/local/cuda")
+    assert cuda_home() == expected
