@@ -4,13 +4,14 @@ VENV := .venv
 READY := $(VENV)/.ready
 ACTIVE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: help setup repro test operator-table sanitize lock
+.PHONY: help setup repro test operator-table sanitize gpu lock
 help:
 	@echo "make setup   .venv with the locked packages"
 	@echo "make repro   prepare, train, evaluate, plot: what has changed, by dvc repro"
 	@echo "make test    ruff, mypy, and the tests"
 	@echo "make operator-table   what the operator costs beside PyTorch's own, on this machine"
 	@echo "make sanitize         the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make gpu     on a machine with an NVIDIA GPU, with its own PYTHON: build, test, and measure the CUDA kernels"
 	@echo "make lock    requirements.lock anew, from pyproject.toml"
 
 setup: $(READY)
@@ -35,6 +36,10 @@ operator-table: $(READY)
 
 sanitize: $(READY)
 	$(ACTIVE) python -m tests.standalone.sanitize
+
+# Not in .venv: a GPU machine has a torch that fits its driver, and often no network.
+gpu:
+	$(PYTHON) -m tests.benchmarks.gpu
 
 # torch first and by itself: the lock names it without a local version such as +cpu, so that it serves every machine, and
 # torch itself pins the CUDA packages that it runs with. nvcc and its like are ours.

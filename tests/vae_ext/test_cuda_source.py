@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,3 +148,10 @@ def test_the_toolkit_from_pip_is_found_where_there_is_no_other(monkeypatch: pyte
     monkeypatch.setenv("PATH", str(tmp_path))
     expected = FROM_PIP.parents[1] if not nvcc_of(Path("/usr/local/cuda")).is_file() else Path("/usr/local/cuda")
     assert cuda_home() == expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_make_gpu_says_that_there_is_no_gpu() -> None:
+    run = subprocess.run(["make", "gpu", f"PYTHON={sys.executable}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode != 0
+    assert f"error: make gpu needs an NVIDIA GPU; torch {torch.__version__} sees none" in run.stderr

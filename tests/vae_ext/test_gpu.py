@@ -1,0 +1,86 @@
+"""What only a GPU can show. The other tests of this folder run there as well, with `device` = cuda."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vae_ext import noise_key, reparam_kl, reparam_kl_packed
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+def test_a_cuda_graph_draws_new_noise_at_each_replay() -> None:
+    mu, logvar = torch.randn(2, 64, 20, device="cuda")
+    key = noise_key(5, step=7, device="cuda")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        reparam_kl(mu, logvar, key)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        z, kl = reparam_kl(mu, logvar, key)
+        key[1] += 1
+    for step in (7, 8, 9):
+        graph.replay()
+        expected = reparam_kl(mu, logvar, noise_key(5, step, device="cuda"))
+        assert torch.equal(z, expected[0])
+        assert torch.equal(kl, expected[1])
+
+
+def test_nothing_synchronises() -> None:
+    packed = torch.randn(64, 40, device="cuda", requires_grad=True)
+    key = noise_key(1, device="cuda")
+    upstream = [torch.ones(64, 20, device="cuda"), torch.ones(64, device="cuda")]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        torch.autograd.grad(reparam_kl_packed(packed, key), packed, upstream)
+        reparam_kl(packed[:, :20], packed[:, 20:])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_work_goes_to_the_current_stream() -> None:
+    mu, logvar = torch.zeros(2, 4096, 512, device="cuda")
+    key = noise_key(1, device="cuda")
+    expected = reparam_kl(mu + 3, logvar, key)[0]
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        mu += 3
+        z, _ = reparam_kl(mu, logvar, key)
+    stream.synchronize()
+    assert torch.equal(z, expected)
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_properties(0).total_memory < 24 * 2**30, reason="needs 24 GiB"
+)
+@pytest.mark.parametrize(("rows", "dim"), [(2**27 + 5, 17), (3, 2**30)])
+def test_more_than_2_31_elements(rows: int, dim: int) -> None:
+    mu = torch.zeros(rows, dim, dtype=torch.float16, device="cuda")
+    z, kl = reparam_kl(mu, mu, noise_key(2, device="cuda"))
+    assert not kl.any()
+    if dim < 100:
+        last = reparam_kl(mu[-2:].cpu(), mu[-2:].cpu(), noise_key(2), row_offset=rows - 2)[0]
+        assert torch.equal(z[-2:].cpu(), last)
+    else:
+        # A row's noise does not depend on its length.
+        first = reparam_kl(mu[:, :1000].cpu(), mu[:, :1000].cpu(), noise_key(2))[0]
+        assert torch.equal(z[:, :1000].cpu(), first)
+        assert z[-1, -1000:].any()
+
+
+def test_the_same_bits_every_time() -> None:
+    torch.manual_seed(0)
+    mu, logvar = torch.randn(2, 1000, 300, device="cuda").requires_grad_()
+    key = noise_key(1, device="cuda")
+    upstream = [torch.randn(1000, 300, device="cuda"), torch.randn(1000, device="cuda")]
+    first: list[torch.Tensor] = []
+    for _ in range(10):
+        outputs = reparam_kl(mu, logvar, key)
+        results = [*outputs, *torch.autograd.grad(outputs, (mu, logvar), upstream)]
+        first = first or results
+        assert all(torch.equal(a, b) for a, b in zip(results, first, strict=True))
