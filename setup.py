@@ -81,9 +81,8 @@ def extension() -> Extension:
     library_dirs: list[str] = []
     if home:
         library_dirs = runtime_folder(home)
-        if not torch.cuda.is_available():
-            # Without a GPU to ask, torch has no list of its own: those of the data centres, and PTX for what is newer.
-            os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
+        # From Turing to Hopper, and PTX for what is newer; not this machine's GPU, because an image may be built elsewhere.
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "7.5;8.0;9.0+PTX")
         host += [f'-DVAE_EXT_WITH_CUDA="{torch.version.cuda}"', "-DUSE_CUDA"]
         kind, sources = CUDAExtension, [*sources, "csrc/cuda.cu"]
     else:

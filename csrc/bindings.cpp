@@ -130,6 +130,7 @@ struct Rows {
     STD_TORCH_CHECK(key.dim() == 1 && key.size(0) == 2 && key.scalar_type() == ScalarType::Long,
                     "key: expected int64 [2], seed and step");
     check(key, mu, "key");
+    STD_TORCH_CHECK(dim <= int64_t{1} << 33, "mu: expected at most 2**33 elements a row");
     inputs = {dtype_of(mu),
               options.scale,
               options.output,

@@ -180,9 +180,7 @@ def _build_tag() -> str:
     try:
         cuda = "cpu"
         if wants_cuda():
-            cards = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
-            asked = os.environ.get("TORCH_CUDA_ARCH_LIST") or " ".join(f"{major}.{minor}" for major, minor in cards)
-            cuda = "cuda-" + (re.sub(r"[^\w.+]+", "-", asked) or "any")
+            cuda = "cuda-" + re.sub(r"[^\w.+]+", "-", os.environ.get("TORCH_CUDA_ARCH_LIST") or "any")
     except ValueError as error:
         raise BackendError(str(error)) from None
     return f"torch{torch.__version__}-{sys.implementation.cache_tag}-{platform.machine()}-{cuda}"

@@ -88,7 +88,7 @@ def standard_normal(key: Tensor, rows: int, dim: int, *, num_samples: int | None
     """
     check_key(key)
     check_whole("rows", rows, 0, 2**32)
-    check_whole("dim", dim, 0, 2**34)
+    check_whole("dim", dim, 0, 2**33)
     check_counts(num_samples, row_offset, rows)
     samples = 1 if num_samples is None else num_samples
     blocks = (dim + 3) // 4

@@ -43,10 +43,11 @@ def cuda_home() -> Path | None:
     if told:
         return Path(told)
     on_path = shutil.which("nvcc")
-    found = [Path(on_path).parent.parent] if on_path else []
+    found = [Path(on_path).resolve().parent.parent] if on_path else []
     found += [Path("/usr/local/cuda")]
     found += [home for entry in sys.path for home in sorted(Path(entry or ".").glob("nvidia/cu*"), reverse=True)]
-    return next((home for home in found if nvcc_of(home).is_file()), None)
+    # On PATH there may be a script that calls the nvcc of another folder: the headers are where the toolkit is.
+    return next((home for home in found if nvcc_of(home).is_file() and (home / "include" / "cuda_runtime.h").is_file()), None)
 
 
 def nvcc_of(home: Path) -> Path:

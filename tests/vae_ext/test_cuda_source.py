@@ -19,7 +19,7 @@ from vae_ext.source import ROOT, cuda_home, nvcc_of, wants_cuda, why_no_cuda
 ON_PATH = shutil.which("nvcc")
 FROM_PIP = Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin" / "nvcc"
 NVCC = ON_PATH or (str(FROM_PIP) if FROM_PIP.is_file() else None)
-ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
 
 
 def compile_cuda(nvcc: str, *flags: str) -> str:
@@ -116,6 +116,8 @@ def fake_toolkit(folder: Path, release: str) -> Path:
     nvcc.parent.mkdir(parents=True)
     nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.0'\n")
     nvcc.chmod(0o755)
+    (folder / "include").mkdir()
+    (folder / "include" / "cuda_runtime.h").touch()
     return folder
 
 
@@ -148,6 +150,16 @@ def test_the_toolkit_from_pip_is_found_where_there_is_no_other(monkeypatch: pyte
     monkeypatch.setenv("PATH", str(tmp_path))
     expected = FROM_PIP.parents[1] if not nvcc_of(Path("/usr/local/cuda")).is_file() else Path("/usr/local/cuda")
     assert cuda_home() == expected
+
+
+def test_a_script_that_calls_another_nvcc_is_not_taken_for_the_toolkit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    toolkit = fake_toolkit(tmp_path / "toolkit", "13.0")
+    monkeypatch.setenv("PATH", str(toolkit / "bin"))
+    assert cuda_home() == toolkit.resolve()
+    (toolkit / "include" / "cuda_runtime.h").unlink()
+    assert cuda_home() != toolkit.resolve()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

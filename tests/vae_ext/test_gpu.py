@@ -17,6 +17,7 @@ def test_a_cuda_graph_draws_new_noise_at_each_replay() -> None:
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         reparam_kl(mu, logvar, key)
+        key.clone()[1] += 1
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
