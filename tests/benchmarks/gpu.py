@@ -7,7 +7,6 @@ and an nvcc; nothing is fetched. What it measures goes to results/benchmarks/<gp
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import re
@@ -15,7 +14,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from typing import Any
 import torch
 
 import vae_ext
+from pipeline.files import write_json
 from tests.benchmarks.operator_table import forward_and_backward, textbook
 from vae_ext.backend import compiled_module
 from vae_ext.source import ROOT
@@ -167,13 +166,6 @@ def machine() -> dict[str, str]:
     }
 
 
-def write(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(json.dumps(content, indent=2) + "\n")
-    Path(file.name).replace(path)
-
-
 def show_failed_build() -> None:
     """The end of the log: on a lent machine nobody can read the file afterwards."""
     module = compiled_module()
@@ -202,7 +194,7 @@ def main() -> int:
     for case in bandwidth(copy):
         print(f"{case['case']:<42} {case['bytes_per_second'] / 1e12:.2f} TB/s, {case['over_copy']:.2f} of the copy", flush=True)
         result["bandwidth"].append(case)
-    write(path, result)  # after each part: whatever comes next may be cut off
+    write_json(path, result)  # after each part: whatever comes next may be cut off
     failed = False
     if not arguments.no_tests:
         # What is compiled without a GPU is tested without one.
@@ -214,12 +206,12 @@ def main() -> int:
         ratios = ", ".join(f"{name[:-3]} {us / ours:.2f}x" for name, us in case.items() if name not in ("case", "ours_us"))
         print(f"{case['case']:<52} {ours:.1f} us; {ratios}", flush=True)
         result["times"].append(case)
-        write(path, result)
+        write_json(path, result)
     for check, verdict in () if arguments.no_tests else sanitize():
         print(f"{check}: {verdict}", flush=True)
         failed = failed or verdict.startswith("found")
         result["sanitizer"][check] = verdict
-        write(path, result)
+        write_json(path, result)
     print(f"written: {path.relative_to(ROOT)}")
     return 1 if failed else 0
 
