@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,19 +46,28 @@ def laid_out(values: Tensor, layout: str) -> Tensor:
     return values.clone()
 
 
+def normal(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator, device: torch.device) -> Tensor:
+    """The same numbers, up to their rounding, on every device and in every type."""
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device)
+
+
+def drawn_inputs(case: dict[str, Any], generator: torch.Generator, device: torch.device) -> list[Tensor]:
+    shape = (*case["lead"], case["dim"])
+    values = [normal(shape, case["dtype"], generator, device) for _ in range(2)]
+    return [laid_out(t, layout).requires_grad_() for t, layout in zip(values, case["layouts"], strict=True)]
+
+
+def options_of(case: dict[str, Any]) -> dict[str, Any]:
+    return {"num_samples": case["samples"], "row_offset": case["row_offset"], "scale": case["scale"]}
+
+
 @given(case=cases)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_case_agrees_with_the_reference_in_float64(device: torch.device, case: dict[str, Any]) -> None:
-    key = noise_key(case["seed"], device=device)
     generator = torch.Generator().manual_seed(case["seed"] % 2**63)
-    shape = (*case["lead"], case["dim"])
-
-    def values(*sizes: int, dtype: torch.dtype) -> Tensor:
-        return torch.randn(sizes, generator=generator, dtype=torch.float64).to(dtype).to(device)
-
-    mu, logvar = (laid_out(values(*shape, dtype=case["dtype"]), layout).requires_grad_() for layout in case["layouts"])
-    options = {"num_samples": case["samples"], "row_offset": case["row_offset"], "scale": case["scale"]}
-    outputs = call(case["output"], mu, logvar, key, **options)
+    mu, logvar = drawn_inputs(case, generator, device)
+    key = noise_key(case["seed"], device=device)
+    outputs = call(case["output"], mu, logvar, key, **options_of(case))
 
     rows = torch.Size(case["lead"]).numel()
     mu64, logvar64 = (t.detach().double().reshape(rows, case["dim"]).requires_grad_() for t in (mu, logvar))
@@ -67,7 +77,7 @@ def test_any_case_agrees_with_the_reference_in_float64(device: torch.device, cas
         assert_close(actual.reshape(e.shape), e, actual.dtype)
 
     used = [i for i in (0, 1) if case["used"][i]]
-    upstream = [values(*outputs[i].shape, dtype=outputs[i].dtype) for i in used]
+    upstream = [normal(outputs[i].shape, outputs[i].dtype, generator, device) for i in used]
     actual_grads = torch.autograd.grad([outputs[i] for i in used], (mu, logvar), upstream, allow_unused=True)
     expected_grads = torch.autograd.grad(
         [expected[i] for i in used],
@@ -84,19 +94,13 @@ def test_any_case_agrees_with_the_reference_in_float64(device: torch.device, cas
 @given(case=cases)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_layout_gives_the_bits_of_the_dense_one(device: torch.device, case: dict[str, Any]) -> None:
-    key = noise_key(case["seed"], device=device)
     generator = torch.Generator().manual_seed(case["seed"] % 2**63)
-    shape = (*case["lead"], case["dim"])
-
-    def values(*sizes: int) -> Tensor:
-        return torch.randn(sizes, generator=generator, dtype=torch.float64).to(case["dtype"]).to(device)
-
-    odd = [laid_out(values(*shape), layout).requires_grad_() for layout in case["layouts"]]
+    odd = drawn_inputs(case, generator, device)
+    key, options = noise_key(case["seed"], device=device), options_of(case)
     dense = [t.detach().contiguous().requires_grad_() for t in odd]
     packed = torch.cat([t.detach() for t in odd], dim=-1).requires_grad_()
-    options = {"num_samples": case["samples"], "row_offset": case["row_offset"], "scale": case["scale"]}
     results = call(case["output"], *dense, key, **options)
-    upstream = [values(*t.shape).to(t.dtype) for t in results]
+    upstream = [normal(t.shape, t.dtype, generator, device) for t in results]
     expected = (*results, *torch.autograd.grad(results, dense, upstream))
 
     outputs = call(case["output"], *odd, key, **options)
