@@ -22,7 +22,7 @@ size_t size_of(vae::Dtype dtype) {
   std::abort();
 }
 
-// n numbers from -3 to 3, as many kinds of them as the types can hold, in a heap block of their own.
+// n numbers from -3 to 3, of both signs and many exponents, in a heap block of their own.
 class Block {
  public:
   Block(int64_t n, vae::Dtype dtype, int seed) : bytes_(static_cast<size_t>(n) * size_of(dtype)) {
