@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -23,45 +13,21 @@ from pipeline import likelihood
 from pipeline.cli import run
 from pipeline.data import as_float, read_split, to_device
 from pipeline.device import choose_device
-from pipeline.files import whole_file
+from pipeline.figure import figure
 from pipeline.model import VAE, load_model
 from pipeline.objective import Stream, stream_key
 from pipeline.params import load_params
 from pipeline.paths import CURVES, DIMENSIONS, FIGURES, WEIGHTS
 from vae_ext import standard_normal
 
-STYLE: Any = {
-    "figure.dpi": 130,
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "0.92",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
 TRAIN_COLOR, VALIDATION_COLOR = "0.6", "C0"
 Array = npt.NDArray[np.float32]
-
-
-@contextmanager
-def figure(name: str, *, width: float, height: float) -> Iterator[Figure]:
-    """A figure that is saved as results/plot/{name}.png at the end."""
-    with plt.rc_context(STYLE):
-        fig = plt.figure(figsize=(width, height), layout="constrained")
-        yield fig
-        with whole_file(FIGURES / f"{name}.png") as temporary:
-            # No software or date in the file: the same figure is the same bytes.
-            fig.savefig(temporary, metadata={"Software": None})
-        plt.close(fig)
 
 
 def learning_curves() -> None:
     """ELBO, distortion and rate against the epoch, train and validation."""
     panels = {"elbo": "ELBO", "distortion": "distortion  −E log p(x|z)", "rate": "rate  KL(q(z|x) ‖ p(z))"}
-    with figure("learning_curves", width=11, height=3.4) as fig:
+    with figure(FIGURES / "learning_curves.png", width=11, height=3.4) as fig:
         for axes, (name, title) in zip(fig.subplots(1, 3), panels.items(), strict=True):
             values = []
             for split, color in (("train", TRAIN_COLOR), ("validation", VALIDATION_COLOR)):
@@ -85,7 +51,7 @@ def framed(values: list[float]) -> tuple[float, float] | None:
 def image_rows(name: str, title: str, rows: dict[str, Array]) -> None:
     """Rows of images [N, H, W], each with its label."""
     count = max(map(len, rows.values()))
-    with figure(name, width=0.75 * count + 1.0, height=0.75 * len(rows) + 0.45) as fig:
+    with figure(FIGURES / f"{name}.png", width=0.75 * count + 1.0, height=0.75 * len(rows) + 0.45) as fig:
         fig.suptitle(title, x=0.01, ha="left", fontsize=11)
         for axes_row, (label, images) in zip(fig.subplots(len(rows), count, squeeze=False), rows.items(), strict=True):
             for axes, image in zip(axes_row, images, strict=True):
@@ -99,7 +65,7 @@ def image_square(name: str, title: str, images: Array, side: int) -> None:
     """side x side images [side^2, H, W] as one picture."""
     _, height, width = images.shape
     canvas = images.reshape(side, side, height, width).transpose(0, 2, 1, 3).reshape(side * height, side * width)
-    with figure(name, width=5, height=5.3) as fig:
+    with figure(FIGURES / f"{name}.png", width=5, height=5.3) as fig:
         axes = fig.subplots()
         axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=1)
         axes.set(title=title, xticks=[], yticks=[])
@@ -121,7 +87,7 @@ def latent_plane(mu: Tensor, labels: npt.NDArray[np.uint8]) -> None:
         names = [f"dimension {i + 1}" for i in range(dim)]
     points = mu.cpu().numpy()
     x, y = points[:, 0], points[:, 1] if dim > 1 else np.zeros(len(points))
-    with figure("latent", width=6.8, height=5.8) as fig:
+    with figure(FIGURES / "latent.png", width=6.8, height=5.8) as fig:
         axes = fig.subplots()
         for label in np.unique(labels):
             here = labels == label
@@ -134,7 +100,7 @@ def kl_per_dimension() -> None:
     """The rate, a latent dimension each, largest first."""
     table = pd.read_csv(DIMENSIONS).sort_values("kl", ascending=False)
     colors = np.where(table["active"], VALIDATION_COLOR, TRAIN_COLOR)
-    with figure("kl_per_dimension", width=6.8, height=3.4) as fig:
+    with figure(FIGURES / "kl_per_dimension.png", width=6.8, height=3.4) as fig:
         axes = fig.subplots()
         axes.bar(range(1, len(table) + 1), table["kl"], color=colors)
         # The bars of dimensions that are not active are too low to be seen: shade where they stand.
