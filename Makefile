@@ -4,13 +4,17 @@ VENV := .venv
 READY := $(VENV)/.ready
 ACTIVE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: help setup repro test operator-table sanitize gpu lock
+.PHONY: help setup repro test bench bench-full bench-record bench-compare bench-noise sanitize gpu lock
 help:
 	@echo "make setup   .venv with the locked packages"
 	@echo "make repro   prepare, train, evaluate, plot: what has changed, by dvc repro"
 	@echo "make test    ruff, mypy, and the tests"
-	@echo "make operator-table   what the operator costs beside PyTorch's own, on this machine"
-	@echo "make sanitize         the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make bench   the operator's speed beside the reference's, PyTorch's and torch.compile's, as a table"
+	@echo "make bench-full      the same for all shapes"
+	@echo "make bench-record    the same into results/benchmarks, which is in git, with figures"
+	@echo "make bench-compare   whether the operator became slower than BASE, a commit (default: HEAD), says"
+	@echo "make bench-noise     how far apart two runs of the same code are, for bench-compare to know"
+	@echo "make sanitize        the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make gpu     on a machine with an NVIDIA GPU, with its own PYTHON: build, test, and measure the CUDA kernels"
 	@echo "make lock    requirements.lock anew, from pyproject.toml"
 
@@ -23,7 +27,7 @@ $(READY): requirements.lock
 
 repro: $(READY)
 	$(ACTIVE) dvc repro
-	$(ACTIVE) dvc metrics show
+	$(ACTIVE) dvc metrics show results/train/metrics.json results/evaluate/metrics.json
 
 test: $(READY)
 	$(ACTIVE) ruff check .
@@ -31,8 +35,25 @@ test: $(READY)
 	$(ACTIVE) mypy
 	$(ACTIVE) pytest
 
-operator-table: $(READY)
-	$(ACTIVE) python -m tests.benchmarks.operator_table
+bench: $(READY)
+	$(ACTIVE) python -m tests.benchmarks.measure
+	$(ACTIVE) python -m tests.benchmarks.table
+
+bench-full: $(READY)
+	$(ACTIVE) python -m tests.benchmarks.measure --full
+	$(ACTIVE) python -m tests.benchmarks.table
+
+# By force: what a measurement found elsewhere, or an hour ago, is not what it would find here and now.
+bench-record: $(READY)
+	$(ACTIVE) dvc repro --force tests/benchmarks/dvc.yaml
+	$(ACTIVE) python -m tests.benchmarks.table
+
+BASE ?= HEAD
+bench-compare: $(READY)
+	$(ACTIVE) python -m tests.benchmarks.compare --base $(BASE)
+
+bench-noise: $(READY)
+	$(ACTIVE) python -m tests.benchmarks.noise
 
 sanitize: $(READY)
 	$(ACTIVE) python -m tests.standalone.sanitize

@@ -1,0 +1,171 @@
+"""Who computes a case, as calls that can be timed, each proved right before it is."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import vae_ext
+from tests.benchmarks.cases import CASES
+from vae_ext import reference
+
+Pair = tuple[Tensor, Tensor]
+Call = Callable[[], object]
+# One function for many shapes: by default dynamo stops at eight.
+torch._dynamo.config.recompile_limit = 256
+# Relative, of the textbook's KL above all, which is rounded to the dtype at every step.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
+
+
+def fused(mu: Tensor, logvar: Tensor, key: Tensor, samples: int | None) -> Pair:
+    return vae_ext.reparam_kl(mu, logvar, key, num_samples=samples)
+
+
+def plain(mu: Tensor, logvar: Tensor, key: Tensor, samples: int | None) -> Pair:
+    return reference.reparam_kl(mu, logvar, key, samples, 0, 0, 0)
+
+
+def textbook(mu: Tensor, logvar: Tensor, _key: Tensor | None = None, samples: int | None = None) -> Pair:
+    """Sample and KL as they stand in every tutorial, with PyTorch's own noise."""
+    eps = torch.randn_like(mu) if samples is None else torch.randn(samples, *mu.shape, dtype=mu.dtype, device=mu.device)
+    kl = -0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).sum(-1, dtype=torch.float32)
+    return mu + torch.exp(0.5 * logvar) * eps, kl
+
+
+# dynamic=False: code for one shape, as a training loop has it, is faster than code for all. fullgraph: or an error.
+compiled = functools.partial(torch.compile, textbook, dynamic=False, fullgraph=True)
+PROVIDERS: dict[str, Callable[[Tensor, Tensor, Tensor, int | None], Pair]] = {
+    "fused": fused,
+    "reference": plain,
+    "eager": textbook,
+    "compile": compiled(),
+    "max-autotune": compiled(mode="max-autotune-no-cudagraphs"),  # CUDA graphs would copy the inputs
+}
+YARDSTICKS = ("randn", "copy")  # both of the shape of z: the noise alone, and what the memory allows
+MEASURED = {
+    "forward": ("fused", "reference", "eager", "compile", *YARDSTICKS),
+    "backward": ("fused", "reference", "eager", "compile"),
+    "both": ("fused", "reference", "eager", "compile", "max-autotune", "graph"),
+}
+GPU_ALONE = ("max-autotune", "graph")  # graph: the fused operator's call, replayed
+
+
+class Bench:
+    """One case on one device: its tensors, and the calls on them."""
+
+    def __init__(self, case: str, device: str) -> None:
+        self.case, self.device = CASES[case], torch.device(device)
+        generator = torch.Generator().manual_seed(0)
+        values = torch.randn(2, self.case.rows, self.case.dim, generator=generator).to(self.device, self.case.dtype)
+        self.mu, self.logvar = (t.clone().requires_grad_() for t in values)
+        self.key = vae_ext.noise_key(1, device=self.device)
+        self.upstream = tuple(torch.randn_like(t) for t in self.outputs("fused"))
+        self.call = functools.cache(self._prepare)
+
+    def outputs(self, provider: str) -> Pair:
+        """z and kl, with their graph."""
+        return PROVIDERS[provider](self.mu, self.logvar, self.key, self.case.samples)
+
+    def gradients(self, outputs: Pair, *, again: bool = False) -> Pair:
+        """Of mu and logvar, for gradients that come to both outputs; with ``again`` the graph stays for the next time."""
+        mu, logvar = torch.autograd.grad(outputs, (self.mu, self.logvar), self.upstream, retain_graph=again)
+        return mu, logvar
+
+    def both(self, provider: str) -> tuple[Pair, Pair]:
+        outputs = self.outputs(provider)
+        return outputs, self.gradients(outputs)
+
+    def _prepare(self, mode: str, provider: str) -> Call:
+        """What is timed, after it has been checked once; ``call`` keeps it for the next turn."""
+        if provider == "randn":
+            draw = functools.partial(torch.randn, self.upstream[0].shape, dtype=self.case.dtype, device=self.device)
+            assert_standard_normal(draw())
+            return draw
+        if provider == "copy":
+            target = torch.full_like(self.upstream[0], torch.nan)
+            assert torch.equal(target.copy_(self.upstream[0]), self.upstream[0])
+            return lambda: target.copy_(self.upstream[0])
+        if provider == "graph":
+            replay, results = capture(lambda: self.both("fused"))
+            replay()
+            self.check(provider, *results)
+            return replay
+        if mode == "forward":
+            inputs = (self.mu.detach(), self.logvar.detach(), self.key, self.case.samples)
+            forward = functools.partial(PROVIDERS[provider], *inputs)
+            self.check(provider, forward())
+            return forward
+        if mode == "backward":
+            outputs = self.outputs(provider)
+            self.check(provider, outputs, self.gradients(outputs, again=True))
+            return lambda: self.gradients(outputs, again=True)
+        self.check(provider, *self.both(provider))
+        return lambda: self.both(provider)
+
+    def check(self, provider: str, outputs: Pair, gradients: Pair | None = None) -> None:
+        """Outputs and gradients against the reference in float64.
+
+        Whoever draws by the key must give the reference's z; for PyTorch's own noise, eps = (z - mu) / sigma must be standard
+        normal, and all the rest is what it must be for that eps.
+        """
+        mu, logvar = (t.detach().double().requires_grad_() for t in (self.mu, self.logvar))
+        if provider in ("fused", "reference", "graph"):
+            expected = plain(mu, logvar, self.key, self.case.samples)
+        else:
+            eps = ((outputs[0].detach().double() - mu) / torch.exp(0.5 * logvar)).detach()
+            assert_standard_normal(eps)
+            expected = (reference.reparameterize(mu, logvar, eps), reference.kl_divergence(mu, logvar).sum(-1))
+        pairs = list(zip(outputs, expected, strict=True))
+        if gradients is not None:
+            upstream = tuple(t.double() for t in self.upstream)
+            pairs += zip(gradients, torch.autograd.grad(expected, (mu, logvar), upstream), strict=True)
+        tolerance = TOLERANCE[self.case.dtype]
+        for name, (actual, right) in zip(("z", "kl", "gradient of mu", "gradient of logvar"), pairs, strict=False):
+            scale = right.abs().max().item()
+            message = functools.partial("{}, {}: {}".format, provider, name)
+            torch.testing.assert_close(actual.double(), right, rtol=tolerance, atol=tolerance * scale, msg=message)
+
+
+def assert_standard_normal(eps: Tensor) -> None:
+    """Mean 0 and variance 1, within six standard errors."""
+    count = eps.numel()
+    assert eps.double().mean().abs() <= 6 * count**-0.5
+    assert (eps.double().square().mean() - 1).abs() <= 6 * (2 / count) ** 0.5
+
+
+def capture(run: Callable[[], tuple[Pair, Pair]]) -> tuple[Call, tuple[Pair, Pair]]:
+    """A CUDA graph of a call: its replay, and the tensors that a replay fills."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run()
+    return graph.replay, results
+
+
+def peak_bytes(bench: Bench, provider: str) -> int:
+    """The most memory that both passes hold beyond inputs, outputs and gradients."""
+    run = bench.call("both", provider)
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        kept = run()
+        peak = torch.cuda.max_memory_allocated() - before
+    else:
+        with torch.profiler.profile(profile_memory=True) as profile:
+            kept = run()
+        held = peak = 0
+        assert profile.profiler is not None
+        for event in profile.profiler.kineto_results.events():
+            if event.name() == "[memory]":
+                held += event.nbytes()
+                peak = max(peak, held)
+    assert isinstance(kept, tuple)
+    return int(peak - sum(t.untyped_storage().nbytes() for pair in kept for t in pair))

@@ -1,0 +1,52 @@
+"""The operator against the reference, eager PyTorch and torch.compile: time and memory, a case at a time."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from tests.benchmarks.bench import GPU_ALONE, MEASURED, YARDSTICKS, Bench, peak_bytes
+from tests.benchmarks.cases import chosen
+from tests.benchmarks.timing import DEVICES, TURNS, timed
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    full = metafunc.config.getoption("full")
+    chosen_cases = [(device, case.name) for device in DEVICES for case in chosen(device, full)]
+    if metafunc.function is test_memory:
+        lines = [pytest.param(*case, provider) for case in chosen_cases for provider in ("fused", "eager", "compile")]
+        metafunc.parametrize("device,case,provider", lines)
+    else:
+        lines = [
+            pytest.param(device, case, mode, provider, turn, marks=timed(device))
+            for turn in TURNS
+            for device, case in chosen_cases
+            for mode, providers in MEASURED.items()
+            for provider in providers
+            if device == "cuda" or provider not in GPU_ALONE
+        ]
+        metafunc.parametrize("device,case,mode,provider,turn", lines)
+
+
+@functools.cache
+def bench_of(case: str, device: str) -> Bench:
+    return Bench(case, device)
+
+
+@pytest.fixture
+def bench(case: str, device: str) -> Bench:
+    """The inputs of a case, and the calls on them: the same for every turn."""
+    return bench_of(case, device)
+
+
+def test_time(benchmark: BenchmarkFixture, bench: Bench, mode: str, provider: str, turn: int) -> None:
+    call = bench.call(mode, provider)  # which checks it against the reference first
+    benchmark.extra_info["bytes"] = bench.case.bytes_moved(provider if provider in YARDSTICKS else mode)
+    benchmark(call)
+
+
+def test_memory(benchmark: BenchmarkFixture, bench: Bench, provider: str) -> None:
+    benchmark.extra_info["peak_bytes"] = peak_bytes(bench, provider)
+    benchmark.pedantic(bench.call("both", provider))  # so that the number stands in the report

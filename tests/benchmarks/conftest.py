@@ -1,0 +1,42 @@
+"""The benchmarks' options, and what their report says of the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+import pytest
+import torch
+
+from vae_ext.backend import compiled_module
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", dest="full", help="benchmarks: all cases, and longer")
+
+
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    """What decides how fast the operator is, in place of all that pytest-benchmark collects; no host's name."""
+    cpu = machine_info["cpu"].get("brand_raw", platform.processor())
+    module = compiled_module()
+    found = {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "instruction_set": module.cpu_capability() if module else "none: the kernels are not compiled",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda or "none",
+        "python": platform.python_version(),
+        "compiler": module.build_info()["compiler"] if module else "none",
+        "digest": module.build_info()["digest"] if module else "none",
+    }
+    machine_info.clear()
+    machine_info.update(found)
+
+
+def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
+    """Every single time is megabytes; their quartiles are enough."""
+    for benchmark in output_json["benchmarks"]:
+        del benchmark["stats"]["data"]

@@ -1,0 +1,84 @@
+"""How far apart two runs of the same code are: `make bench-noise` measures the operator ten times over and writes the bands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.cli import UserError, run
+from pipeline.files import write_json
+from tests.benchmarks.measure import REPORT, measure
+from tests.benchmarks.report import read_report
+from tests.benchmarks.summarise import RESULTS, digits, metrics_of
+
+NOISE = RESULTS / "noise.json"
+# Over the largest difference seen, for those that were not; and no band is narrower than this.
+MARGIN, LEAST = 1.5, 0.05
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> pd.DataFrame:
+    """What became of each speed-up, new over old: a line for each device, mode and case in both, a column for each provider.
+
+    Raises:
+        UserError: if they have no case in common.
+    """
+    lines = {}
+    for device in ("cpu", "cuda"):
+        for mode in ("forward", "backward", "both"):
+            before, after = (metrics.get(device, {}).get(mode, {}) for metrics in (old, new))
+            for case in (case for case in before if case in after):
+                then, now = before[case]["speedup"], after[case]["speedup"]
+                lines[f"{device} {mode} {case}"] = {name: now[name] / then[name] for name in then if name in now}
+    if not lines:
+        raise UserError("nothing to compare: no case was measured in both")
+    return pd.DataFrame.from_dict(lines, orient="index")
+
+
+def bands_of(runs: list[dict[str, Any]]) -> pd.Series:
+    """For each line, how much the kindest of its ratios lost at worst between any two runs, with a margin."""
+    worst = pd.DataFrame([changes(a, b).max(axis=1) for a, b in permutations(runs, 2)]).min()
+    return (MARGIN * (1 - worst)).clip(lower=LEAST)
+
+
+def read_bands(path: Path) -> pd.Series:
+    """The bands as :func:`main` wrote them.
+
+    Raises:
+        UserError: if they were never measured.
+    """
+    try:
+        return pd.Series(json.loads(path.read_text())["band"], dtype=float)
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; run `make bench-noise`") from None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=10, help="(default: 10, about a minute each)")
+    runs, machine = [], {}
+    for i in range(parser.parse_args().runs):
+        path = REPORT.with_name(f"noise-{i}.json")
+        measure(path)
+        report = read_report(path)
+        runs.append(metrics_of(report))
+        machine = report.machine
+    singles = pd.concat([changes(a, b) for a, b in permutations(runs, 2)]).stack()
+    write_json(
+        NOISE,
+        {
+            "machine": machine,
+            "runs": len(runs),
+            "single_ratio": {"median": digits((singles - 1).abs().median()), "largest": digits((singles - 1).abs().max())},
+            "band": {line: digits(band) for line, band in bands_of(runs).items()},
+        },
+    )
+    print(f"{NOISE}: written")
+
+
+if __name__ == "__main__":
+    run(main)

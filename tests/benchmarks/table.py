@@ -1,0 +1,70 @@
+"""A report for people: `make bench` ends with it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.cli import run
+from tests.benchmarks.measure import REPORT
+from tests.benchmarks.report import LINE, Report, read_report
+
+LEGEND = """A time is the median of the best turn; +n%: three of four turns were within that of it. 2.0x: the fused operator is
+twice as fast. GB/s: the least that it must move, over its time; of copy: against a plain copy of a tensor of z's size."""
+
+
+def duration(seconds: float) -> str:
+    """Three digits and a unit: 18.2 us, 3.34 ms."""
+    unit, name = (1e-6, "us") if seconds < 1e-3 else (1e-3, "ms")
+    value = seconds / unit
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {name}"
+
+
+def cell(line: pd.Series) -> str:
+    ratio = "" if line["provider"] == "fused" else f" {line['speedup']:6.2f}x"
+    return f"{duration(line['seconds']):>8} +{min(line['spread'], 9.99):<4.0%}{ratio}"
+
+
+def operator_lines(times: pd.DataFrame) -> Iterator[str]:
+    """A line for each case and mode, a column for each provider."""
+    timed = times[(times["mode"] != "step") & (times["provider"] != "copy")]
+    providers = list(dict.fromkeys(timed["provider"]))
+    width = {name: 14 if name == "fused" else 22 for name in providers}
+    yield " ".join([f"{'case':<16} {'mode':<8}", *(f"{name:<{width[name]}}" for name in providers), "  GB/s  of copy"])
+    for (_, case, mode), group in timed.groupby(LINE, sort=False):
+        cells = {line["provider"]: cell(line) for _, line in group.iterrows()}
+        ours = group[group["provider"] == "fused"].iloc[0]
+        columns = (f"{cells.get(name, ''):<{width[name]}}" for name in providers)
+        yield " ".join([f"{case:<16} {mode:<8}", *columns, f"{ours['gb_s']:6.1f} {ours['of_copy']:8.0%}"])
+
+
+def lines(report: Report) -> Iterator[str]:
+    for name, value in report.machine.items():
+        yield f"{name.replace('_', ' ')}: {value}"
+    for device, times in report.times.groupby("device", sort=False):
+        yield f"\n{device}\n"
+        yield from operator_lines(times)
+        yield ""
+        memory = report.memory[report.memory["device"] == device].pivot_table("peak_bytes", "case", "provider", sort=False)
+        yield "memory, bytes beyond inputs, outputs and gradients, at most:"
+        for case, row in memory.iterrows():
+            yield f"{case!s:<16}          " + ", ".join(f"{name} {value:,.0f}" for name, value in row.items())
+        for (_, case, _), group in times[times["mode"] == "step"].groupby(LINE, sort=False):
+            yield f"\ntraining, images/s, {case}, batch 128:"
+            for _, line in group.iterrows():
+                ratio = "" if line["provider"] == "fused" else f" {line['speedup']:.2f}x"
+                yield f"{line['provider']:<16} {line['images_s']:>9,.0f}{ratio}"
+    yield f"\n{LEGEND}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("report", type=Path, nargs="?", default=REPORT, help=f"what pytest-benchmark wrote (default: {REPORT})")
+    print("\n".join(lines(read_report(parser.parse_args().report))))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,45 @@
+"""How time is taken: on which devices, by which clock, for how long, how often.
+
+Machines have moods that last from seconds to minutes. So all that is compared is timed within a moment, one after the other,
+and the whole round is gone through nine times: each turn gives ratios, and the medians over the turns are the results.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+
+TURNS = range(9)
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+class DeviceClock:
+    """Seconds when the GPU has done all that it was given: two calls around a piece of work time it by the device's events.
+
+    Between two events time is a float32 of milliseconds; it is added up here in float64.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.last: torch.cuda.Event | None = None
+
+    def __call__(self) -> float:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        event.synchronize()
+        if self.last is not None:
+            self.now += self.last.elapsed_time(event) / 1000
+        self.last = event
+        return self.now
+
+
+def timed(device: str) -> pytest.MarkDecorator:
+    """pytest-benchmark's settings for one turn of one provider."""
+    settings: dict[str, Any] = {"max_time": 0.03, "min_rounds": 2, "timer": time.perf_counter}
+    if device == "cuda":
+        # A round is a burst of calls between two events: the device's work is timed, not the launch of one.
+        settings |= {"timer": DeviceClock(), "min_time": 1e-3}
+    return pytest.mark.benchmark(**settings, disable_gc=True, warmup=False)
