@@ -60,7 +60,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     for name in listed.stdout.splitlines():
-        if not name.startswith(("data/raw", "results/")) and (ROOT / name).is_file():
+        dropped = name.startswith(("data/raw", "results/")) and not name.startswith("results/benchmarks/")
+        if not dropped and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     small_mnist(folder / "data/raw/small")
@@ -81,7 +82,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
 
 
 def test_after_repro_everything_is_there_and_status_is_clean(clone: Clone) -> None:
-    assert "up to date" in clone.must("dvc", "status")
+    assert "up to date" in clone.must("dvc", "status", "dvc.yaml")  # the benchmarks' pipeline has its own time
     assert clone.must("git", "status", "--porcelain") == ""
     assert (clone.folder / "models/vae.safetensors").is_file()
     assert len(list((clone.folder / "results/plot").glob("*.png"))) == 5
@@ -89,6 +90,11 @@ def test_after_repro_everything_is_there_and_status_is_clean(clone: Clone) -> No
 
 def test_second_repro_runs_nothing(clone: Clone) -> None:
     assert "Running stage" not in clone.must("dvc", "repro")
+
+
+def test_nothing_is_timed_unless_the_benchmarks_are_asked_for(clone: Clone) -> None:
+    assert "benchmarks" not in clone.must("dvc", "repro", "--force", "--dry")
+    assert "tests.benchmarks.measure" in clone.must("dvc", "repro", "--force", "--dry", "tests/benchmarks/dvc.yaml")
 
 
 def test_results_and_no_data_are_in_git(clone: Clone) -> None:
@@ -104,6 +110,7 @@ def test_another_beta_skips_prepare_and_trades_rate_for_distortion(clone: Clone)
     log = clone.must("dvc", "exp", "run", "--name", "low-beta", "-S", "beta=0.01")
     assert "Stage 'prepare' didn't change, skipping" in log
     assert "Running stage 'train'" in log
+    assert "benchmarks" not in log
     after = clone.metrics()
     assert after["distortion"] < before["distortion"]
     assert after["rate"] > before["rate"]

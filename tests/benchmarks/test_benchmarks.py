@@ -1,0 +1,258 @@
+"""The benchmarks' own correctness. Nothing is timed here but the time that it takes."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.cli import UserError
+from pipeline.files import write_json
+from tests.benchmarks import bench, compare, measure, noise
+from tests.benchmarks.bench import GPU_ALONE, MEASURED, YARDSTICKS, Bench
+from tests.benchmarks.cases import CASES, FULL, QUICK, Case
+from tests.benchmarks.report import read_report
+from tests.benchmarks.summarise import METRICS, metrics_of, summarise
+from tests.benchmarks.table import lines
+
+EACH = [(mode, provider) for mode, providers in MEASURED.items() for provider in providers if provider not in GPU_ALONE]
+
+
+@pytest.mark.parametrize("case", ["1x20", "128x20", "20x50-K50", "1024x64-bfloat16"])
+@pytest.mark.parametrize(("mode", "provider"), [pair for pair in EACH if pair[1] != "compile"])
+def test_every_provider_computes_what_the_reference_does(case: str, mode: str, provider: str) -> None:
+    Bench(case, "cpu").call(mode, provider)()
+
+
+def test_torch_compile_computes_what_the_reference_does() -> None:
+    Bench("128x20", "cpu").call("both", "compile")()
+
+
+def variance_for_sigma(mu: Tensor, logvar: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return mu + torch.exp(logvar) * torch.randn_like(mu), bench.textbook(mu, logvar)[1]
+
+
+def kl_that_forgets_a_term(mu: Tensor, logvar: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return bench.textbook(mu, logvar)[0], -0.5 * (logvar - mu.pow(2) - logvar.exp()).sum(-1)
+
+
+def gradient_that_stops_at_sigma(mu: Tensor, logvar: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    z, kl = bench.textbook(mu, logvar.detach())
+    return z, kl + 0.5 * (logvar.exp() - logvar - (logvar.exp() - logvar).detach()).sum(-1)
+
+
+@pytest.mark.parametrize("wrong", [variance_for_sigma, kl_that_forgets_a_term, gradient_that_stops_at_sigma])
+def test_a_provider_that_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch, wrong: Any) -> None:
+    monkeypatch.setitem(bench.PROVIDERS, "eager", wrong)
+    with pytest.raises(AssertionError):
+        Bench("1024x64", "cpu").call("both", "eager")
+
+
+def test_other_noise_than_the_keys_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(bench.PROVIDERS, "fused", bench.textbook)
+    with pytest.raises(AssertionError, match="fused, z"):
+        Bench("128x20", "cpu").call("forward", "fused")
+
+
+def test_the_bytes_of_a_case_are_those_of_its_tensors() -> None:
+    case = Case(10, 4, samples=3)
+    mu = logvar = 4 * 10 * 4
+    z, kl = 3 * mu, 4 * 10
+    assert case.bytes_moved("forward") == mu + logvar + z + kl
+    assert case.bytes_moved("backward") == mu + logvar + z + kl + mu + logvar
+    assert case.bytes_moved("both") == case.bytes_moved("forward") + case.bytes_moved("backward")
+    assert case.bytes_moved("copy") == 2 * case.bytes_moved("randn") == 2 * z
+
+
+def test_case_names_are_unique_and_the_quick_cases_are_among_all() -> None:
+    assert len(CASES) == len({case.name for case in CASES.values()})
+    assert set(QUICK) <= set(FULL)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a real run, of one case's forward pass and its memory."""
+    path = tmp_path_factory.mktemp("measured") / "report.json"
+    chosen = "cpu-128x2- and (forward or memory) and not compile and not reference"
+    measure.measure(path, "-k", chosen, benchmarks=[measure.OPERATOR])
+    return path
+
+
+def test_a_report_names_the_machine_but_not_its_host(measured: Path) -> None:
+    report = read_report(measured)
+    assert {"cpu", "gpu", "threads", "instruction_set", "torch", "python", "digest", "commit"} <= report.machine.keys()
+    assert platform.node() not in measured.read_text() or len(platform.node()) < 4
+    assert "data" not in json.loads(measured.read_text())["benchmarks"][0]["stats"]
+
+
+def test_a_measured_report_becomes_a_table_metrics_and_figures(measured: Path, tmp_path: Path) -> None:
+    report = read_report(measured)
+    text = "\n".join(lines(report))
+    assert "128x2            forward" in text
+    assert "fused 0" in text  # bytes
+    summarise(report, tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["cpu"]["forward"]["128x2"]["fused_us"] > 0
+    assert metrics["cpu"]["forward"]["128x2"]["speedup"].keys() == {"eager", "randn"}
+    assert metrics["cpu"]["extra_bytes"]["128x2"]["fused"] == 0
+    assert pd.read_csv(tmp_path / "times.csv")["line"].tolist() == ["128x2 forward"]
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"speedup-cpu.png", "bandwidth-cpu.png"}
+
+
+def test_a_run_whose_benchmarks_fail_leaves_no_report(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the benchmarks failed"):
+        measure.measure(tmp_path / "report.json", "-k", "no such case")
+    assert not (tmp_path / "report.json").exists()
+
+
+def write_report(path: Path, seconds: dict[tuple[str, str, str], list[float]]) -> Path:
+    """A report as pytest-benchmark writes it, of these medians, a turn each, by mode, case and provider."""
+    benchmarks = [
+        {
+            "params": {"device": "cpu", "case": case, "mode": mode, "provider": provider, "turn": turn},
+            "extra_info": {"bytes": CASES[case].bytes_moved(provider if provider in YARDSTICKS else mode)},
+            "stats": {"median": median},
+        }
+        for (mode, case, provider), medians in seconds.items()
+        for turn, median in enumerate(medians)
+    ]
+    commit = {"id": "c0ffee" * 6, "dirty": False}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine_info": {"cpu": "a CPU"}, "commit_info": commit, "benchmarks": benchmarks}))
+    return path
+
+
+def times(**changed: float) -> dict[tuple[str, str, str], list[float]]:
+    """Two cases' times in two turns, the first of them disturbed; a provider's time can be changed."""
+    seconds = {"fused": 1e-4, "eager": 3e-4, "reference": 2e-3, "copy": 1e-5, **changed}
+    return {("forward", case, name): [7 * s, s] for case in ("128x20", "1024x64") for name, s in seconds.items()}
+
+
+def test_ratios_are_of_the_best_turns(tmp_path: Path) -> None:
+    found = read_report(write_report(tmp_path / "report.json", times())).times.set_index(["case", "provider"])
+    assert found.loc[("128x20", "eager"), "speedup"] == pytest.approx(3)
+    assert found.loc[("128x20", "fused"), "seconds"] == pytest.approx(1e-4)
+    # Three tensors and a row's KL in 100 us, where a copy moves two tensors in 10 us.
+    assert found.loc[("128x20", "fused"), "of_copy"] == pytest.approx((3 * 20 + 1) / (2 * 20) / 10)
+
+
+def test_two_reports_are_one_with_more_turns(tmp_path: Path) -> None:
+    slow, fast = write_report(tmp_path / "1.json", times(fused=2e-4)), write_report(tmp_path / "2.json", times())
+    assert metrics_of(read_report(slow, fast))["cpu"] == metrics_of(read_report(fast))["cpu"]
+
+
+def test_a_report_that_is_none_is_named_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"missing\.json: missing; run `make bench`"):
+        read_report(tmp_path / "missing.json")
+    for content in (
+        "{",
+        "[]",
+        '{"benchmarks": []}',
+        '{"machine_info": {}, "commit_info": {"id": "", "dirty": 0}, "benchmarks": []}',
+    ):
+        (tmp_path / "bad.json").write_text(content)
+        with pytest.raises(UserError, match=r"bad\.json: expected the report of `make bench`, got [^\n]+$"):
+            read_report(tmp_path / "bad.json")
+
+
+BANDS = pd.Series({"cpu forward 128x20": 0.1, "cpu forward 1024x64": 0.2})
+
+
+@pytest.mark.parametrize(
+    ("changed", "slower"),
+    [
+        ({}, []),
+        ({"fused": 1.08e-4}, []),  # within both bands
+        ({"fused": 1.15e-4}, ["cpu forward 128x20"]),
+        ({"fused": 1.3e-4}, ["cpu forward 128x20", "cpu forward 1024x64"]),
+        ({"eager": 1e-4}, []),  # a provider that became faster is not an operator that became slower
+        ({"fused": 0.5e-4}, []),
+    ],
+)
+def test_a_case_is_slower_if_it_lost_against_every_provider(
+    tmp_path: Path, changed: dict[str, float], slower: list[str]
+) -> None:
+    old, new = (
+        metrics_of(read_report(write_report(tmp_path / f"{i}.json", seconds)))
+        for i, seconds in enumerate((times(), times(**changed)))
+    )
+    verdict = compare.verdict(old, new, BANDS)
+    assert verdict.index[verdict["slower"]].tolist() == slower
+
+
+def test_a_case_whose_noise_was_not_measured_gets_the_widest_band(tmp_path: Path) -> None:
+    metrics = metrics_of(read_report(write_report(tmp_path / "report.json", times())))
+    bands = compare.verdict(metrics, metrics, BANDS.drop("cpu forward 128x20"))["band"]
+    assert bands["cpu forward 128x20"] == 0.2
+
+
+def test_nothing_in_common_is_an_error(tmp_path: Path) -> None:
+    metrics = metrics_of(read_report(write_report(tmp_path / "report.json", times())))
+    with pytest.raises(UserError, match="nothing to compare"):
+        compare.verdict(metrics, {"machine": {}}, BANDS)
+
+
+def test_bands_are_the_largest_loss_between_two_runs_with_a_margin(tmp_path: Path) -> None:
+    runs = [
+        metrics_of(read_report(write_report(tmp_path / f"{i}.json", times(fused=seconds))))
+        for i, seconds in enumerate((1e-4, 1.1e-4, 1.25e-4))
+    ]
+    # From 1 to 1 / 1.25: a fifth.
+    assert noise.bands_of(runs)["cpu forward 128x20"] == pytest.approx(noise.MARGIN * 0.2)
+    assert (noise.bands_of(runs[:1] * 2) == noise.LEAST).all()
+
+
+@pytest.fixture
+def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository whose only commit has metrics and bands, as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    write_json(METRICS, metrics_of(read_report(write_report(tmp_path / "first.json", times()))))
+    write_json(noise.NOISE, {"band": dict(BANDS)})
+    git = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org"]
+    for command in (["init", "-q"], ["add", "results"], ["commit", "-q", "-m", "Measured"]):
+        subprocess.run([*git, *command], check=True)
+    return tmp_path
+
+
+def run_compare(monkeypatch: pytest.MonkeyPatch, *runs: dict[tuple[str, str, str], list[float]], base: str = "HEAD") -> int:
+    """The exit status, where each measurement finds the next of these times."""
+    waiting = list(runs)
+    monkeypatch.setattr(compare, "measure", lambda path: write_report(path, waiting.pop(0)))
+    monkeypatch.setattr(sys, "argv", ["compare", "--base", base])
+    with pytest.raises(SystemExit) as exit_:
+        compare.main()
+    assert not waiting
+    return int(exit_.value.code or 0)
+
+
+@pytest.mark.usefixtures("history")
+def test_compare_passes_on_the_same_speed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_compare(monkeypatch, times()) == 0
+    assert "passed: 2 cases against HEAD" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("history")
+def test_compare_fails_on_a_slower_kernel_and_names_the_case(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_compare(monkeypatch, times(fused=2e-4), times(fused=2e-4)) == 1
+    assert "slower: cpu forward 1024x64: lost at least 50% against every provider; the band is 20%" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("history")
+def test_compare_passes_if_a_second_measurement_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_compare(monkeypatch, times(fused=2e-4), times()) == 0
+
+
+@pytest.mark.usefixtures("history")
+def test_compare_says_which_commit_has_no_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"HEAD~1: expected a commit with results/benchmarks/metrics\.json"):
+        compare.metrics_at("HEAD~1")
