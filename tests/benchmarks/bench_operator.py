@@ -7,7 +7,7 @@ import functools
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from tests.benchmarks.bench import GPU_ALONE, MEASURED, YARDSTICKS, Bench, peak_bytes
+from tests.benchmarks.bench import GPU_ALONE, MEASURED, Bench, peak_bytes
 from tests.benchmarks.cases import chosen
 from tests.benchmarks.timing import DEVICES, TURNS, timed
 
@@ -43,7 +43,7 @@ def bench(case: str, device: str) -> Bench:
 
 def test_time(benchmark: BenchmarkFixture, bench: Bench, mode: str, provider: str, turn: int) -> None:
     call = bench.call(mode, provider)  # which checks it against the reference first
-    benchmark.extra_info["bytes"] = bench.case.bytes_moved(provider if provider in YARDSTICKS else mode)
+    benchmark.extra_info["bytes"] = bench.case.bytes_moved(mode)
     benchmark(call)
 
 

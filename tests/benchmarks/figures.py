@@ -52,7 +52,7 @@ def draw_speedups(report: Report, folder: Path) -> None:
                     if others:
                         axes.plot(*zip(*others, strict=True), "o", color=color, markerfacecolor="none", markersize=4)
                 axes.axhline(1, color="0.2", linewidth=0.8)
-                axes.set(xscale="log", yscale="log", title=mode, xlabel="elements of z")
+                axes.set(xscale="log", yscale="log", title=mode, xlabel="elements of z (open: K > 1, or bfloat16)")
                 plain_numbers(axes)
             fig.axes[0].set_ylabel("times as fast")
             fig.axes[0].legend(fontsize=8)
@@ -64,7 +64,7 @@ def draw_bandwidth(report: Report, folder: Path) -> None:
         with figure(folder / f"bandwidth-{device}.png", width=7.2, height=4.4) as fig:
             axes = fig.subplots()
             copies = times[times["provider"] == "copy"].sort_values("bytes")
-            axes.plot(copies["bytes"], copies["gb_s"], "-", color=COLORS["copy"], label="copy: the limit")
+            axes.plot(copies["bytes"], copies["gb_s"], "-", color=COLORS["copy"], label="plain copy")
             for provider in ("fused", "eager", "compile"):
                 for mode, marker in (("forward", "^"), ("backward", "v")):
                     lines = times[(times["provider"] == provider) & (times["mode"] == mode)].sort_values("bytes")

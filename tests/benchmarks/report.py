@@ -75,7 +75,7 @@ def times_of(turns: pd.DataFrame) -> pd.DataFrame:
     times["gb_s"] = times["bytes"] / times["seconds"] / 1e9
     times["images_s"] = times["images"] / times["seconds"]
     times["speedup"] = times["seconds"] / beside(times, "fused", "seconds", LINE)
-    # The copy is of a tensor of the shape of z, in the mode that is measured first: one for all modes of a case.
+    # The copy stands beside the forward pass alone, and serves all modes.
     times["of_copy"] = times["gb_s"] / beside(times, "copy", "gb_s", ["device", "case"])
     return times
 

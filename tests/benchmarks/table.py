@@ -13,7 +13,8 @@ from tests.benchmarks.measure import REPORT
 from tests.benchmarks.report import LINE, Report, read_report
 
 LEGEND = """A time is the median of the best turn; +n%: three of four turns were within that of it. 2.0x: the fused operator is
-twice as fast. GB/s: the least that it must move, over its time; of copy: against a plain copy of a tensor of z's size."""
+twice as fast. GB/s: the least that it must move, over its time; of copy: against a plain copy of as many bytes as
+the forward pass moves."""
 
 
 def duration(seconds: float) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.cli import UserError
 from pipeline.files import write_json
 from tests.benchmarks import bench, compare, measure, noise
-from tests.benchmarks.bench import GPU_ALONE, MEASURED, YARDSTICKS, Bench
+from tests.benchmarks.bench import GPU_ALONE, MEASURED, Bench
 from tests.benchmarks.cases import CASES, FULL, QUICK, Case
 from tests.benchmarks.report import read_report
 from tests.benchmarks.summarise import METRICS, metrics_of, summarise
@@ -69,7 +69,6 @@ def test_the_bytes_of_a_case_are_those_of_its_tensors() -> None:
     assert case.bytes_moved("forward") == mu + logvar + z + kl
     assert case.bytes_moved("backward") == mu + logvar + z + kl + mu + logvar
     assert case.bytes_moved("both") == case.bytes_moved("forward") + case.bytes_moved("backward")
-    assert case.bytes_moved("copy") == 2 * case.bytes_moved("randn") == 2 * z
 
 
 def test_case_names_are_unique_and_the_quick_cases_are_among_all() -> None:
@@ -118,7 +117,7 @@ def write_report(path: Path, seconds: dict[tuple[str, str, str], list[float]]) -
     benchmarks = [
         {
             "params": {"device": "cpu", "case": case, "mode": mode, "provider": provider, "turn": turn},
-            "extra_info": {"bytes": CASES[case].bytes_moved(provider if provider in YARDSTICKS else mode)},
+            "extra_info": {"bytes": CASES[case].bytes_moved(mode)},
             "stats": {"median": median},
         }
         for (mode, case, provider), medians in seconds.items()
@@ -140,8 +139,8 @@ def test_ratios_are_of_the_best_turns(tmp_path: Path) -> None:
     found = read_report(write_report(tmp_path / "report.json", times())).times.set_index(["case", "provider"])
     assert found.loc[("128x20", "eager"), "speedup"] == pytest.approx(3)
     assert found.loc[("128x20", "fused"), "seconds"] == pytest.approx(1e-4)
-    # Three tensors and a row's KL in 100 us, where a copy moves two tensors in 10 us.
-    assert found.loc[("128x20", "fused"), "of_copy"] == pytest.approx((3 * 20 + 1) / (2 * 20) / 10)
+    # In 100 us what a copy moves in 10 us.
+    assert found.loc[("128x20", "fused"), "of_copy"] == pytest.approx(0.1)
 
 
 def test_two_reports_are_one_with_more_turns(tmp_path: Path) -> None:
