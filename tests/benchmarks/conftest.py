@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from typing import Any
 
 import pytest
 import torch
 
 from vae_ext.backend import compiled_module
+from vae_ext.source import ROOT
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,9 +33,22 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
         "python": platform.python_version(),
         "compiler": module.build_info()["compiler"] if module else "none",
         "digest": module.build_info()["digest"] if module else "none",
+        "commit": commit(),
     }
     machine_info.clear()
     machine_info.update(found)
+
+
+def commit() -> str:
+    """What is measured: the commit, and "-dirty" if files differ from it, other than the results, which are replaced."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    head = git("rev-parse", "--short=12", "HEAD")
+    changed = git("status", "--porcelain", "--", ".", ":!results")
+    return f"{head}-dirty" if head and changed else head or "none"
 
 
 def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """The proof on a machine with an NVIDIA GPU: `make gpu` builds the kernels, measures them, and tests them.
 
 It runs on the machine's own Python and torch (2.10 or later, built for CUDA) with pytest, pytest-benchmark, hypothesis, numpy,
-pandas, matplotlib, filelock, ninja, and an nvcc; nothing is fetched. What it finds goes to results/benchmarks/<gpu>/.
+pandas, matplotlib, filelock, ninja, an nvcc and 40 GiB of the GPU's memory; nothing is fetched. What it finds goes to
+results/benchmarks/<gpu>/.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 
 import vae_ext
+from pipeline.cli import UserError, run
 from pipeline.files import write_json
 from tests.benchmarks.measure import OPERATOR, REPORT, measure
 from tests.benchmarks.report import read_report
@@ -60,12 +62,12 @@ def sanitize() -> Iterator[tuple[str, str]]:
         if check == "memcheck":
             command.insert(2, "--report-api-errors=no")
         try:
-            run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=100)
+            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=100)
         except subprocess.TimeoutExpired:
             yield check, "not finished in 100 s"
             continue
-        said = (run.stdout + run.stderr)[-2000:]
-        yield check, {0: "clean", FOUND: f"found: {said}"}.get(run.returncode, f"could not run: {said}")
+        said = (done.stdout + done.stderr)[-2000:]
+        yield check, {0: "clean", FOUND: f"found: {said}"}.get(done.returncode, f"could not run: {said}")
 
 
 def show_failed_build() -> None:
@@ -76,40 +78,37 @@ def show_failed_build() -> None:
         print("\n".join(log.read_text().splitlines()[-40:]), file=sys.stderr)
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--no-tests", action="store_true", help="measure only")
     parser.add_argument("--no-benchmarks", action="store_true", help="test only")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        print(f"error: make gpu needs an NVIDIA GPU; torch {torch.__version__} sees none", file=sys.stderr)
-        return 1
+        raise UserError(f"make gpu needs an NVIDIA GPU; torch {torch.__version__} sees none")
     print(vae_ext.backend_report(), flush=True)
     if vae_ext.backend("cuda") != "cuda":
         show_failed_build()
-        print("error: make gpu needs the CUDA kernels, and they could not be built (see above)", file=sys.stderr)
-        return 1
+        raise UserError("make gpu needs the CUDA kernels, and they could not be built (see above)")
 
     folder = RESULTS / re.sub(r"\W+", "-", torch.cuda.get_device_name()).strip("-").lower()
-    failed = False
     if not arguments.no_benchmarks:
         measure(REPORT, "-k", "cuda", benchmarks=[OPERATOR])
         report = read_report(REPORT)
         print("\n".join(lines(report)), flush=True)
         summarise(report, folder)
+    verdicts: dict[str, str] = {}
     if not arguments.no_tests:
         # What is compiled without a GPU is tested without one.
         chosen = "(cuda or gpu) and not cuda_source and not backend"
         tests = [sys.executable, "-m", "pytest", "-q", "-k", chosen, "tests/vae_ext"]
-        verdicts = {"tests": "passed" if subprocess.run(tests, check=False).returncode == 0 else "failed"}
+        verdicts["tests"] = "passed" if subprocess.run(tests, check=False).returncode == 0 else "failed"
         for check, verdict in sanitize():
             print(f"{check}: {verdict}", flush=True)
             verdicts[check] = verdict
-        write_json(folder / "checks.json", verdicts)
-        failed = any(verdict.startswith(("failed", "found")) for verdict in verdicts.values())
+            write_json(folder / "checks.json", verdicts)  # after each: the next may be cut off
     print(f"written: {folder}")
-    return 1 if failed else 0
+    sys.exit(any(verdict.startswith(("failed", "found")) for verdict in verdicts.values()))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

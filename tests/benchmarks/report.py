@@ -22,7 +22,7 @@ LINE = ["device", "case", "mode"]  # what is compared among providers
 
 @dataclass(frozen=True)
 class Report:
-    """The machine and its commit; times and peak memory, each a pandas table.
+    """The machine, with versions and commit; times and peak memory, each a pandas table.
 
     times: device, case, mode, provider; seconds; spread: three of four turns were within this fraction of the best; speedup:
     seconds over the fused operator's; bytes and gb_s: that the mode must move, and moves a second; of_copy: over the same of a
@@ -45,8 +45,7 @@ def read_report(*paths: Path) -> Report:
     for path in paths:
         try:
             content = json.loads(path.read_text())
-            commit = content["commit_info"]
-            machine = {**content["machine_info"], "commit": commit["id"][:12] + ("-dirty" if commit["dirty"] else "")}
+            machine = content["machine_info"]
             lines = [{**b["params"], **b["extra_info"], **b["stats"]} for b in content["benchmarks"]]
         except FileNotFoundError:
             raise UserError(f"{path}: missing; run `make bench`") from None

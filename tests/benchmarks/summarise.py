@@ -26,7 +26,8 @@ def digits(value: Any) -> float:
 
 
 def metrics_of(report: Report) -> dict[str, Any]:
-    """{machine, device: {mode: {case: {fused_us, speedup: {provider}}}, memory: {case: {provider}}, step: {provider}}}"""
+    """{machine, {device}: {{mode}: {{case}: {fused_us, speedup: {{provider}}}}, extra_bytes: {{case}: {{provider}}},
+    images_per_second: {{provider}}}}."""
     metrics: dict[str, Any] = {"machine": report.machine}
     for (device, case, mode), lines in report.times.groupby(LINE, sort=False):
         of_device = metrics.setdefault(str(device), {})
@@ -51,7 +52,7 @@ def table_of(times: pd.DataFrame) -> pd.DataFrame:
     operator = times[times["mode"] != "step"]
     wide = operator.pivot_table(index=LINE, columns="provider", values=["seconds", "speedup"], sort=False)
     table = pd.DataFrame({f"{name}_us": 1e6 * wide["seconds", name] for name in wide["seconds"]})
-    for name in wide["speedup"].columns.drop(["fused", "copy"]):
+    for name in wide["speedup"].columns.difference(["fused", "copy"], sort=False):
         table[f"speedup_{name}"] = wide["speedup", name]
     table[["gb_s", "of_copy"]] = operator[operator["provider"] == "fused"].set_index(LINE)[["gb_s", "of_copy"]]
     table.insert(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.cli import UserError
 from pipeline.files import write_json
-from tests.benchmarks import bench, compare, measure, noise
+from tests.benchmarks import bench, compare, measure, noise, timing
 from tests.benchmarks.bench import GPU_ALONE, MEASURED, Bench
 from tests.benchmarks.cases import CASES, FULL, QUICK, Case
 from tests.benchmarks.report import read_report
@@ -71,6 +71,30 @@ def test_the_bytes_of_a_case_are_those_of_its_tensors() -> None:
     assert case.bytes_moved("both") == case.bytes_moved("forward") + case.bytes_moved("backward")
 
 
+class FakeEvent:
+    """As torch.cuda.Event, on a device that is at 0, 2, 5 and 9 seconds when it is asked."""
+
+    seconds = iter((0, 2, 5, 9))
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.at = next(self.seconds)
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, later: FakeEvent) -> float:
+        return 1000.0 * (later.at - self.at)
+
+
+def test_the_devices_clock_gives_seconds_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    clock = timing.DeviceClock()
+    assert [clock() for _ in range(4)] == [0, 2, 5, 9]
+
+
 def test_case_names_are_unique_and_the_quick_cases_are_among_all() -> None:
     assert len(CASES) == len({case.name for case in CASES.values()})
     assert set(QUICK) <= set(FULL)
@@ -123,9 +147,8 @@ def write_report(path: Path, seconds: dict[tuple[str, str, str], list[float]]) -
         for (mode, case, provider), medians in seconds.items()
         for turn, median in enumerate(medians)
     ]
-    commit = {"id": "c0ffee" * 6, "dirty": False}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine_info": {"cpu": "a CPU"}, "commit_info": commit, "benchmarks": benchmarks}))
+    path.write_text(json.dumps({"machine_info": {"cpu": "a CPU"}, "benchmarks": benchmarks}))
     return path
 
 
@@ -155,7 +178,7 @@ def test_a_report_that_is_none_is_named_in_one_line(tmp_path: Path) -> None:
         "{",
         "[]",
         '{"benchmarks": []}',
-        '{"machine_info": {}, "commit_info": {"id": "", "dirty": 0}, "benchmarks": []}',
+        '{"machine_info": {}, "benchmarks": []}',
     ):
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(UserError, match=r"bad\.json: expected the report of `make bench`, got [^\n]+$"):
@@ -200,13 +223,15 @@ def test_nothing_in_common_is_an_error(tmp_path: Path) -> None:
 
 
 def test_bands_are_the_largest_loss_between_two_runs_with_a_margin(tmp_path: Path) -> None:
-    runs = [
-        metrics_of(read_report(write_report(tmp_path / f"{i}.json", times(fused=seconds))))
-        for i, seconds in enumerate((1e-4, 1.1e-4, 1.25e-4))
-    ]
+    runs = []
+    for i, seconds in enumerate((1e-4, 1.1e-4, 1.25e-4)):
+        quiet = {line: times()[line] for line in times() if line[1] == "1024x64"}
+        runs.append(metrics_of(read_report(write_report(tmp_path / f"{i}.json", {**times(fused=seconds), **quiet}))))
+    bands = noise.bands_of(runs)
     # From 1 to 1 / 1.25: a fifth.
-    assert noise.bands_of(runs)["cpu forward 128x20"] == pytest.approx(noise.MARGIN * 0.2)
-    assert (noise.bands_of(runs[:1] * 2) == noise.LEAST).all()
+    assert bands["cpu forward 128x20"] == pytest.approx(noise.MARGIN * 0.2)
+    # Nothing was lost in these three runs; three quarters of the way from there to a fifth are allowed for.
+    assert bands["cpu forward 1024x64"] == pytest.approx(noise.MARGIN * 0.15)
 
 
 @pytest.fixture
