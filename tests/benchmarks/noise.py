@@ -44,7 +44,7 @@ def bands_of(runs: list[dict[str, Any]]) -> pd.Series:
     Ten runs are few for one line: what was quiet in them is taken to lose as much as the upper quartile of all lines.
     """
     worst = 1 - pd.DataFrame([changes(a, b).max(axis=1) for a, b in permutations(runs, 2)]).min()
-    return MARGIN * worst.clip(lower=worst.quantile(0.75))
+    return MARGIN * worst.clip(lower=float(worst.quantile(0.75)))
 
 
 def read_bands(path: Path) -> pd.Series:
