@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 from typing import Any
 
@@ -28,11 +29,12 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
         "threads": torch.get_num_threads(),
         "instruction_set": module.cpu_capability() if module else "none: the kernels are not compiled",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "driver": output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or "none",
         "torch": torch.__version__,
         "cuda": torch.version.cuda or "none",
         "python": platform.python_version(),
         "compiler": module.build_info()["compiler"] if module else "none",
-        "digest": module.build_info()["digest"] if module else "none",
+        "digest": module.build_info()["digest"][:16] if module else "none",
         "commit": commit(),
     }
     machine_info.clear()
@@ -41,14 +43,16 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
 
 def commit() -> str:
     """What is measured: the commit, and "-dirty" if files differ from it, other than the results, which are replaced."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    head = git("rev-parse", "--short=12", "HEAD")
-    changed = git("status", "--porcelain", "--", ".", ":!results")
+    head = output("git", "rev-parse", "--short=12", "HEAD")
+    changed = output("git", "status", "--porcelain", "--", ".", ":!results")
     return f"{head}-dirty" if head and changed else head or "none"
+
+
+def output(*command: str) -> str:
+    """What a command prints, or nothing where it is missing or fails."""
+    if shutil.which(command[0]) is None:
+        return ""
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:

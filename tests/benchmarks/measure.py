@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.cli import UserError, run
+from pipeline.files import whole_file
+from tests.benchmarks.timing import DEVICES
+from vae_ext import backend, backend_report
 
 REPORT = Path(".benchmarks/report.json")
 OPERATOR, STEP = "tests/benchmarks/bench_operator.py", "tests/benchmarks/bench_step.py"
@@ -18,14 +21,19 @@ def measure(report: Path, *options: str, benchmarks: Sequence[str] = (OPERATOR, 
     """Times everything, with progress on the terminal, and writes the report whole or not at all.
 
     Raises:
-        UserError: if a provider's results are wrong, or nothing was chosen.
+        UserError: if a device has no kernels, or a provider's results are wrong.
     """
-    report.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", "--benchmark-quiet", f"--benchmark-json={report}", *benchmarks, *options]
+    for device in DEVICES:
+        if backend(device) != device:
+            raise UserError(
+                f"{device}: expected vae_ext's kernels, got its reference; there is nothing to measure\n{backend_report()}"
+            )
     # torch's own deprecations, which torch.compile meets, are not the user's.
-    if subprocess.run([*command, "-W", "ignore::DeprecationWarning"], check=False).returncode != 0:
-        report.unlink(missing_ok=True)
-        raise UserError("the benchmarks failed, as said above")
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "ignore::DeprecationWarning", "--benchmark-quiet"]
+    with whole_file(report) as temporary:
+        done = subprocess.run([*command, f"--benchmark-json={temporary}", *benchmarks, *options], check=False)
+        if done.returncode != 0:
+            raise UserError("the benchmarks failed, as said above")
 
 
 def main() -> None:

@@ -55,8 +55,8 @@ def read_report(*paths: Path) -> Report:
             raise UserError(f"{path}: expected the report of `make bench`, got one in which nothing was timed")
         frames.append(pd.DataFrame(lines, columns=[*LINE, "provider", "turn", "median", "bytes", "images", "peak_bytes"]))
     frame = pd.concat(frames, ignore_index=True)
-    memory = frame.loc[frame["peak_bytes"].notna(), ["device", "case", "provider", "peak_bytes"]]
-    return Report(machine, times_of(frame[frame["turn"].notna()]), memory.astype({"peak_bytes": int}).drop_duplicates())
+    memory = frame.groupby(["device", "case", "provider"], sort=False)["peak_bytes"].max().dropna().astype(int)
+    return Report(machine, times_of(frame[frame["turn"].notna()]), memory.reset_index())
 
 
 def times_of(turns: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.cli import run
-from tests.benchmarks.measure import REPORT
 from tests.benchmarks.report import LINE, Report, read_report
 
 LEGEND = """A time is the median of the best turn; +n%: three of four turns were within that of it. 2.0x: the fused operator is
@@ -63,8 +62,8 @@ def lines(report: Report) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("report", type=Path, nargs="?", default=REPORT, help=f"what pytest-benchmark wrote (default: {REPORT})")
-    print("\n".join(lines(read_report(parser.parse_args().report))))
+    parser.add_argument("reports", type=Path, nargs="+", help="what pytest-benchmark wrote: several runs count as one")
+    print("\n".join(lines(read_report(*parser.parse_args().reports))))
 
 
 if __name__ == "__main__":
