@@ -6,6 +6,8 @@ import functools
 
 import pytest
 import torch
+import torch._functorch.config
+import torch._inductor.config
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from tests.benchmarks.bench import GPU_ALONE, MEASURED, Bench, peak_bytes
@@ -14,6 +16,9 @@ from tests.benchmarks.timing import DEVICES, TURNS, timed
 
 # One function for many shapes: by default dynamo stops at eight.
 torch._dynamo.config.recompile_limit = 256
+# torch's caches of compiled code do not tell a backward pass that may write over what its graph keeps from one that may not.
+torch._functorch.config.enable_autograd_cache = False
+torch._inductor.config.fx_graph_cache = False
 TOO_LARGE = {case.name for case in GPU}  # for the reference, whose graph keeps 130 bytes an element
 
 

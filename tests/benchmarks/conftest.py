@@ -42,9 +42,9 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
 
 
 def commit() -> str:
-    """What is measured: the commit, and "-dirty" if files differ from it, other than the results, which are replaced."""
+    """What is measured: the commit, and "-dirty" if code differs from it."""
     head = output("git", "rev-parse", "--short=12", "HEAD")
-    changed = output("git", "status", "--porcelain", "--", ".", ":!results")
+    changed = output("git", "status", "--porcelain", "--", "csrc", "vae_ext", "setup.py", "pipeline", "tests/benchmarks/*.py")
     return f"{head}-dirty" if head and changed else head or "none"
 
 
