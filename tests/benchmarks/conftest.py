@@ -16,7 +16,7 @@ from vae_ext.source import ROOT
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", dest="full", help="benchmarks: all cases, and longer")
+    parser.addoption("--full", action="store_true", help="benchmarks: all cases")
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
@@ -56,6 +56,6 @@ def output(*command: str) -> str:
 
 
 def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
-    """Every single time is megabytes; their quartiles are enough."""
+    """Every single time is megabytes; their medians are enough."""
     for benchmark in output_json["benchmarks"]:
         del benchmark["stats"]["data"]

@@ -1,8 +1,8 @@
 """The proof on a machine with an NVIDIA GPU: `make gpu` builds the kernels, tests them, and measures them.
 
 It runs on the machine's own Python and torch (2.10 or later, built for CUDA) with pytest, pytest-benchmark, hypothesis, numpy,
-pandas, matplotlib, filelock, ninja, an nvcc and 40 GiB of the GPU's memory; nothing is fetched. What it finds goes to
-results/benchmarks/<gpu>/.
+pandas, matplotlib, filelock, ninja, an nvcc and, by count, 40 GiB of the GPU's memory; nothing is fetched. What it finds goes
+to results/benchmarks/<gpu>/.
 """
 
 from __future__ import annotations
