@@ -146,7 +146,7 @@ class Bench:
 
 
 def assert_standard_normal(provider: str, eps: Tensor) -> None:
-    """Mean 0, variance 1, and none that serves twice: means over an axis of n have variance 1 / n. Within six standard errors."""
+    """Mean 0, variance 1, and none that serves twice: means over an axis of n have variance 1 / n. To six standard errors."""
     count, values = eps.numel(), eps.double()
     mean, variance = values.mean().item(), values.square().mean().item()
     assert abs(mean) <= 6 * count**-0.5, f"{provider}: expected noise of mean 0, got {mean}"
