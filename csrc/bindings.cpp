@@ -39,7 +39,7 @@ vae::Dtype dtype_of(const Tensor& t) {
     case ScalarType::Double: return vae::Dtype::kFloat64;
     case ScalarType::BFloat16: return vae::Dtype::kBFloat16;
     case ScalarType::Half: return vae::Dtype::kFloat16;
-    default: STD_TORCH_CHECK(false, "mu: expected float32, float64, bfloat16 or float16");
+    default: STD_TORCH_CHECK(false, "expected float32, float64, bfloat16 or float16");
   }
 }
 
@@ -80,13 +80,20 @@ struct Options {
   }
 };
 
-void check(const Tensor& t, const Tensor& mu, const char* name) {
-  STD_TORCH_CHECK(t.device() == mu.device(), name, ": expected the device of mu");
+void check(const Tensor& t, const Tensor& input, const char* name) {
+  STD_TORCH_CHECK(t.device() == input.device(), name, ": expected the device of the input");
 }
 
 // The kernels take any stride between rows and none within one.
 Tensor with_dense_rows(const Tensor& t) {
   return t.size(1) <= 1 || t.stride(1) == 1 ? t : torch::stable::contiguous(t);
+}
+
+Tensor key_of(const Tensor& key, const Tensor& like) {
+  STD_TORCH_CHECK(key.dim() == 1 && key.size(0) == 2 && key.scalar_type() == ScalarType::Long,
+                  "key: expected int64 [2], seed and step");
+  check(key, like, "key");
+  return key.is_contiguous() ? key : torch::stable::contiguous(key);
 }
 
 // Two inputs [B, D], or the halves of one [B, 2 D]; held, because the kernels see only pointers.
@@ -126,10 +133,7 @@ struct Rows {
  private:
   Rows(const Tensor& mu, const Tensor& logvar, const Tensor& key_in, const Options& options, int64_t dim,
        const void* mu_data, const void* logvar_data)
-      : mu(mu), logvar(logvar), key(key_in.is_contiguous() ? key_in : torch::stable::contiguous(key_in)) {
-    STD_TORCH_CHECK(key.dim() == 1 && key.size(0) == 2 && key.scalar_type() == ScalarType::Long,
-                    "key: expected int64 [2], seed and step");
-    check(key, mu, "key");
+      : mu(mu), logvar(logvar), key(key_of(key_in, mu)) {
     STD_TORCH_CHECK(dim <= int64_t{1} << 33, "mu: expected at most 2**33 elements a row");
     inputs = {dtype_of(mu),
               options.scale,
@@ -153,27 +157,25 @@ void* current_stream(const Tensor& t) {
   return stream;
 }
 
-void on_cuda(const Tensor& t, const vae::Forward& call) { vae::cuda::forward(call, current_stream(t)); }
-void on_cuda(const Tensor& t, const vae::Backward& call) { vae::cuda::backward(call, current_stream(t)); }
 #endif
-void on_cpu(const vae::Forward& call, int64_t begin, int64_t end) { vae::cpu::forward(call, begin, end); }
-void on_cpu(const vae::Backward& call, int64_t begin, int64_t end) { vae::cpu::backward(call, begin, end); }
 
+// work: elements of a row.
 template <class Call>
-void run(const Tensor& mu, const Call& call) {
+void run(const Tensor& t, const Call& call, int64_t work) {
   if (call.rows == 0) return;
-  if (mu.is_cpu()) {
-    const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, call.samples * call.dim));
-    if (call.rows <= grain) return on_cpu(call, 0, call.rows);
-    return torch::stable::parallel_for(0, call.rows, grain, [&](int64_t begin, int64_t end) { on_cpu(call, begin, end); });
+  if (t.is_cpu()) {
+    const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, work));
+    if (call.rows <= grain) return vae::cpu::run(call, 0, call.rows);
+    return torch::stable::parallel_for(0, call.rows, grain,
+                                       [&](int64_t begin, int64_t end) { vae::cpu::run(call, begin, end); });
   }
 #if defined(VAE_EXT_WITH_CUDA)
-  if (mu.is_cuda()) {
-    const torch::stable::accelerator::DeviceGuard guard(mu.get_device_index());
-    return on_cuda(mu, call);
+  if (t.is_cuda()) {
+    const torch::stable::accelerator::DeviceGuard guard(t.get_device_index());
+    return vae::cuda::run(call, current_stream(t));
   }
 #endif
-  STD_TORCH_CHECK(false, "mu: no kernel for its device in this build of vae_ext");
+  STD_TORCH_CHECK(false, "no kernel for this device in this build of vae_ext");
 }
 
 std::tuple<Tensor, Tensor> forward(const Rows& in, const Options& options) {
@@ -181,7 +183,7 @@ std::tuple<Tensor, Tensor> forward(const Rows& in, const Options& options) {
   if (options.num_samples.has_value()) z_shape.insert(z_shape.begin(), in.samples());
   const Tensor z = empty(z_shape, in.mu.scalar_type(), in.mu);
   const Tensor kl = empty(in.kl_shape(options), arithmetic_of(in.mu), in.mu);
-  run(in.mu, vae::Forward{in.inputs, z.data_ptr(), kl.data_ptr()});
+  run(in.mu, vae::Forward{in.inputs, z.data_ptr(), kl.data_ptr()}, in.samples() * in.dim());
   return {z, kl};
 }
 
@@ -202,8 +204,9 @@ void backward(const Rows& in, const Options& options, const std::optional<Tensor
   const int64_t z_numel = in.samples() * in.rows() * in.dim();
   const auto grad_z = dense(grad_z_in, z_numel, in.mu.scalar_type(), in.mu, "grad_z");
   const auto grad_kl = dense(grad_kl_in, kl_numel, arithmetic_of(in.mu), in.mu, "grad_kl");
-  run(in.mu, vae::Backward{in.inputs, grad_z.has_value() ? grad_z->data_ptr() : nullptr,
-                           grad_kl.has_value() ? grad_kl->data_ptr() : nullptr, grad_mu, grad_logvar, grad_stride});
+  const vae::Backward call{in.inputs, grad_z.has_value() ? grad_z->data_ptr() : nullptr,
+                           grad_kl.has_value() ? grad_kl->data_ptr() : nullptr, grad_mu, grad_logvar, grad_stride};
+  run(in.mu, call, in.samples() * in.dim());
 }
 
 std::tuple<Tensor, Tensor> reparam_kl(const Tensor& mu, const Tensor& logvar, const Tensor& key,
@@ -242,6 +245,62 @@ Tensor reparam_kl_packed_backward(const std::optional<Tensor>& grad_z, const std
   return grad;
 }
 
+// Logits [K B, D] of the bytes [B, D]; held, as in Rows.
+struct Pixels {
+  Tensor logits, pixels;
+  vae::Bernoulli inputs;
+
+  Pixels(const Tensor& logits_in, const Tensor& pixels_in) {
+    STD_TORCH_CHECK(logits_in.dim() == 2 && pixels_in.dim() == 2 && logits_in.size(1) == pixels_in.size(1),
+                    "pixels: expected [B, D] for logits [K B, D]");
+    const int64_t rows = logits_in.size(0), images = pixels_in.size(0);
+    STD_TORCH_CHECK(images == 0 ? rows == 0 : rows % images == 0, "logits: expected a multiple of as many rows as pixels");
+    STD_TORCH_CHECK(pixels_in.scalar_type() == ScalarType::Byte, "pixels: expected uint8");
+    check(pixels_in, logits_in, "pixels");
+    logits = with_dense_rows(logits_in);
+    pixels = with_dense_rows(pixels_in);
+    inputs = {dtype_of(logits),
+              rows,
+              images,
+              logits.size(1),
+              logits.data_ptr(),
+              logits.stride(0),
+              static_cast<const uint8_t*>(pixels.data_ptr()),
+              pixels.stride(0)};
+  }
+};
+
+Tensor bernoulli_log_prob(const Tensor& logits, const Tensor& pixels) {
+  const Pixels in(logits, pixels);
+  const Tensor log_prob = empty({in.inputs.rows}, arithmetic_of(logits), logits);
+  run(logits, vae::LogProb{in.inputs, log_prob.data_ptr()}, in.inputs.dim);
+  return log_prob;
+}
+
+Tensor bernoulli_log_prob_backward(const Tensor& grad_in, const Tensor& logits, const Tensor& pixels) {
+  const Pixels in(logits, pixels);
+  const auto grad = dense(grad_in, in.inputs.rows, arithmetic_of(logits), logits, "grad");
+  const Tensor grad_logits = empty({in.inputs.rows, in.inputs.dim}, logits.scalar_type(), logits);
+  run(logits, vae::LogProbBackward{in.inputs, grad->data_ptr(), grad_logits.data_ptr()}, in.inputs.dim);
+  return grad_logits;
+}
+
+Tensor binarize(const Tensor& pixels_in, const Tensor& key_in, int64_t row_offset) {
+  STD_TORCH_CHECK(pixels_in.dim() == 2 && pixels_in.scalar_type() == ScalarType::Byte, "pixels: expected uint8 [B, D]");
+  const Tensor pixels = with_dense_rows(pixels_in);
+  const Tensor key = key_of(key_in, pixels);
+  const Tensor drawn = empty({pixels.size(0), pixels.size(1)}, ScalarType::Byte, pixels);
+  const vae::Binarize call{pixels.size(0),
+                           pixels.size(1),
+                           static_cast<const uint8_t*>(pixels.data_ptr()),
+                           pixels.stride(0),
+                           static_cast<const int64_t*>(key.data_ptr()),
+                           static_cast<uint32_t>(row_offset),
+                           static_cast<uint8_t*>(drawn.data_ptr())};
+  run(pixels, call, pixels.size(1));
+  return drawn;
+}
+
 std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
   const vae::Words w = vae::philox({counter[0], counter[1], counter[2], counter[3]}, key[0], key[1]);
   return {w.x0, w.x1, w.x2, w.x3};
@@ -272,6 +331,9 @@ STABLE_TORCH_LIBRARY(vae_ext, m) {
   m.def("reparam_kl_backward(Tensor? grad_z, Tensor? grad_kl, Tensor mu, Tensor logvar, " VAE_OPTIONS ") -> (Tensor, Tensor)");
   m.def("reparam_kl_packed(Tensor packed, " VAE_OPTIONS ") -> (Tensor, Tensor)");
   m.def("reparam_kl_packed_backward(Tensor? grad_z, Tensor? grad_kl, Tensor packed, " VAE_OPTIONS ") -> Tensor");
+  m.def("bernoulli_log_prob(Tensor logits, Tensor pixels) -> Tensor");
+  m.def("bernoulli_log_prob_backward(Tensor grad, Tensor logits, Tensor pixels) -> Tensor");
+  m.def("binarize(Tensor pixels, Tensor key, int row_offset) -> Tensor");
 }
 
 template <class Library>
@@ -280,6 +342,9 @@ void register_kernels(Library& m) {
   m.impl("reparam_kl_backward", TORCH_BOX(&reparam_kl_backward));
   m.impl("reparam_kl_packed", TORCH_BOX(&reparam_kl_packed));
   m.impl("reparam_kl_packed_backward", TORCH_BOX(&reparam_kl_packed_backward));
+  m.impl("bernoulli_log_prob", TORCH_BOX(&bernoulli_log_prob));
+  m.impl("bernoulli_log_prob_backward", TORCH_BOX(&bernoulli_log_prob_backward));
+  m.impl("binarize", TORCH_BOX(&binarize));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(vae_ext, CPU, m) { register_kernels(m); }

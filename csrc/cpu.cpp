@@ -1,152 +1,20 @@
-// The loops on the CPU.
-//
-// Rows are cut into tiles of up to kPartials Philox blocks (1024 elements), which stay in the first-level cache while a
-// few flat loops run over them: sigma and kl, noise, z. Each loop is plain C++ that the compiler vectorises. Short rows share
-// a tile, so that [128, 20] fills the vector lanes as [16, 100000] does; long rows take several.
-//
-// Where a tile of a tensor stands in memory as the loops want it, they read and write it there; otherwise it is copied.
-// That spares the copies, and on large tensors more than that: memory is read and written at the pace of the arithmetic,
-// where a copy waits for its lines and only then computes (at [8192, 128], both passes, one thread: 9 ns an element with
-// copies, 6 in place).
-#include "kernels.h"
-
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
+// The loops on the CPU; tile.h says how they walk. One copy of each for every instruction set, chosen at run time.
 #include <algorithm>
-#include <type_traits>
 
+#include "bernoulli.h"
 #include "gaussian.h"
+#include "kernels.h"
 #include "lanes.h"
+#include "tile.h"
 
 namespace vae {
 namespace {
 
-constexpr int kTile = 4 * kPartials;
-
-// Some whole rows, or a part of one row. Element j of the tile's row i stands at i * width() + j; a last block that is
-// not full is padded.
-struct Tile {
-  int64_t row, block;   // of its first element
-  int rows, blocks;     // how many rows, and how many blocks of each
-  int valid;            // elements of each row, without the padding
-  bool first, last;     // does it begin a row, does it end one
-
-  VAE_FN int width() const { return 4 * blocks; }
-  VAE_FN int size() const { return rows * width(); }
-};
-
-template <class F>
-VAE_FN void for_each_tile(int64_t begin, int64_t end, int64_t dim, const F& visit) {
-  const int64_t blocks = (dim + 3) / 4;
-  if (blocks <= kPartials) {
-    const int rows = static_cast<int>(kPartials / blocks);
-    for (int64_t row = begin; row < end; row += rows) {
-      visit(Tile{row, 0, static_cast<int>(std::min<int64_t>(rows, end - row)), static_cast<int>(blocks),
-                 static_cast<int>(dim), true, true});
-    }
-    return;
-  }
-  for (int64_t row = begin; row < end; ++row) {
-    for (int64_t block = 0; block < blocks; block += kPartials) {
-      const int count = static_cast<int>(std::min<int64_t>(kPartials, blocks - block));
-      visit(Tile{row, block, 1, count, static_cast<int>(std::min<int64_t>(4 * count, dim - 4 * block)), block == 0,
-                 block + count == blocks});
-    }
-  }
-}
-
-template <class Z>
-struct Type {
-  using type = Z;
-};
-
-template <class T>
-constexpr Dtype kDtypeOf = std::is_same_v<T, double> ? Dtype::kFloat64 : Dtype::kFloat32;
-
-// Calls visit with the element type. Only loads and stores know it, so the arithmetic, in T, is compiled twice, not four
-// times.
-template <class T, class F>
-void with_type(Dtype dtype, const F& visit) {
-  if constexpr (std::is_same_v<T, double>) {
-    visit(Type<double>{});
-  } else if (dtype == Dtype::kFloat32) {
-    visit(Type<float>{});
-  } else if (dtype == Dtype::kBFloat16) {
-    visit(Type<torch::headeronly::BFloat16>{});
-  } else {
-    visit(Type<torch::headeronly::Half>{});
-  }
-}
-
-// Copies of a tile, from and to a tensor; base: row 0 of [.., dim]. They move memory, and there is a loop for each type, so
-// they are neither inlined nor compiled for each instruction set.
-template <class T>
-__attribute__((noinline)) void load(T* tile, const Tile& t, Dtype dtype, const void* base, int64_t stride) {
-  with_type<T>(dtype, [&](auto type) {
-    using Z = typename decltype(type)::type;
-    for (int i = 0; i < t.rows; ++i) {
-      const Z* from = static_cast<const Z*>(base) + (t.row + i) * stride + 4 * t.block;
-      T* to = tile + i * t.width();
-      for (int j = 0; j < t.valid; ++j) to[j] = static_cast<T>(from[j]);
-      for (int j = t.valid; j < t.width(); ++j) to[j] = T(0);
-    }
-  });
-}
-
-template <class T>
-__attribute__((noinline)) void store(const T* tile, const Tile& t, Dtype dtype, void* base, int64_t stride) {
-  with_type<T>(dtype, [&](auto type) {
-    using Z = typename decltype(type)::type;
-    for (int i = 0; i < t.rows; ++i) {
-      const T* from = tile + i * t.width();
-      Z* to = static_cast<Z*>(base) + (t.row + i) * stride + 4 * t.block;
-      for (int j = 0; j < t.valid; ++j) to[j] = static_cast<Z>(from[j]);
-    }
-  });
-}
-
-// Whether the tile's elements follow one another in the tensor, in the type of the arithmetic.
-template <class T>
-VAE_FN bool in_place(const Tile& t, Dtype dtype, int64_t stride) {
-  return dtype == kDtypeOf<T> && t.valid == t.width() && (t.rows == 1 || stride == t.width());
-}
-
-// The tile, to read: in the tensor itself, or a copy.
-template <class T>
-VAE_FN const T* read(T* copy, const Tile& t, Dtype dtype, const void* base, int64_t stride) {
-  if (in_place<T>(t, dtype, stride)) return static_cast<const T*>(base) + t.row * stride + 4 * t.block;
-  load(copy, t, dtype, base, stride);
-  return copy;
-}
-
-// The same to write; written() brings a copy home.
-template <class T>
-VAE_FN T* write(T* copy, const Tile& t, Dtype dtype, void* base, int64_t stride) {
-  return in_place<T>(t, dtype, stride) ? static_cast<T*>(base) + t.row * stride + 4 * t.block : copy;
-}
-template <class T>
-VAE_FN void written(const T* tile, const T* copy, const Tile& t, Dtype dtype, void* base, int64_t stride) {
-  if (tile == copy) store(copy, t, dtype, base, stride);
-}
-
-// Past the end of a row Philox has made normals for whole blocks; whoever sums over a tile must not see them.
-template <class T>
-VAE_FN void clear_padding(T* tile, const Tile& t) {
-  for (int i = 0; i < t.rows; ++i) std::fill(tile + i * t.width() + t.valid, tile + (i + 1) * t.width(), T(0));
-}
-
-// values: one for each row of the tile.
-template <class T>
-VAE_FN void broadcast(T* tile, const Tile& t, const T* values) {
-  for (int i = 0; i < t.rows; ++i) std::fill(tile + i * t.width(), tile + (i + 1) * t.width(), values[i]);
-}
-
+// The four words of each of the tile's blocks.
 template <class Isa>
-VAE_FN void fill_noise(float* eps, const Tile& t, NoiseKey key, uint32_t sample, uint32_t row_offset) {
+VAE_FN void fill_words(PhiloxArrays& a, const Tile& t, NoiseKey key, uint32_t sample, uint32_t row_offset) {
   static_assert(PhiloxArrays::kLength == kPartials, "a tile's blocks");
   const int blocks = t.rows * t.blocks;
-  PhiloxArrays a;
   for (int i = 0; i < t.rows; ++i) {
     for (int j = 0; j < t.blocks; ++j) {
       a.row[i * t.blocks + j] = row_offset + static_cast<uint32_t>(t.row + i);
@@ -155,7 +23,13 @@ VAE_FN void fill_noise(float* eps, const Tile& t, NoiseKey key, uint32_t sample,
   }
   for (int i = blocks; i % 8 != 0; ++i) a.row[i] = a.block[i] = 0;
   Isa::philox(a, blocks, key, sample);
-  for (int i = 0; i < blocks; ++i) {
+}
+
+template <class Isa>
+VAE_FN void fill_noise(float* eps, const Tile& t, NoiseKey key, uint32_t sample, uint32_t row_offset) {
+  PhiloxArrays a;
+  fill_words<Isa>(a, t, key, sample, row_offset);
+  for (int i = 0; i < t.rows * t.blocks; ++i) {
     const Pair low = box_muller(a.x0[i], a.x1[i]);
     const Pair high = box_muller(a.x2[i], a.x3[i]);
     eps[4 * i] = low.even;
@@ -163,31 +37,6 @@ VAE_FN void fill_noise(float* eps, const Tile& t, NoiseKey key, uint32_t sample,
     eps[4 * i + 2] = high.even;
     eps[4 * i + 3] = high.odd;
   }
-}
-
-template <class T>
-VAE_FN T sum_by_halves(T* partial, int n) {
-  int width = 1;
-  while (width < n) width *= 2;
-  while (width > 1) {
-    width /= 2;
-    for (int i = 0; i + width < n; ++i) partial[i] += partial[i + width];
-    n = std::min(n, width);
-  }
-  return partial[0];
-}
-
-// Adds the tile's rows to their partial sums, in the order that kernels.h fixes, and writes the sums of rows that end here.
-template <class T>
-VAE_FN void sum_rows(T* sums, T* partial, const T* tile, const Tile& t, int64_t dim) {
-  const int blocks = t.rows * t.blocks;
-  if (t.first) std::fill(partial, partial + blocks, T(0));
-  for (int i = 0; i < blocks; ++i) {
-    partial[i] += (tile[4 * i] + tile[4 * i + 1]) + (tile[4 * i + 2] + tile[4 * i + 3]);
-  }
-  if (!t.last) return;
-  const int partials = static_cast<int>(std::min<int64_t>(kPartials, (dim + 3) / 4));
-  for (int i = 0; i < t.rows; ++i) sums[t.row + i] = sum_by_halves(partial + i * t.blocks, partials);
 }
 
 // The tile of sample k: in [K, B, D] its rows follow those of the samples before it.
@@ -243,7 +92,7 @@ VAE_FN void forward_samples(const Forward& call, int64_t begin, int64_t end, int
 }
 
 template <class Isa, class T>
-VAE_FN void forward_rows(const Forward& call, int64_t begin, int64_t end) {
+VAE_FN void rows_of(const Forward& call, int64_t begin, int64_t end) {
   if (call.dim == 0) {
     const int64_t sums = call.output == Output::kKl ? 0 : call.output == Output::kKlSum ? 1 : call.samples;
     for (int64_t k = 0; k < sums; ++k) std::fill_n(static_cast<T*>(call.kl) + k * call.rows + begin, end - begin, T(0));
@@ -260,7 +109,7 @@ VAE_FN void forward_rows(const Forward& call, int64_t begin, int64_t end) {
 }
 
 template <class Isa, class T>
-VAE_FN void backward_rows(const Backward& call, int64_t begin, int64_t end) {
+VAE_FN void rows_of(const Backward& call, int64_t begin, int64_t end) {
   if (call.dim == 0) return;
   const NoiseKey key = noise_key(call.key[0], call.key[1]);
   const bool has_grad_kl = call.grad_kl != nullptr && call.output != Output::kLogRatio;
@@ -346,42 +195,112 @@ VAE_FN void backward_rows(const Backward& call, int64_t begin, int64_t end) {
   });
 }
 
+// The bytes of the tile's pixels.
+template <class T>
+VAE_FN void load_bytes(T* bytes, const Tile& t, const Bernoulli& in) {
+  for (int i = 0; i < t.rows; ++i) {
+    const uint8_t* from = in.pixels + (t.row + i) % in.images * in.pixels_stride + 4 * t.block;
+    T* to = bytes + i * t.width();
+    for (int j = 0; j < t.valid; ++j) to[j] = static_cast<T>(from[j]);
+    for (int j = t.valid; j < t.width(); ++j) to[j] = T(0);
+  }
+}
+
+template <class Isa, class T>
+VAE_FN void rows_of(const LogProb& call, int64_t begin, int64_t end) {
+  auto* sums = static_cast<T*>(call.log_prob);
+  if (call.dim == 0) {
+    std::fill(sums + begin, sums + end, T(0));
+    return;
+  }
+  T copy[kTile], bytes[kTile], terms[kTile], partial[kPartials];
+  for_each_tile(begin, end, call.dim, [&](const Tile& t) __attribute__((always_inline)) {
+    const T* logits = read(copy, t, call.dtype, call.logits, call.logits_stride);
+    load_bytes(bytes, t, call);
+    for (int i = 0; i < t.size(); ++i) terms[i] = BernoulliPixel<T>(bytes[i], logits[i]).log_prob();
+    clear_padding(terms, t);
+    sum_rows(sums, partial, terms, t, call.dim);
+  });
+}
+
+template <class Isa, class T>
+VAE_FN void rows_of(const LogProbBackward& call, int64_t begin, int64_t end) {
+  if (call.dim == 0) return;
+  const auto* grads = static_cast<const T*>(call.grad);
+  T copy[kTile], bytes[kTile], weight[kTile], grad_copy[kTile];
+  for_each_tile(begin, end, call.dim, [&](const Tile& t) __attribute__((always_inline)) {
+    const T* logits = read(copy, t, call.dtype, call.logits, call.logits_stride);
+    load_bytes(bytes, t, call);
+    broadcast(weight, t, grads + t.row);
+    T* grad = write(grad_copy, t, call.dtype, call.grad_logits, call.dim);
+    for (int i = 0; i < t.size(); ++i) grad[i] = BernoulliPixel<T>(bytes[i], logits[i]).grad_logit(weight[i]);
+    written(grad, grad_copy, t, call.dtype, call.grad_logits, call.dim);
+  });
+}
+
 template <class Isa>
-VAE_FN void forward_any(const Forward& call, int64_t begin, int64_t end) {
+VAE_FN void rows_of(const Binarize& call, int64_t begin, int64_t end) {
+  if (call.dim == 0) return;
+  const NoiseKey key = noise_key(call.key[0], call.key[1]);
+  PhiloxArrays a;
+  uint32_t words[kTile];  // an element each
+  for_each_tile(begin, end, call.dim, [&](const Tile& t) __attribute__((always_inline)) {
+    fill_words<Isa>(a, t, key, 0, call.row_offset);
+    for (int i = 0; i < t.rows * t.blocks; ++i) {
+      words[4 * i] = a.x0[i];
+      words[4 * i + 1] = a.x1[i];
+      words[4 * i + 2] = a.x2[i];
+      words[4 * i + 3] = a.x3[i];
+    }
+    for (int i = 0; i < t.rows; ++i) {
+      const uint8_t* from = call.pixels + (t.row + i) * call.pixels_stride + 4 * t.block;
+      uint8_t* to = call.drawn + (t.row + i) * call.dim + 4 * t.block;
+      for (int j = 0; j < t.valid; ++j) to[j] = draw(from[j], words[i * t.width() + j]);
+    }
+  });
+}
+
+// What the arithmetic is done in.
+template <class Isa, class Call>
+VAE_FN void rows_of_any(const Call& call, int64_t begin, int64_t end) {
   if (call.dtype == Dtype::kFloat64) {
-    forward_rows<Isa, double>(call, begin, end);
+    rows_of<Isa, double>(call, begin, end);
   } else {
-    forward_rows<Isa, float>(call, begin, end);
+    rows_of<Isa, float>(call, begin, end);
   }
 }
 
 template <class Isa>
-VAE_FN void backward_any(const Backward& call, int64_t begin, int64_t end) {
-  if (call.dtype == Dtype::kFloat64) {
-    backward_rows<Isa, double>(call, begin, end);
-  } else {
-    backward_rows<Isa, float>(call, begin, end);
-  }
+VAE_FN void rows_of_any(const Binarize& call, int64_t begin, int64_t end) {
+  rows_of<Isa>(call, begin, end);
 }
 
-// One copy of the loops for each instruction set, chosen at run time. Not GCC's target_clones: its choice cannot be
-// overridden, and a test must be able to run every copy on one machine.
+// One copy of the loops for each instruction set. Not GCC's target_clones: its choice cannot be overridden, and a test must
+// be able to run every copy on one machine.
+template <class Call>
+using Loop = void (*)(const Call&, int64_t, int64_t);
+
+struct Loops {
+  Loop<Forward> forward;
+  Loop<Backward> backward;
+  Loop<LogProb> log_prob;
+  Loop<LogProbBackward> log_prob_backward;
+  Loop<Binarize> binarize;
+};
+
+#define VAE_LOOP(attribute, isa, Call) \
+  [](const Call& call, int64_t begin, int64_t end) attribute { rows_of_any<isa>(call, begin, end); }
+#define VAE_LOOPS(attribute, isa)                                                        \
+  {VAE_LOOP(attribute, isa, Forward), VAE_LOOP(attribute, isa, Backward),               \
+   VAE_LOOP(attribute, isa, LogProb), VAE_LOOP(attribute, isa, LogProbBackward), VAE_LOOP(attribute, isa, Binarize)}
+
 struct Capability {
   const char* name;
   bool (*runs_here)();
-  void (*forward)(const Forward&, int64_t, int64_t);
-  void (*backward)(const Backward&, int64_t, int64_t);
+  Loops loops;
 };
 
-void forward_default(const Forward& call, int64_t begin, int64_t end) { forward_any<Portable>(call, begin, end); }
-void backward_default(const Backward& call, int64_t begin, int64_t end) { backward_any<Portable>(call, begin, end); }
-
 #if defined(__x86_64__)
-VAE_AVX2 void forward_avx2(const Forward& call, int64_t begin, int64_t end) { forward_any<Avx2>(call, begin, end); }
-VAE_AVX2 void backward_avx2(const Backward& call, int64_t begin, int64_t end) { backward_any<Avx2>(call, begin, end); }
-VAE_AVX512 void forward_avx512(const Forward& call, int64_t begin, int64_t end) { forward_any<Avx512>(call, begin, end); }
-VAE_AVX512 void backward_avx512(const Backward& call, int64_t begin, int64_t end) { backward_any<Avx512>(call, begin, end); }
-
 bool has_avx2() { return __builtin_cpu_supports("avx2"); }
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -390,10 +309,10 @@ bool has_avx512() {
 #endif
 
 const Capability kCapabilities[] = {
-    {"default", [] { return true; }, forward_default, backward_default},
+    {"default", [] { return true; }, VAE_LOOPS(, Portable)},
 #if defined(__x86_64__)
-    {"avx2", has_avx2, forward_avx2, backward_avx2},
-    {"avx512", has_avx512, forward_avx512, backward_avx512},
+    {"avx2", has_avx2, VAE_LOOPS(VAE_AVX2, Avx2)},
+    {"avx512", has_avx512, VAE_LOOPS(VAE_AVX512, Avx512)},
 #endif
 };
 
@@ -411,8 +330,11 @@ const Capability* current = best_capability();
 
 namespace cpu {
 
-void forward(const Forward& call, int64_t begin, int64_t end) { current->forward(call, begin, end); }
-void backward(const Backward& call, int64_t begin, int64_t end) { current->backward(call, begin, end); }
+void run(const Forward& call, int64_t begin, int64_t end) { current->loops.forward(call, begin, end); }
+void run(const Backward& call, int64_t begin, int64_t end) { current->loops.backward(call, begin, end); }
+void run(const LogProb& call, int64_t begin, int64_t end) { current->loops.log_prob(call, begin, end); }
+void run(const LogProbBackward& call, int64_t begin, int64_t end) { current->loops.log_prob_backward(call, begin, end); }
+void run(const Binarize& call, int64_t begin, int64_t end) { current->loops.binarize(call, begin, end); }
 
 std::vector<std::string> capabilities() {
   std::vector<std::string> names;

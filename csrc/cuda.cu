@@ -1,8 +1,7 @@
-// The loops on the GPU; grid.h says which thread does which element.
+// The loops on the GPU; grid.h says which thread does which element, four.cuh how it moves them.
 //
-// Two things are decided when a kernel is compiled. kVector: each access of four elements is one of 16 bytes (two in float64,
-// half of one in the half types), which needs rows that begin at a multiple of it. kPlain: the operator as training uses it,
-// sigma = exp(logvar / 2) and a KL a row; the variants are decided as it runs.
+// Two things are decided when a kernel is compiled. kVector: four elements are moved at once. kPlain: the operator as training
+// uses it, sigma = exp(logvar / 2) and a KL a row; the variants are decided as it runs.
 #include "kernels.h"
 
 #include <cuda_runtime.h>
@@ -14,6 +13,8 @@
 #include <string>
 #include <type_traits>
 
+#include "bernoulli.h"
+#include "four.cuh"
 #include "gaussian.h"
 #include "grid.h"
 #include "noise.h"
@@ -21,81 +22,13 @@
 namespace vae {
 namespace {
 
-constexpr int kWarp = 32;
-
 template <class Z>
 using Arithmetic = std::conditional_t<std::is_same_v<Z, double>, double, float>;
 
 // Thread blocks that a multiprocessor must have room for at once, which bounds the registers of each. Left to itself the compiler
 // aims at more of them, and spills.
-template <class Z, bool kPlain>
+template <class Z, bool kPlain = true>
 constexpr int kResident = kPlain && !std::is_same_v<Z, double> ? 4 : 2;
-
-// partial[i] += partial[i + w], w = lanes / 2 .. 1: the row's sum, in its lane 0. All threads of the block take part.
-template <class T>
-__device__ T sum_by_halves(T partial, int lane, int lanes) {
-  __shared__ T shared[kThreads];
-  if (lanes > kWarp) {
-    __syncthreads();  // the sum before this one has been read
-    shared[threadIdx.x] = partial;
-    for (int width = lanes / 2; width >= kWarp; width /= 2) {
-      __syncthreads();
-      if (lane < width) shared[threadIdx.x] += shared[threadIdx.x + width];
-    }
-    __syncthreads();
-    partial = shared[threadIdx.x];
-  }
-  const int segment = lanes < kWarp ? lanes : kWarp;
-  for (int width = segment / 2; width > 0; width /= 2) {
-    partial += __shfl_down_sync(0xffffffffu, partial, width, segment);
-  }
-  return partial;
-}
-
-template <class T>
-struct Four {
-  T at[4];
-};
-
-constexpr size_t kWidestAccess = 16;
-
-// Four elements as they stand in memory.
-template <class Z>
-struct alignas(4 * sizeof(Z) < kWidestAccess ? 4 * sizeof(Z) : kWidestAccess) Packed {
-  Z at[4];
-};
-
-// Elements 4 block .. 4 block + 3 of a row; zero past its end.
-template <bool kVector, class T, class Z>
-__device__ Four<T> load(const Z* row, uint32_t block, int64_t dim) {
-  Four<T> four;
-  const int64_t first = 4 * static_cast<int64_t>(block);
-  if constexpr (kVector) {
-    const Packed<Z> packed = *reinterpret_cast<const Packed<Z>*>(row + first);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) four.at[j] = static_cast<T>(packed.at[j]);
-  } else {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) four.at[j] = first + j < dim ? static_cast<T>(row[first + j]) : T(0);
-  }
-  return four;
-}
-
-template <bool kVector, class T, class Z>
-__device__ void store(const Four<T>& four, Z* row, uint32_t block, int64_t dim) {
-  const int64_t first = 4 * static_cast<int64_t>(block);
-  if constexpr (kVector) {
-    Packed<Z> packed;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) packed.at[j] = static_cast<Z>(four.at[j]);
-    *reinterpret_cast<Packed<Z>*>(row + first) = packed;
-  } else {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      if (first + j < dim) row[first + j] = static_cast<Z>(four.at[j]);
-    }
-  }
-}
 
 __device__ Four<float> noise(NoiseKey key, int64_t sample, uint32_t row, uint32_t block) {
   const Normals n = normals(key, static_cast<uint32_t>(sample), row, block);
@@ -123,11 +56,6 @@ __device__ Loaded<T> load_inputs(const Inputs& in, Scale scale, int64_t row, uin
     }
   }
   return x;
-}
-
-template <class T>
-__device__ T sum_of(const Four<T>& four) {
-  return (four.at[0] + four.at[1]) + (four.at[2] + four.at[3]);
 }
 
 template <class Z, bool kVector, bool kPlain>
@@ -244,12 +172,80 @@ __global__ void __launch_bounds__(kThreads, kResident<Z, kPlain>) backward_kerne
   }
 }
 
-// Whether every row of [.., dim] begins where four elements can be moved at once.
-template <class Z>
-bool aligned(const void* base, int64_t stride) {
-  return reinterpret_cast<uintptr_t>(base) % alignof(Packed<Z>) == 0 && stride % 4 == 0;
+// Logits and bytes of a block.
+template <class T>
+struct LoadedPixels {
+  Four<T> logits, bytes;
+};
+
+template <class Z, bool kVector, class T = Arithmetic<Z>>
+__device__ LoadedPixels<T> load_pixels(const Bernoulli& in, int64_t row, int64_t image, uint32_t block) {
+  return {load<kVector, T>(static_cast<const Z*>(in.logits) + row * in.logits_stride, block, in.dim),
+          load<kVector, T>(in.pixels + image * in.pixels_stride, block, in.dim)};
 }
 
+template <class Z, bool kVector>
+__global__ void __launch_bounds__(kThreads, kResident<Z>) log_prob_kernel(const LogProb call, const Grid grid) {
+  using T = Arithmetic<Z>;
+  const int lane = grid.lane(threadIdx.x);
+  for (int64_t team = blockIdx.x; team < grid.teams; team += gridDim.x) {
+    const int64_t row = grid.row(team, threadIdx.x);
+    const uint32_t blocks = grid.blocks_of(row);
+    const int64_t image = row % call.images;
+    T partial = 0;
+    for (uint32_t block = lane; block < blocks; block += grid.lanes()) {
+      const LoadedPixels<T> x = load_pixels<Z, kVector>(call, row, image, block);
+      Four<T> terms;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        // Past the row's end there is no pixel, and a logit of 0 would be ln 2.
+        const bool inside = kVector || 4 * static_cast<int64_t>(block) + j < call.dim;
+        terms.at[j] = inside ? BernoulliPixel<T>(x.bytes.at[j], x.logits.at[j]).log_prob() : T(0);
+      }
+      partial += sum_of(terms);
+    }
+    const T sum = sum_by_halves(partial, lane, grid.lanes());
+    if (lane == 0 && row < call.rows) static_cast<T*>(call.log_prob)[row] = sum;
+  }
+}
+
+template <class Z, bool kVector>
+__global__ void __launch_bounds__(kThreads, kResident<Z>)
+    log_prob_backward_kernel(const LogProbBackward call, const Grid grid) {
+  using T = Arithmetic<Z>;
+  for (int64_t team = blockIdx.x; team < grid.teams; team += gridDim.x) {
+    const int64_t row = grid.row(team, threadIdx.x);
+    const uint32_t blocks = grid.blocks_of(row);
+    const int64_t image = row % call.images;
+    for (uint32_t block = grid.lane(threadIdx.x); block < blocks; block += grid.lanes()) {
+      const LoadedPixels<T> x = load_pixels<Z, kVector>(call, row, image, block);
+      const T weight = static_cast<const T*>(call.grad)[row];
+      Four<T> grad;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) grad.at[j] = BernoulliPixel<T>(x.bytes.at[j], x.logits.at[j]).grad_logit(weight);
+      store<kVector>(grad, static_cast<Z*>(call.grad_logits) + row * call.dim, block, call.dim);
+    }
+  }
+}
+
+template <bool kVector>
+__global__ void __launch_bounds__(kThreads) binarize_kernel(const Binarize call, const Grid grid) {
+  const NoiseKey key = noise_key(call.key[0], call.key[1]);
+  for (int64_t team = blockIdx.x; team < grid.teams; team += gridDim.x) {
+    const int64_t row = grid.row(team, threadIdx.x);
+    const uint32_t blocks = grid.blocks_of(row);
+    for (uint32_t block = grid.lane(threadIdx.x); block < blocks; block += grid.lanes()) {
+      const Four<uint8_t> bytes = load<kVector, uint8_t>(call.pixels + row * call.pixels_stride, block, call.dim);
+      const uint32_t noise_row = call.row_offset + static_cast<uint32_t>(row);
+      const Words w = philox({block, noise_row, 0, key.step}, key.seed_low, key.seed_high);
+      const Four<uint8_t> drawn{{draw(bytes.at[0], w.x0), draw(bytes.at[1], w.x1),  //
+                                 draw(bytes.at[2], w.x2), draw(bytes.at[3], w.x3)}};
+      store<kVector>(drawn, call.drawn + row * call.dim, block, call.dim);
+    }
+  }
+}
+
+// Whether a call's rows can be moved four elements at a time.
 template <class Z>
 bool vectors(const Forward& c) {
   return c.dim % 4 == 0 && aligned<Z>(c.mu, c.mu_stride) && aligned<Z>(c.logvar, c.logvar_stride) && aligned<Z>(c.z, c.dim) &&
@@ -261,6 +257,20 @@ bool vectors(const Backward& c) {
   return c.dim % 4 == 0 && aligned<Z>(c.mu, c.mu_stride) && aligned<Z>(c.logvar, c.logvar_stride) && aligned<Z>(c.grad_z, c.dim) &&
          aligned<Z>(c.grad_mu, c.grad_stride) && aligned<Z>(c.grad_logvar, c.grad_stride) &&
          (c.output != Output::kKl || aligned<Arithmetic<Z>>(c.grad_kl, c.dim));
+}
+
+template <class Z>
+bool vectors(const Bernoulli& c) {
+  return c.dim % 4 == 0 && aligned<Z>(c.logits, c.logits_stride) && aligned<uint8_t>(c.pixels, c.pixels_stride);
+}
+
+template <class Z>
+bool vectors(const LogProbBackward& c) {
+  return vectors<Z>(static_cast<const Bernoulli&>(c)) && aligned<Z>(c.grad_logits, c.dim);
+}
+
+bool vectors(const Binarize& c) {
+  return c.dim % 4 == 0 && aligned<uint8_t>(c.pixels, c.pixels_stride) && aligned<uint8_t>(c.drawn, c.dim);
 }
 
 template <class Call>
@@ -282,39 +292,50 @@ bool plain(const Call& call) {
 }
 
 template <class Z>
-void forward(const char* dtype, const Forward& call, void* stream) {
+void run_typed(const std::string& dtype, const Forward& call, void* stream) {
   const Kernel<Forward> kernels[2][2] = {{forward_kernel<Z, false, false>, forward_kernel<Z, false, true>},
                                          {forward_kernel<Z, true, false>, forward_kernel<Z, true, true>}};
-  launch(std::string("forward, ") + dtype, kernels[vectors<Z>(call)][plain(call)], call, stream);
+  launch("forward, " + dtype, kernels[vectors<Z>(call)][plain(call)], call, stream);
 }
 
 template <class Z>
-void backward(const char* dtype, const Backward& call, void* stream) {
+void run_typed(const std::string& dtype, const Backward& call, void* stream) {
   const Kernel<Backward> kernels[2][2] = {{backward_kernel<Z, false, false>, backward_kernel<Z, false, true>},
                                           {backward_kernel<Z, true, false>, backward_kernel<Z, true, true>}};
-  launch(std::string("backward, ") + dtype, kernels[vectors<Z>(call)][plain(call)], call, stream);
+  launch("backward, " + dtype, kernels[vectors<Z>(call)][plain(call)], call, stream);
+}
+
+template <class Z>
+void run_typed(const std::string& dtype, const LogProb& call, void* stream) {
+  launch("log_prob, " + dtype, vectors<Z>(call) ? log_prob_kernel<Z, true> : log_prob_kernel<Z, false>, call, stream);
+}
+
+template <class Z>
+void run_typed(const std::string& dtype, const LogProbBackward& call, void* stream) {
+  const auto kernel = vectors<Z>(call) ? log_prob_backward_kernel<Z, true> : log_prob_backward_kernel<Z, false>;
+  launch("log_prob_backward, " + dtype, kernel, call, stream);
+}
+
+template <class Call>
+void run_any(const Call& call, void* stream) {
+  switch (call.dtype) {
+    case Dtype::kFloat32: return run_typed<float>("float32", call, stream);
+    case Dtype::kFloat64: return run_typed<double>("float64", call, stream);
+    case Dtype::kBFloat16: return run_typed<torch::headeronly::BFloat16>("bfloat16", call, stream);
+    case Dtype::kFloat16: return run_typed<torch::headeronly::Half>("float16", call, stream);
+  }
 }
 
 }  // namespace
 
 namespace cuda {
 
-void forward(const Forward& call, void* stream) {
-  switch (call.dtype) {
-    case Dtype::kFloat32: return vae::forward<float>("float32", call, stream);
-    case Dtype::kFloat64: return vae::forward<double>("float64", call, stream);
-    case Dtype::kBFloat16: return vae::forward<torch::headeronly::BFloat16>("bfloat16", call, stream);
-    case Dtype::kFloat16: return vae::forward<torch::headeronly::Half>("float16", call, stream);
-  }
-}
-
-void backward(const Backward& call, void* stream) {
-  switch (call.dtype) {
-    case Dtype::kFloat32: return vae::backward<float>("float32", call, stream);
-    case Dtype::kFloat64: return vae::backward<double>("float64", call, stream);
-    case Dtype::kBFloat16: return vae::backward<torch::headeronly::BFloat16>("bfloat16", call, stream);
-    case Dtype::kFloat16: return vae::backward<torch::headeronly::Half>("float16", call, stream);
-  }
+void run(const Forward& call, void* stream) { run_any(call, stream); }
+void run(const Backward& call, void* stream) { run_any(call, stream); }
+void run(const LogProb& call, void* stream) { run_any(call, stream); }
+void run(const LogProbBackward& call, void* stream) { run_any(call, stream); }
+void run(const Binarize& call, void* stream) {
+  launch("binarize", vectors(call) ? binarize_kernel<true> : binarize_kernel<false>, call, stream);
 }
 
 }  // namespace cuda

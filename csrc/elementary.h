@@ -69,6 +69,21 @@ VAE_FN double log(double x) {
   return (2.0 * s + (2.0 * s * tail + e * 1.42860682030941723212e-6)) + e * 6.93145751953125e-1;
 }
 
+// ln(1 + t) of t in [0, 1] = 2 artanh(t / (2 + t)), with full relative precision near 0.
+VAE_FN float log1p_of_unit(float t) {
+  const float s = t / (2.0f + t);
+  const float s2 = s * s;
+  return 2.0f * s * polynomial(s2, 1.0f, 1 / 3.f, 1 / 5.f, 1 / 7.f, 1 / 9.f, 1 / 11.f, 1 / 13.f, 1 / 15.f);
+}
+VAE_FN double log1p_of_unit(double t) {
+  const double s = t / (2.0 + t);
+  const double s2 = s * s;
+  // clang-format off
+  return 2.0 * s * polynomial(s2, 1.0, 1 / 3., 1 / 5., 1 / 7., 1 / 9., 1 / 11., 1 / 13., 1 / 15., 1 / 17., 1 / 19., 1 / 21.,
+                              1 / 23., 1 / 25., 1 / 27., 1 / 29., 1 / 31., 1 / 33.);
+  // clang-format on
+}
+
 // sin(x) and cos(x) for |x| <= pi / 4.
 VAE_FN float sin_octant(float x) {
   const float x2 = x * x;

@@ -10,8 +10,8 @@
 
 namespace vae {
 
-// A row's KL is summed in one fixed order on every device: blocks of four neighbours, (a + b) + (c + d); block j into
-// the partial sum j mod kPartials, in increasing j; then the partial sums by halves, p[i] += p[i + w], w = 128, 64 .. 1.
+// A row's KL or log p(x|z) is summed in one fixed order on every device: blocks of four neighbours, (a + b) + (c + d); block
+// j into the partial sum j mod kPartials, in increasing j; then the partial sums by halves, p[i] += p[i + w], w = 128 .. 1.
 constexpr int kPartials = 256;
 
 enum class Dtype { kFloat32, kFloat64, kBFloat16, kFloat16 };
@@ -47,11 +47,43 @@ struct Backward : Inputs {
   int64_t grad_stride;         // of both: 2 D where they are the halves of one tensor
 };
 
+// The decoder's logits of bytes 0 .. 255, which stand for probabilities of a white pixel.
+struct Bernoulli {
+  Dtype dtype;
+  int64_t rows, images, dim;   // K B, B, D; row r is of image r mod B
+  const void* logits;          // [K B, D] Z
+  int64_t logits_stride;
+  const uint8_t* pixels;       // [B, D]
+  int64_t pixels_stride;
+};
+
+struct LogProb : Bernoulli {
+  void* log_prob;              // [K B] A
+};
+
+struct LogProbBackward : Bernoulli {
+  const void* grad;            // [K B] A
+  void* grad_logits;           // [K B, D] Z
+};
+
+// Each byte drawn to 0 or 255 with its own probability.
+struct Binarize {
+  int64_t rows, dim;           // B, D
+  const uint8_t* pixels;       // [B, D]
+  int64_t pixels_stride;
+  const int64_t* key;          // [2], seed and step, on the device
+  uint32_t row_offset;         // of row 0 in the global batch
+  uint8_t* drawn;              // [B, D]
+};
+
 namespace cpu {
 
 // Rows begin .. end - 1, on the calling thread.
-void forward(const Forward& call, int64_t begin, int64_t end);
-void backward(const Backward& call, int64_t begin, int64_t end);
+void run(const Forward& call, int64_t begin, int64_t end);
+void run(const Backward& call, int64_t begin, int64_t end);
+void run(const LogProb& call, int64_t begin, int64_t end);
+void run(const LogProbBackward& call, int64_t begin, int64_t end);
+void run(const Binarize& call, int64_t begin, int64_t end);
 
 // The instruction sets that this machine runs, best last; the first is always "default".
 std::vector<std::string> capabilities();
@@ -64,8 +96,11 @@ bool set_capability(const std::string& name);
 namespace cuda {
 
 // Launched on the stream (a cudaStream_t) of the current device. Throws std::runtime_error naming the kernel.
-void forward(const Forward& call, void* stream);
-void backward(const Backward& call, void* stream);
+void run(const Forward& call, void* stream);
+void run(const Backward& call, void* stream);
+void run(const LogProb& call, void* stream);
+void run(const LogProbBackward& call, void* stream);
+void run(const Binarize& call, void* stream);
 
 }  // namespace cuda
 

@@ -90,19 +90,26 @@ def standard_normal(key: Tensor, rows: int, dim: int, *, num_samples: int | None
     check_whole("rows", rows, 0, 2**32)
     check_whole("dim", dim, 0, 2**33)
     check_counts(num_samples, row_offset, rows)
-    samples = 1 if num_samples is None else num_samples
-    blocks = (dim + 3) // 4
+    x0, x1, x2, x3 = (
+        words(key, rows, dim, 1 if num_samples is None else num_samples, row_offset).unflatten(-1, (-1, 4)).unbind(-1)
+    )
+    eps = torch.stack([*box_muller(x0, x1), *box_muller(x2, x3)], dim=-1).flatten(-2)[..., :dim]
+    return eps[0] if num_samples is None else eps
+
+
+def words(key: Tensor, rows: int, dim: int, samples: int = 1, row_offset: int = 0) -> Tensor:
+    """The generator's words of a batch: int64 [K, B, D rounded up to a multiple of 4], a word an element.
+
+    Normals take them by pairs; a Bernoulli pixel is one word's comparison with a whole number (reference.binarize).
+    """
     device = key.device
     counter = (
-        torch.arange(blocks, device=device),
+        torch.arange((dim + 3) // 4, device=device),
         (torch.arange(rows, device=device)[:, None] + row_offset) & WORD,
         torch.arange(samples, device=device)[:, None, None],
         key[1] & WORD,
     )
-    x0, x1, x2, x3 = philox(counter, (key[0] & WORD, (key[0] >> 32) & WORD))
-    normals = torch.stack([*box_muller(x0, x1), *box_muller(x2, x3)], dim=-1)
-    eps = normals.reshape(samples, rows, 4 * blocks)[:, :, :dim]
-    return eps[0] if num_samples is None else eps
+    return torch.stack(philox(counter, (key[0] & WORD, (key[0] >> 32) & WORD)), dim=-1).flatten(-2)
 
 
 Words = tuple[Tensor, Tensor, Tensor, Tensor]

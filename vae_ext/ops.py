@@ -132,13 +132,13 @@ def reparam_kl_packed(
         raise ValueError(f"packed: expected an even last dimension, [..., 2 D], got {list(packed.shape)}")
     key, options = _common("packed", packed, key, num_samples, row_offset, scale, Output.KL_SUM)
     rows = packed if packed.dim() == 2 else packed.reshape(math.prod(packed.shape[:-1]), packed.shape[-1])
-    if _by_reference(packed):
+    if by_reference(packed):
         mu, logvar = rows.chunk(2, dim=-1)
         z, kl = reference.reparam_kl(mu, logvar, key, *options)
-    elif _wants_gradient(packed):
+    elif wants_gradient(packed):
         z, kl = _Packed.apply(rows, key, *options)
     else:
-        z, kl = _kernel(torch.ops.vae_ext.reparam_kl_packed, rows, key, *options)
+        z, kl = call_kernel(torch.ops.vae_ext.reparam_kl_packed, rows, key, *options)
     return _unflatten(z, kl, packed.shape[:-1], options)
 
 
@@ -160,12 +160,12 @@ def _of_pair(
     lead = mu.shape[:-1]
     if len(lead) != 1:
         mu, logvar = (t.reshape(math.prod(lead), t.shape[-1]) for t in (mu, logvar))
-    if _by_reference(mu):
+    if by_reference(mu):
         z, out = reference.reparam_kl(mu, logvar, key, *options)
-    elif _wants_gradient(mu, logvar):
+    elif wants_gradient(mu, logvar):
         z, out = _OfPair.apply(mu, logvar, key, *options)
     else:
-        z, out = _kernel(torch.ops.vae_ext.reparam_kl, mu, logvar, key, *options)
+        z, out = call_kernel(torch.ops.vae_ext.reparam_kl, mu, logvar, key, *options)
     return _unflatten(z, out, lead, options)
 
 
@@ -174,19 +174,19 @@ def _backend(kind: str) -> str:
     return backend_of(kind)
 
 
-def _by_reference(t: Tensor) -> bool:
+def by_reference(t: Tensor) -> bool:
     """Whether plain PyTorch does the work: without a kernel, and under torch.func and forward-mode AD, which see through it."""
     transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     return bool(transformed) or _backend(t.device.type) == "reference"
 
 
-def _wants_gradient(*tensors: Tensor) -> bool:
+def wants_gradient(*tensors: Tensor) -> bool:
     """Whether to go through autograd.Function: only if a gradient is wanted, and not in a program that is being traced."""
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     return wanted and not torch.compiler.is_compiling()
 
 
-def _kernel(operator: Any, *args: Any) -> Any:
+def call_kernel(operator: Any, *args: Any) -> Any:
     """One call of a raw operator: below autograd, which a call from above goes through in Python even without a gradient.
 
     A traced program gets the operator as it is, and its gradients from ``register_autograd``.
@@ -244,7 +244,7 @@ class _OfPair(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mu: Tensor, logvar: Tensor, key: Tensor, *options: Any) -> Pair:
         _save_pair(ctx, (mu, logvar, key, *options), None)
-        z, out = _kernel(torch.ops.vae_ext.reparam_kl, mu, logvar, key, *options)
+        z, out = call_kernel(torch.ops.vae_ext.reparam_kl, mu, logvar, key, *options)
         return z, out
 
     @staticmethod
@@ -254,7 +254,7 @@ class _OfPair(torch.autograd.Function):
         if torch.is_grad_enabled():
             grads = _differentiable(grad_z, grad_out, (mu, logvar), key, ctx.options)
         elif grad_z is not None or grad_out is not None:
-            grads = _kernel(torch.ops.vae_ext.reparam_kl_backward, grad_z, grad_out, mu, logvar, key, *ctx.options)
+            grads = call_kernel(torch.ops.vae_ext.reparam_kl_backward, grad_z, grad_out, mu, logvar, key, *ctx.options)
         return *grads, None, None, None, None, None
 
 
@@ -264,7 +264,7 @@ class _Packed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, packed: Tensor, key: Tensor, *options: Any) -> Pair:
         _save_packed(ctx, (packed, key, *options), None)
-        z, out = _kernel(torch.ops.vae_ext.reparam_kl_packed, packed, key, *options)
+        z, out = call_kernel(torch.ops.vae_ext.reparam_kl_packed, packed, key, *options)
         return z, out
 
     @staticmethod
@@ -274,7 +274,7 @@ class _Packed(torch.autograd.Function):
         if torch.is_grad_enabled():
             (grad,) = _differentiable(grad_z, grad_out, (packed,), key, ctx.options)
         elif grad_z is not None or grad_out is not None:
-            grad = _kernel(torch.ops.vae_ext.reparam_kl_packed_backward, grad_z, grad_out, packed, key, *ctx.options)
+            grad = call_kernel(torch.ops.vae_ext.reparam_kl_packed_backward, grad_z, grad_out, packed, key, *ctx.options)
         return grad, None, None, None, None, None
 
 

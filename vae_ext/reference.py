@@ -1,4 +1,4 @@
-"""The operator in plain PyTorch: the place to look the formula up, and what the kernels are tested against.
+"""The operators in plain PyTorch: the place to look the formulas up, and what the kernels are tested against.
 
 It also does the work where nothing can be compiled. Kingma, Welling: *Auto-Encoding Variational Bayes*, 2014, section 2.4
 (the reparameterisation) and appendix B (the KL divergence).
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vae_ext.noise import standard_normal
+from vae_ext.noise import standard_normal, words
 
 
 def reparam_kl(
@@ -68,3 +68,25 @@ def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
         tail = 1 + small / n * tail
     excess = torch.where(near_zero, 0.5 * small * small * tail, torch.expm1(logvar) - logvar)
     return 0.5 * (mu * mu + excess)
+
+
+def grey(pixels: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bytes 0 .. 255 as x in [0, 1]."""
+    return pixels.to(dtype) / 255
+
+
+def bernoulli_log_prob(logits: Tensor, pixels: Tensor) -> Tensor:
+    """log p(x|logits) = sum over pixels of x l - ln(1 + e^l), [..., B] of logits [..., B, D] and bytes [B, D], in nats."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return (grey(pixels, logits.dtype) * logits - torch.nn.functional.softplus(logits, threshold=50)).sum(-1)
+
+
+def binarize(pixels: Tensor, key: Tensor, row_offset: int) -> Tensor:
+    """255 where a word of noise is below pixels 2^32 / 255, and 0 elsewhere: [B, D], of [B, D] bytes.
+
+    In whole numbers: 2^32 = 255 * 0x01010101 + 1, so the bound is the byte repeated four times, and a fraction more.
+    """
+    rows, dim = pixels.shape
+    noise = words(key, rows, dim, row_offset=row_offset)[0, :, :dim]
+    white = (pixels != 0) & (noise <= pixels.long() * 0x01010101)
+    return white.to(torch.uint8) * 255

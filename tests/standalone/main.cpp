@@ -37,6 +37,10 @@ class Block {
       }
     }
   }
+  // Bytes of every value.
+  explicit Block(int64_t n) : bytes_(static_cast<size_t>(n)), data_(std::malloc(bytes_ == 0 ? 1 : bytes_)) {
+    for (int64_t i = 0; i < n; ++i) static_cast<uint8_t*>(data_)[i] = static_cast<uint8_t>(i * 37);
+  }
   ~Block() { std::free(data_); }
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
@@ -64,14 +68,34 @@ uint64_t run(uint64_t checksum, vae::Dtype dtype, vae::Scale scale, vae::Output 
   const vae::Inputs inputs{dtype, scale, output, samples, rows, dim, mu.get(), logvar.get(), stride, stride, key.data(), 4294967290u};
   const int64_t half = rows / 2;
   for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, half}, {half, rows}}) {
-    vae::cpu::forward(vae::Forward{inputs, z.get(), kl.get()}, begin, end);
+    vae::cpu::run(vae::Forward{inputs, z.get(), kl.get()}, begin, end);
     for (const bool with_z : {true, false}) {
       const vae::Backward call{inputs, with_z ? z.get() : nullptr, kl.get(), grad_mu.get(), grad_logvar.get(), stride};
-      vae::cpu::backward(call, begin, end);
+      vae::cpu::run(call, begin, end);
       checksum = grad_logvar.add_to(grad_mu.add_to(checksum));
     }
   }
   return kl.add_to(z.add_to(checksum));
+}
+
+// samples: decoders' logits of each image.
+uint64_t run_bernoulli(uint64_t checksum, vae::Dtype dtype, int64_t samples, int64_t images, int64_t dim, int64_t gap) {
+  const auto arithmetic = dtype == vae::Dtype::kFloat64 ? dtype : vae::Dtype::kFloat32;
+  const auto strided = [&](int64_t rows) { return rows == 0 ? 0 : (rows - 1) * (dim + gap) + dim; };
+  const int64_t rows = samples * images, stride = dim + gap;
+  const Block logits(strided(rows), dtype, 0), grad_logits(rows * dim, dtype, 1), log_prob(rows, arithmetic, 2);
+  const Block pixels(strided(images)), drawn(images * dim);
+  const std::vector<int64_t> key{-1, 4294967295};
+  const auto* bytes = static_cast<const uint8_t*>(pixels.get());
+  const vae::Bernoulli inputs{dtype, rows, images, dim, logits.get(), stride, bytes, stride};
+  const vae::Binarize binarize{images, dim, bytes, stride, key.data(), 4294967290u, static_cast<uint8_t*>(drawn.get())};
+  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, rows / 2}, {rows / 2, rows}}) {
+    vae::cpu::run(vae::LogProb{inputs, log_prob.get()}, begin, end);
+    vae::cpu::run(vae::LogProbBackward{inputs, log_prob.get(), grad_logits.get()}, begin, end);
+  }
+  vae::cpu::run(binarize, 0, images / 2);
+  vae::cpu::run(binarize, images / 2, images);
+  return drawn.add_to(grad_logits.add_to(log_prob.add_to(checksum)));
 }
 
 }  // namespace
@@ -84,17 +108,20 @@ int main(int argc, char** argv) {
     uint64_t checksum = 0xcbf29ce484222325u;
     int cases = 0, ran = 0;
     for (const auto dtype : {vae::Dtype::kFloat32, vae::Dtype::kFloat64, vae::Dtype::kBFloat16, vae::Dtype::kFloat16}) {
-      for (const auto scale : {vae::Scale::kExp, vae::Scale::kSoftplus}) {
-        for (const auto output : {vae::Output::kKlSum, vae::Output::kKl, vae::Output::kLogRatio}) {
-          for (const int64_t dim : {0, 1, 2, 3, 4, 5, 20, 63, 401, 1023, 1024, 1025, 2049}) {
-            for (const int64_t rows : {0, 1, 7, 300}) {
-              if (rows * dim > 200'000) continue;
-              for (const int64_t samples : {1, 3}) {
+      for (const int64_t dim : {0, 1, 2, 3, 4, 5, 20, 63, 401, 1023, 1024, 1025, 2049}) {
+        for (const int64_t rows : {0, 1, 7, 300}) {
+          if (rows * dim > 200'000) continue;
+          for (const int64_t samples : {1, 3}) {
+            for (const auto scale : {vae::Scale::kExp, vae::Scale::kSoftplus}) {
+              for (const auto output : {vae::Output::kKlSum, vae::Output::kKl, vae::Output::kLogRatio}) {
                 if (cases++ % every != 0) continue;
                 checksum = run(checksum, dtype, scale, output, samples, rows, dim, cases % 3);
                 ++ran;
               }
             }
+            if (cases++ % every != 0) continue;
+            checksum = run_bernoulli(checksum, dtype, samples, rows, dim, cases % 3);
+            ++ran;
           }
         }
       }

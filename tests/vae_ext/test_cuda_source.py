@@ -39,25 +39,41 @@ def test_no_kernel_spills_or_keeps_an_array_in_local_memory(tmp_path: Path, arch
         pytest.skip(f"this nvcc does not know {architecture}")
     said = compile_cuda(str(NVCC), f"-arch={architecture}", "-Xptxas", "-v", "-cubin", "-o", str(tmp_path / "cuda.cubin"))
     usage = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
-    assert len(usage) == 32  # forward and backward, four types, with and without vectors, plain and not
+    # With and without vectors: forward and backward of four types, plain and not; log_prob's of four types; binarize.
+    assert len(usage) == 2 * (2 * 4 * 2 + 2 * 4 + 1)
     assert set(usage) == {("0", "0", "0")}
 
 
-@pytest.mark.skipif(NVCC is None, reason="no nvcc on PATH or from pip")
-def test_the_plain_float32_kernels_move_16_bytes_at_a_time(tmp_path: Path) -> None:
-    ptx = tmp_path / "cuda.ptx"
-    compile_cuda(str(NVCC), "-arch=sm_90", "-ptx", "-o", str(ptx))
-    kernels = dict(re.findall(r"\.entry (\S+?)\((.*?)(?=\.entry|\Z)", ptx.read_text(), flags=re.DOTALL))
-    # <float, kVector = true, kPlain = true>, as compilers spell it.
-    (forward,) = [body for name, body in kernels.items() if "forward_kernelIfLb1ELb1E" in name]
-    (backward,) = [body for name, body in kernels.items() if "backward_kernelIfLb1ELb1E" in name]
-    wide, narrow = r"ld\.global\.v4\.[buf]32", r"ld\.global\.[buf]32"
-    assert len(re.findall(wide, forward)) == 2  # mu, logvar
-    assert len(re.findall(r"st\.global\.v4\.[buf]32", forward)) == 1  # z
-    assert len(re.findall(wide, backward)) == 3  # mu, logvar, grad_z
-    assert len(re.findall(r"st\.global\.v4\.[buf]32", backward)) == 2
-    assert len(re.findall(narrow, forward)) <= 1  # the key's step
-    assert len(re.findall(narrow, backward)) <= 3  # that, and grad_kl
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The kernels' PTX by their mangled names."""
+    if NVCC is None:
+        pytest.skip("no nvcc on PATH or from pip")
+    ptx = tmp_path_factory.mktemp("ptx") / "cuda.ptx"
+    compile_cuda(NVCC, "-arch=sm_90", "-ptx", "-o", str(ptx))
+    return dict(re.findall(r"\.entry (\S+?)\((.*?)(?=\.entry|\Z)", ptx.read_text(), flags=re.DOTALL))
+
+
+# With vectors, float32 and plain, as compilers spell it; how many vectors are read and written, and single numbers at most.
+@pytest.mark.parametrize(
+    ("name", "element", "reads", "writes", "singles"),
+    [
+        ("14forward_kernelIfLb1ELb1E", "[buf]32", 2, 1, 2),  # mu, logvar -> z; the key's step, kl
+        ("15backward_kernelIfLb1ELb1E", "[buf]32", 3, 2, 3),  # mu, logvar, grad_z -> two gradients; the step, grad_kl
+        ("15log_prob_kernelIfLb1E", "[buf]32", 1, 0, 1),  # logits; log_prob
+        ("24log_prob_backward_kernelIfLb1E", "[buf]32", 1, 1, 1),  # logits -> their gradient; grad
+        ("15log_prob_kernelIfLb1E", "[bu]8", 1, 0, 0),  # pixels
+        ("24log_prob_backward_kernelIfLb1E", "[bu]8", 1, 0, 0),
+        ("15binarize_kernelILb1E", "[bu]8", 1, 1, 0),
+    ],
+)
+def test_four_neighbours_are_moved_at_once(
+    kernels: dict[str, str], name: str, element: str, reads: int, writes: int, singles: int
+) -> None:
+    (body,) = [body for mangled, body in kernels.items() if name in mangled]
+    assert len(re.findall(rf"ld\.global\.v4\.{element}", body)) == reads
+    assert len(re.findall(rf"st\.global\.v4\.{element}", body)) == writes
+    assert len(re.findall(rf"(?:ld|st)\.global\.{element}", body)) <= singles
 
 
 @pytest.mark.skipif(not FROM_PIP.is_file(), reason="NVIDIA's packages for pip are not installed")

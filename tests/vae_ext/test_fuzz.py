@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.vae_ext.test_reparam_kl import assert_close, assert_same_bits, call
-from vae_ext import noise_key, reference, reparam_kl, reparam_kl_packed, standard_normal
+from vae_ext import bernoulli_log_prob, binarize, noise_key, reference, reparam_kl, reparam_kl_packed, standard_normal
 from vae_ext.ops import FLOATS, Output
 
 LAYOUTS = ("dense", "gap after each row", "columns", "one row for all", "from the middle")
@@ -35,14 +35,15 @@ cases = st.fixed_dictionaries(
 def laid_out(values: Tensor, layout: str) -> Tensor:
     """The same values (of the first row, for "one row for all") with other strides."""
     *lead, dim = values.shape
+    other = float("nan") if values.is_floating_point() else 77
     if layout == "gap after each row":
-        return torch.cat([values, torch.full_like(values, float("nan"))], dim=-1)[..., :dim]
+        return torch.cat([values, torch.full_like(values, other)], dim=-1)[..., :dim]
     if layout == "columns":
         return values.transpose(0, -1).contiguous().transpose(0, -1)
     if layout == "one row for all" and values.numel() > 0:
         return values.reshape(-1, dim)[0].expand(*lead, dim)
     if layout == "from the middle":
-        return torch.cat([values.new_full((3,), float("nan")), values.flatten()])[3:].view(values.shape)
+        return torch.cat([values.new_full((3,), other), values.flatten()])[3:].view(values.shape)
     return values.clone()
 
 
@@ -122,3 +123,25 @@ def test_any_case_has_the_noise_of_the_reference(device: torch.device, case: dic
     z, _ = reparam_kl(zeros, zeros, key, num_samples=case["samples"], row_offset=case["row_offset"])
     eps = standard_normal(key, rows, case["dim"], num_samples=case["samples"], row_offset=case["row_offset"])
     assert torch.equal(z, eps.to(case["dtype"]))
+
+
+@given(case=cases)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_logits_and_bytes_agree_with_the_reference_in_float64(device: torch.device, case: dict[str, Any]) -> None:
+    assume(case["lead"])
+    generator = torch.Generator().manual_seed(case["seed"] % 2**63)
+    shape = (*case["lead"], case["dim"])
+    logits = laid_out(normal(shape, case["dtype"], generator, device), case["layouts"][0]).requires_grad_()
+    bytes_ = torch.randint(256, shape[-2:], generator=generator).to(device=device, dtype=torch.uint8)
+    pixels = laid_out(bytes_, case["layouts"][1])
+    log_prob = bernoulli_log_prob(logits, pixels)
+    logits64 = logits.detach().double().requires_grad_()
+    expected = reference.bernoulli_log_prob(logits64, pixels)
+    assert_close(log_prob, expected, log_prob.dtype)
+    upstream = normal(log_prob.shape, log_prob.dtype, generator, device)
+    (grad,) = torch.autograd.grad(log_prob, logits, upstream)
+    assert_close(grad, torch.autograd.grad(expected, logits64, upstream.double())[0], case["dtype"])
+
+    key = noise_key(case["seed"], device=device)
+    drawn = binarize(pixels, key, row_offset=case["row_offset"])
+    assert torch.equal(drawn, reference.binarize(pixels, key, case["row_offset"]))

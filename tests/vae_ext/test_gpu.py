@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vae_ext import noise_key, reparam_kl, reparam_kl_packed
+from tests.vae_ext.test_bernoulli import DIMS, random_bytes, random_logits, value_and_gradient
+from tests.vae_ext.test_reparam_kl import assert_same_bits
+from vae_ext import bernoulli_log_prob, binarize, noise_key, reparam_kl, reparam_kl_packed
+from vae_ext.ops import FLOATS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -30,14 +33,67 @@ def test_a_cuda_graph_draws_new_noise_at_each_replay() -> None:
         assert torch.equal(kl, expected[1])
 
 
+def test_a_cuda_graph_draws_new_pixels_at_each_replay() -> None:
+    logits = random_logits(2, 64, 784, device="cuda").requires_grad_()
+    pixels, upstream = random_bytes(64, 784, "cuda"), torch.randn(2, 64, device="cuda")
+    key = noise_key(5, step=7, device="cuda")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        value_and_gradient(logits, binarize(pixels, key), upstream)
+        key.clone()[1] += 1
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        drawn = binarize(pixels, key)
+        log_prob, grad = value_and_gradient(logits, drawn, upstream)
+        key[1] += 1
+    for step in (7, 8, 9):
+        graph.replay()
+        assert torch.equal(drawn, binarize(pixels, noise_key(5, step, device="cuda")))
+        expected = value_and_gradient(logits, drawn, upstream)
+        assert torch.equal(log_prob, expected[0])
+        assert torch.equal(grad, expected[1])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("lead", [(5,), (300,), (3, 7)])
+def test_log_prob_and_its_gradient_are_the_cpus_bits(dtype: torch.dtype, lead: tuple[int, ...]) -> None:
+    for dim in DIMS:
+        # Rows of any stride and any first element.
+        logits, pixels = random_logits(*lead, dim + 1, dtype=dtype), random_bytes(lead[-1], dim + 1)
+        upstream = torch.randn(lead, dtype=torch.promote_types(dtype, torch.float32))
+        for part in (slice(0, dim), slice(1, dim + 1)):
+            ours, theirs = (
+                value_and_gradient(logits.to(device)[..., part], pixels.to(device)[:, part], upstream.to(device))
+                for device in ("cpu", "cuda")
+            )
+            for a, b in zip(ours, theirs, strict=True):
+                assert_same_bits(a, b.cpu())
+
+
+def test_draws_are_the_cpus() -> None:
+    for dim in DIMS:
+        pixels = random_bytes(300, dim + 1)
+        for part in (slice(0, dim), slice(1, dim + 1)):
+            ours, theirs = (
+                binarize(pixels.to(device)[:, part], noise_key(3, 4, device=device), row_offset=2**32 - 300)
+                for device in ("cpu", "cuda")
+            )
+            assert torch.equal(ours, theirs.cpu())
+
+
 def test_nothing_synchronises() -> None:
     packed = torch.randn(64, 40, device="cuda", requires_grad=True)
     key = noise_key(1, device="cuda")
     upstream = [torch.ones(64, 20, device="cuda"), torch.ones(64, device="cuda")]
+    pixels = random_bytes(64, 40, "cuda")
     torch.cuda.set_sync_debug_mode("error")
     try:
         torch.autograd.grad(reparam_kl_packed(packed, key), packed, upstream)
         reparam_kl(packed[:, :20], packed[:, 20:])
+        value_and_gradient(packed, binarize(pixels, key), upstream[1])
+        bernoulli_log_prob(packed, pixels)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

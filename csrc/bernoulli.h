@@ -1,0 +1,40 @@
+// One pixel of a Bernoulli decoder: its log-likelihood, forward and backward, and a draw of it.
+//
+//   log p(x|l) = x log s + (1 - x) log(1 - s),   s = sigmoid(l)            in nats
+//
+// x is a byte over 255: 0 or 1, or a grey value that is taken as a probability of white. Black and white are one formula
+// of `miss`, the probability of the one that the logit speaks against; nothing cancels in it where the logit is right:
+//
+//   log p = -(miss |l| + ln(1 + e^-|l|)),   miss = x where l < 0, and 1 - x elsewhere
+#pragma once
+
+#include "elementary.h"
+
+namespace vae {
+
+template <class T>
+struct BernoulliPixel {
+  T logit, miss;
+  T t;  // e^-|l|, which does not overflow
+
+  // byte: a whole number, 0 .. 255.
+  VAE_FN BernoulliPixel(T byte, T logit) : logit(logit), t(exp(logit < T(0) ? logit : -logit).value()) {
+    constexpr T kUnit = static_cast<T>(1 / 255.);
+    static_assert(T(255) * kUnit == T(1), "white is 1");
+    miss = (logit < T(0) ? byte : T(255) - byte) * kUnit;
+  }
+
+  VAE_FN T log_prob() const { return -(miss * (logit < T(0) ? -logit : logit) + log1p_of_unit(t)); }
+
+  // d/dl = x - s, times what comes.
+  VAE_FN T grad_logit(T grad) const {
+    const T slope = miss - t / (T(1) + t);
+    return grad * (logit < T(0) ? slope : -slope);
+  }
+};
+
+// 255 with probability byte / 255, else 0: a word of noise is compared with byte 2^32 / 255, which is the byte repeated
+// four times, and a little more.
+VAE_FN uint8_t draw(uint8_t byte, uint32_t word) { return byte != 0 && word <= byte * 0x01010101u ? 255 : 0; }
+
+}  // namespace vae

@@ -1,0 +1,95 @@
+// A thread's four neighbours on the GPU: how they are loaded, stored, and summed with the row's others; tile.h's twin.
+//
+// kVector: each access of four elements is one of 16 bytes (two in float64, half of one in the half types, a quarter for
+// pixels), which needs rows that begin at a multiple of it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "grid.h"
+
+namespace vae {
+namespace {
+
+template <class T>
+struct Four {
+  T at[4];
+};
+
+constexpr size_t kWidestAccess = 16;
+
+// Four elements as they stand in memory.
+template <class Z>
+struct alignas(4 * sizeof(Z) < kWidestAccess ? 4 * sizeof(Z) : kWidestAccess) Packed {
+  Z at[4];
+};
+
+// Elements 4 block .. 4 block + 3 of a row; zero past its end.
+template <bool kVector, class T, class Z>
+__device__ Four<T> load(const Z* row, uint32_t block, int64_t dim) {
+  Four<T> four;
+  const int64_t first = 4 * static_cast<int64_t>(block);
+  if constexpr (kVector) {
+    const Packed<Z> packed = *reinterpret_cast<const Packed<Z>*>(row + first);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) four.at[j] = static_cast<T>(packed.at[j]);
+  } else {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) four.at[j] = first + j < dim ? static_cast<T>(row[first + j]) : T(0);
+  }
+  return four;
+}
+
+template <bool kVector, class T, class Z>
+__device__ void store(const Four<T>& four, Z* row, uint32_t block, int64_t dim) {
+  const int64_t first = 4 * static_cast<int64_t>(block);
+  if constexpr (kVector) {
+    Packed<Z> packed;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) packed.at[j] = static_cast<Z>(four.at[j]);
+    *reinterpret_cast<Packed<Z>*>(row + first) = packed;
+  } else {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (first + j < dim) row[first + j] = static_cast<Z>(four.at[j]);
+    }
+  }
+}
+
+// Whether every row of [.., dim] begins where four elements can be moved at once.
+template <class Z>
+bool aligned(const void* base, int64_t stride) {
+  return reinterpret_cast<uintptr_t>(base) % alignof(Packed<Z>) == 0 && stride % 4 == 0;
+}
+
+template <class T>
+__device__ T sum_of(const Four<T>& four) {
+  return (four.at[0] + four.at[1]) + (four.at[2] + four.at[3]);
+}
+
+constexpr int kWarp = 32;
+
+// partial[i] += partial[i + w], w = lanes / 2 .. 1: the row's sum, in its lane 0. All threads of the block take part.
+template <class T>
+__device__ T sum_by_halves(T partial, int lane, int lanes) {
+  __shared__ T shared[kThreads];
+  if (lanes > kWarp) {
+    __syncthreads();  // the sum before this one has been read
+    shared[threadIdx.x] = partial;
+    for (int width = lanes / 2; width >= kWarp; width /= 2) {
+      __syncthreads();
+      if (lane < width) shared[threadIdx.x] += shared[threadIdx.x + width];
+    }
+    __syncthreads();
+    partial = shared[threadIdx.x];
+  }
+  const int segment = lanes < kWarp ? lanes : kWarp;
+  for (int width = segment / 2; width > 0; width /= 2) {
+    partial += __shfl_down_sync(0xffffffffu, partial, width, segment);
+  }
+  return partial;
+}
+
+}  // namespace
+}  // namespace vae

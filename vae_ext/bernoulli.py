@@ -1,0 +1,139 @@
+"""Bernoulli pixels: the log-likelihood of a decoder's logits, and draws of bytes that are probabilities.
+
+The ELBO's other half: where PyTorch's cross-entropy makes one tensor of the images' size after another and sums the last, one
+pass reads logits and bytes and writes a number a row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae_ext import reference
+from vae_ext.backend import BackendError, compiled_module
+from vae_ext.noise import check_counts, check_key
+from vae_ext.ops import FLOATS, by_reference, call_kernel, wants_gradient
+
+
+def bernoulli_log_prob(logits: Tensor, pixels: Tensor) -> Tensor:
+    """log p(x|logits) = sum over pixels of x log s + (1 - x) log(1 - s), with x = pixels / 255 and s = sigmoid(logits).
+
+    Grey values are taken as they are, as probabilities of white. Differentiable in the logits.
+
+    Args:
+        logits: [..., B, D], float32, float64, bfloat16 or float16.
+        pixels: [B, D], uint8, on the device of the logits; each stands for all that is before B.
+
+    Returns:
+        [..., B], in nats; float64 for float64 logits and float32 for every other.
+
+    Raises:
+        TypeError: for an argument of the wrong type or dtype.
+        ValueError: for shapes or devices that do not fit.
+    """
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits: expected a Tensor, got {type(logits).__name__}")
+    if logits.dtype not in FLOATS:
+        raise TypeError(f"logits: expected float32, float64, bfloat16 or float16, got {logits.dtype}")
+    _check_pixels(pixels)
+    if logits.dim() < 2 or logits.shape[-2:] != pixels.shape:
+        raise ValueError(f"logits: expected [..., {', '.join(map(str, pixels.shape))}] as pixels, got {list(logits.shape)}")
+    if logits.device != pixels.device:
+        raise ValueError(f"pixels: expected the device of logits, {logits.device}, got {pixels.device}")
+    if by_reference(logits):
+        return reference.bernoulli_log_prob(logits, pixels)
+    lead = logits.shape[:-1]
+    rows = logits if len(lead) == 1 else logits.reshape(math.prod(lead), logits.shape[-1])
+    if wants_gradient(rows):
+        log_prob: Tensor = _LogProb.apply(rows, pixels)
+    else:
+        log_prob = call_kernel(torch.ops.vae_ext.bernoulli_log_prob, rows, pixels)
+    return log_prob if len(lead) == 1 else log_prob.reshape(lead)
+
+
+def binarize(pixels: Tensor, key: Tensor, *, row_offset: int = 0) -> Tensor:
+    """Draws each byte to 255 with probability byte / 255, else to 0.
+
+    By the noise's generator: bit-identical everywhere, a function of the key and of the element's place (row, column)
+    alone. With another step of the key in every batch it is the dynamic binarisation of Burda et al. 2016.
+
+    Args:
+        pixels: [B, D], uint8.
+        key: int64 [2], from :func:`noise_key`, on the device of the pixels; not one that serves other noise.
+        row_offset: where this batch's first row stands in the global batch.
+
+    Returns:
+        [B, D], uint8, 0 and 255.
+
+    Raises:
+        TypeError, ValueError: for an argument that is not what it should be.
+    """
+    _check_pixels(pixels)
+    check_key(key)
+    if key.device != pixels.device:
+        raise ValueError(f"key: expected the device of pixels, {pixels.device}, got {key.device}")
+    check_counts(None, row_offset, pixels.shape[0])
+    if by_reference(pixels):
+        return reference.binarize(pixels, key, row_offset)
+    drawn: Tensor = call_kernel(torch.ops.vae_ext.binarize, pixels, key, row_offset)
+    return drawn
+
+
+def _check_pixels(pixels: Tensor) -> None:
+    if not isinstance(pixels, Tensor):
+        raise TypeError(f"pixels: expected a Tensor, got {type(pixels).__name__}")
+    if pixels.dtype != torch.uint8:
+        raise TypeError(f"pixels: expected uint8, got {pixels.dtype}")
+    if pixels.dim() != 2:
+        raise ValueError(f"pixels: expected [B, D], got {list(pixels.shape)}")
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Any) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+class _LogProb(torch.autograd.Function):
+    """As in ops.py: a function over the raw operators, which costs less a call than ``register_autograd``."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, pixels: Tensor) -> Tensor:
+        _save(ctx, (logits, pixels), None)
+        log_prob: Tensor = call_kernel(torch.ops.vae_ext.bernoulli_log_prob, logits, pixels)
+        return log_prob
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        logits, pixels = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _differentiable(grad, logits, pixels), None
+        return call_kernel(torch.ops.vae_ext.bernoulli_log_prob_backward, grad, logits, pixels), None
+
+
+def _differentiable(grad: Tensor, logits: Tensor, pixels: Tensor) -> Tensor:
+    """The gradient as a graph of its own, for second derivatives (``create_graph=True``): the reference's, as in ops.py."""
+    view = logits.view_as(logits)
+    samples = logits.shape[0] // max(1, pixels.shape[0])
+    log_prob = reference.bernoulli_log_prob(view.reshape(samples, *pixels.shape), pixels).flatten()
+    (grad_logits,) = torch.autograd.grad(log_prob, view, grad, create_graph=True)
+    return grad_logits
+
+
+def _register() -> None:
+    """Makes the raw operators whole, as in ops.py."""
+
+    def fake_log_prob(logits: Tensor, pixels: Tensor) -> Tensor:
+        return logits.new_empty(logits.shape[0], dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
+
+    torch.library.register_fake("vae_ext::bernoulli_log_prob", fake_log_prob)
+    torch.library.register_fake("vae_ext::bernoulli_log_prob_backward", lambda _g, logits, _p: logits.new_empty(logits.shape))
+    torch.library.register_fake("vae_ext::binarize", lambda pixels, _k, _r: pixels.new_empty(pixels.shape))
+    torch.library.register_autograd("vae_ext::bernoulli_log_prob", _LogProb.backward, setup_context=_save)
+
+
+with contextlib.suppress(BackendError):
+    if compiled_module() is not None:
+        _register()
