@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 ACTIVE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: help setup repro test bench bench-full bench-record bench-compare bench-noise sanitize gpu lock
+.PHONY: help setup repro test bench bench-full bench-record bench-compare bench-noise bench-pythae sanitize gpu lock
 help:
 	@echo "make setup   .venv with the locked packages"
 	@echo "make repro   prepare, train, evaluate, plot: what has changed, by dvc repro"
@@ -14,6 +14,7 @@ help:
 	@echo "make bench-record    the same into results/benchmarks, which is in git, with figures"
 	@echo "make bench-compare   whether the operator became slower than BASE, a commit (default: HEAD), says"
 	@echo "make bench-noise     how far apart two runs of the same code are, for bench-compare to know"
+	@echo "make bench-pythae    training beside pythae's, which is installed into an environment of its own"
 	@echo "make sanitize        the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make gpu     on a machine with an NVIDIA GPU, with its own PYTHON: build, test, and measure the CUDA kernels"
 	@echo "make lock    requirements.lock anew, from pyproject.toml"
@@ -54,6 +55,17 @@ bench-compare: $(READY)
 
 bench-noise: $(READY)
 	$(ACTIVE) python -m tests.benchmarks.noise
+
+PYTHAE := .venv-pythae
+bench-pythae: $(READY) $(PYTHAE)/.ready
+	$(ACTIVE) python -m tests.benchmarks.against_pythae --python $(PYTHAE)/bin/python
+
+# The torch of the lock, so that both sides run on the same.
+$(PYTHAE)/.ready:
+	$(PYTHON) -m venv $(PYTHAE)
+	$(PYTHAE)/bin/pip install --quiet --disable-pip-version-check $(shell grep '^torch==' requirements.lock)
+	$(PYTHAE)/bin/pip install --quiet --disable-pip-version-check pythae==0.1.2
+	touch $@
 
 sanitize: $(READY)
 	$(ACTIVE) python -m tests.standalone.sanitize

@@ -9,6 +9,14 @@ from collections.abc import Callable
 class UserError(Exception):
     """Something that the user can mend; each line of the message names the parameter or file, what was expected, what came."""
 
+    status = 2
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """The user, or the system, asked for an early end; the message says what is kept."""
+
+    status = 130
+
 
 def run(stage: Callable[[], None]) -> None:
     """Runs a stage as the program, with a readable end."""
@@ -17,7 +25,10 @@ def run(stage: Callable[[], None]) -> None:
     except UserError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.status)
+    except Interrupted as interruption:
+        print(interruption, file=sys.stderr)
+        sys.exit(interruption.status)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(Interrupted.status)

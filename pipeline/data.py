@@ -129,4 +129,4 @@ def to_device(images: Bytes, device: torch.device) -> Tensor:
 
 def as_float(pixels: Tensor) -> Tensor:
     """Bytes 0..255 as float32 in [0, 1]."""
-    return pixels.float().div_(255)
+    return pixels / 255

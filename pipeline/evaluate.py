@@ -10,9 +10,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.cli import run
-from pipeline.data import as_float, read_split, to_device
+from pipeline.data import as_float
 from pipeline.device import choose_device
 from pipeline.files import whole_file, write_json
+from pipeline.images import test_pixels
 from pipeline.model import VAE, load_model
 from pipeline.objective import Stream, elbo_terms, log_likelihood_bound, stream_key
 from pipeline.params import load_params
@@ -33,9 +34,8 @@ def bounds(model: VAE, pixels: Tensor, seed: int, batch_size: int, samples: int)
     row = 0
     with tqdm(total=len(pixels), unit=" images", disable=None, desc=f"bounds, {samples} samples an image") as bar:
         for batch in pixels.split(batch_size):
-            x = as_float(batch)
-            terms = elbo_terms(model, x, evaluate_key, row_offset=row)
-            log_p = log_likelihood_bound(model, x, importance_key, samples, row_offset=row)
+            terms = elbo_terms(model, batch, evaluate_key, row_offset=row)
+            log_p = log_likelihood_bound(model, batch, importance_key, samples, row_offset=row)
             sums += torch.stack([terms.distortion.sum(), terms.rate.sum(), log_p.sum()])
             row += len(batch)
             bar.update(len(batch))
@@ -62,7 +62,7 @@ def main() -> None:
     params = load_params()
     device = choose_device()
     model = load_model(WEIGHTS, device)
-    pixels = to_device(read_split("test").images, device)
+    pixels = test_pixels(params, device)
 
     by_dimension = dimensions(model, pixels, params.evaluate.batch_size)
     metrics: dict[str, float | int] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,11 +25,15 @@ class VAE(nn.Module):
         params: widths, latent dimension and the bound on logvar.
     """
 
+    bound: Tensor
+
     def __init__(self, pixels: int, params: Model) -> None:
         super().__init__()
         self.pixels = pixels
         self.latent_dim = params.latent_dim
-        self.logvar_bound = params.logvar_bound
+        # Of mu, which has none, and of logvar: one tensor, because so is what it bounds.
+        bound = torch.tensor([math.inf, params.logvar_bound]).repeat_interleave(params.latent_dim)
+        self.register_buffer("bound", bound, persistent=False)
         widths = [pixels, *params.hidden]
         self.encoder = mlp([*widths, 2 * params.latent_dim])
         self.decoder = mlp([params.latent_dim, *reversed(widths)])
@@ -49,13 +54,17 @@ class VAE(nn.Module):
         assert isinstance(last, nn.Linear)
         last.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)))
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, pixels] in [0, 1] -> mu [B, latent_dim], logvar [B, latent_dim].
+    def posterior(self, x: Tensor) -> Tensor:
+        """x [B, pixels] in [0, 1] -> mu and logvar side by side, [B, 2 latent_dim].
 
         logvar is bounded here, before z, KL and the gradients are made of it, so that they agree on it.
         """
-        mu, logvar = self.encoder(x).chunk(2, dim=-1)
-        return mu, logvar.clamp(-self.logvar_bound, self.logvar_bound)
+        return torch.clamp(self.encoder(x), -self.bound, self.bound)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, pixels] in [0, 1] -> mu [B, latent_dim], logvar [B, latent_dim]."""
+        mu, logvar = self.posterior(x).chunk(2, dim=-1)
+        return mu, logvar
 
     def decode(self, z: Tensor) -> Tensor:
         """z [..., latent_dim] -> logits [..., pixels]."""
@@ -71,9 +80,26 @@ def mlp(widths: list[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def flatten_parameters(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Moves all parameters into one tensor, and makes room for their gradient in another, of which each parameter's is a part.
+
+    Then an optimiser has one tensor to step, the gradient's norm is one product, and a checkpoint is a few tensors.
+
+    Returns:
+        the parameters [P] and the gradient [P]; the model's own are views of them, in order.
+    """
+    own = list(model.parameters())
+    parameters = torch.cat([p.detach().flatten() for p in own])
+    gradient = torch.zeros_like(parameters)
+    sizes = [p.numel() for p in own]
+    for p, values, grad in zip(own, parameters.split(sizes), gradient.split(sizes), strict=True):
+        p.data, p.grad = values.view_as(p), grad.view_as(p)
+    return parameters, gradient
+
+
 def save_model(path: Path, model: VAE, params: Params) -> None:
     """Writes the weights as safetensors, with the parameters that made them in the header."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     with whole_file(path) as temporary:
         # One key: safetensors keeps the header's entries in no fixed order, and the file should be the same bytes each time.
         save_file(tensors, temporary, metadata={"vae": json.dumps({"pixels": model.pixels, "params": params.model_dump()})})

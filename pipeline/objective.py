@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from pipeline import likelihood
+from pipeline.data import as_float
 from pipeline.model import VAE
-from vae_ext import noise_key, reparam_kl, reparam_log_ratio
+from vae_ext import noise_key, reparam_kl_packed, reparam_log_ratio
 
 
 class Stream(IntEnum):
@@ -26,6 +27,9 @@ class Stream(IntEnum):
     IMPORTANCE = 3
     PRIOR = 4
     ORDER = 5
+    BINARIZE_TRAIN = 6
+    BINARIZE_VALIDATE = 7
+    BINARIZE_TEST = 8
 
 
 def stream_key(seed: int, stream: Stream, device: torch.device, step: int = 0) -> Tensor:
@@ -50,35 +54,34 @@ class Terms:
         return (self.distortion + beta * self.rate).mean()
 
 
-def elbo_terms(model: VAE, x: Tensor, key: Tensor, row_offset: int = 0) -> Terms:
+def elbo_terms(model: VAE, pixels: Tensor, key: Tensor, row_offset: int = 0) -> Terms:
     """Distortion by one sample of z, rate in closed form (Kingma, Welling: Auto-Encoding Variational Bayes. 2014).
 
     Args:
-        x: [B, pixels] in [0, 1].
+        pixels: [B, D], bytes.
         key: of the noise.
         row_offset: the index of the first image, so that its noise does not depend on how the data are cut into batches.
     """
-    mu, logvar = model.encode(x)
-    z, rate = reparam_kl(mu, logvar, key, row_offset=row_offset)
-    return Terms(-likelihood.log_prob(model.decode(z), x), rate)
+    z, rate = reparam_kl_packed(model.posterior(as_float(pixels).to(model.bound.dtype)), key, row_offset=row_offset)
+    return Terms(-likelihood.log_prob(model.decode(z), pixels), rate)
 
 
-def log_likelihood_bound(model: VAE, x: Tensor, key: Tensor, samples: int, row_offset: int = 0) -> Tensor:
+def log_likelihood_bound(model: VAE, pixels: Tensor, key: Tensor, samples: int, row_offset: int = 0) -> Tensor:
     """log p(x) >= log 1/S sum_s p(x|z_s) p(z_s) / q(z_s|x), z_s from q(z|x); tight as S grows.
 
     Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders. 2016. Samples are decoded one at a time into a running
     log-sum-exp, so of all that is computed only z, [S, B, latent_dim], grows with S.
 
     Args:
-        x: [B, pixels] in [0, 1].
+        pixels: [B, D], bytes.
         key: of the noise.
         samples: S.
 
     Returns:
         [B], in nats.
     """
-    mu, logvar = model.encode(x)
-    total = x.new_full(x.shape[:1], -math.inf)
+    mu, logvar = model.encode(as_float(pixels).to(model.bound.dtype))
+    total = mu.new_full(mu.shape[:1], -math.inf)
     for z, log_ratio in zip(*reparam_log_ratio(mu, logvar, key, num_samples=samples, row_offset=row_offset), strict=True):
-        total = torch.logaddexp(total, likelihood.log_prob(model.decode(z), x) + log_ratio)
+        total = torch.logaddexp(total, likelihood.log_prob(model.decode(z), pixels) + log_ratio)
     return total - math.log(samples)

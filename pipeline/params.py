@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
@@ -42,8 +42,21 @@ class Model(Section):
 
 class Train(Section):
     epochs: Count
-    batch_size: Count
+    batch_size: Count = Field(description="Of all processes together.")
     learning_rate: Positive = Field(description="Adam's, at the start; it falls to 0 along a half cosine.")
+    epsilon: Positive = Field(
+        description="Adam's. A gradient far below it is rounding noise, of which a smaller one would make whole steps."
+    )
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        description="Of the matrix products: tf32 rounds their inputs on a GPU, bfloat16 runs them in that type by autocast."
+    )
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        description="What a step does whose loss or gradient is no number: end the run, or leave it out and count it."
+    )
+    checkpoint_every: Count = Field(description="Epochs. A run that was killed goes on from its last checkpoint.")
+    processes: Count = Field(description="On this machine, data-parallel: each takes its share of every batch.")
+    threads: Count | None = Field(description="Of each process on the CPU; null: the cores, shared among the processes.")
+    stream: bool = Field(description="Read images from disk as they are needed, for data larger than memory.")
 
 
 class Evaluate(Section):
@@ -59,6 +72,10 @@ class Plot(Section):
 class Params(Section):
     seed: int = Field(ge=0, lt=2**32, description="Of weights, order and noise.")
     beta: float = Field(ge=0, description="Weight of the rate (KL) against the distortion; 1 is the ELBO.")
+    binarize: bool = Field(
+        description="Draw every pixel to black or white, with its grey value as probability: anew in each batch of training, "
+        "once and for all in validation and test."
+    )
     data: Data
     model: Model
     train: Train

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from pipeline import likelihood
 from pipeline.cli import run
-from pipeline.data import as_float, read_split, to_device
+from pipeline.data import as_float, read_split
 from pipeline.device import choose_device
 from pipeline.figure import figure
+from pipeline.images import test_pixels
 from pipeline.model import VAE, load_model
 from pipeline.objective import Stream, stream_key
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.paths import CURVES, DIMENSIONS, FIGURES, WEIGHTS
 from vae_ext import standard_normal
 
@@ -117,8 +118,9 @@ def kl_per_dimension() -> None:
 
 
 @torch.no_grad()
-def model_figures(model: VAE, device: torch.device, seed: int, reconstructions: int, side: int) -> None:
+def model_figures(model: VAE, params: Params, device: torch.device) -> None:
     """The figures that need the model: reconstructions, samples, latent plane."""
+    reconstructions, side = params.plot.reconstructions, params.plot.samples
     test = read_split("test")
     shape = test.images.shape[1:]
 
@@ -126,7 +128,7 @@ def model_figures(model: VAE, device: torch.device, seed: int, reconstructions: 
         decoded: Array = likelihood.mean(model.decode(z)).reshape(-1, *shape).cpu().numpy()
         return decoded
 
-    x = as_float(to_device(test.images, device))
+    x = as_float(test_pixels(params, device))
     mu, _ = model.encode(x)
     shown = x[:reconstructions]
     image_rows(
@@ -134,7 +136,7 @@ def model_figures(model: VAE, device: torch.device, seed: int, reconstructions: 
         "Test images, and their reconstructions from the posterior mean",
         {"x": shown.reshape(-1, *shape).cpu().numpy(), "E[x|z]": pictures(mu[:reconstructions])},
     )
-    prior = standard_normal(stream_key(seed, Stream.PRIOR, device), side * side, model.latent_dim)
+    prior = standard_normal(stream_key(params.seed, Stream.PRIOR, device), side * side, model.latent_dim)
     image_square("samples", "E[x|z] of samples z from the prior", pictures(prior), side)
     latent_plane(mu, test.labels)
 
@@ -145,7 +147,7 @@ def main() -> None:
     model = load_model(WEIGHTS, device)
     learning_curves()
     kl_per_dimension()
-    model_figures(model, device, params.seed, params.plot.reconstructions, params.plot.samples)
+    model_figures(model, params, device)
     print(f"{FIGURES}: {', '.join(sorted(path.name for path in FIGURES.glob('*.png')))}")
 
 

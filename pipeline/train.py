@@ -1,10 +1,17 @@
-"""Stage 2: trains the model, with curves of ELBO, rate and distortion an epoch, and writes its weights."""
+"""Stage 2: trains the model, with curves of ELBO, rate and distortion an epoch, and writes its weights.
+
+A run that was killed or interrupted goes on from its last checkpoint, to the same bits.
+"""
 
 from __future__ import annotations
 
 import math
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,113 +20,253 @@ from torch import Tensor
 from tqdm import tqdm
 
 import vae_ext
-from pipeline.cli import UserError, run
-from pipeline.data import as_float, read_split, to_device
+from pipeline import parallel
+from pipeline.checkpoint import Checkpoints, Curves, Progress, checkpoints_of, run_key
+from pipeline.cli import Interrupted, UserError, run
+from pipeline.data import read_split
 from pipeline.device import choose_device
+from pipeline.images import Resident, Streamed, byte_means
 from pipeline.model import VAE, save_model
 from pipeline.objective import Stream, elbo_terms, stream_key
+from pipeline.parallel import Group
 from pipeline.params import Params, load_params
 from pipeline.paths import CURVES, WEIGHTS
+from pipeline.step import DISTORTION, RATE, TERMS, Stepper
+
+VALIDATED_AT_ONCE = 1000
 
 
-def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
-    """The order of an epoch's images, a function of seed and epoch alone: their noise, sorted. int64 [count], on the CPU."""
-    key = stream_key(seed, Stream.ORDER, torch.device("cpu"), step=epoch)
-    return vae_ext.standard_normal(key, 1, count)[0].argsort(stable=True)
+@dataclass
+class Wish:
+    """Whether the run is to end, as a signal says."""
+
+    to_end: bool = False
+
+
+@contextmanager
+def signals_heard() -> Iterator[Wish]:
+    """The first Ctrl-C or SIGTERM is a wish, which is granted after the step in hand; the second ends the program at once."""
+    wish = Wish()
+    before: dict[signal.Signals, Any] = {}
+
+    def note(number: int, _frame: object) -> None:
+        wish.to_end = True
+        signal.signal(number, before[signal.Signals(number)])
+
+    for heard in (signal.SIGINT, signal.SIGTERM):
+        before[heard] = signal.signal(heard, note)
+    try:
+        yield wish
+    finally:
+        for heard, handler in before.items():
+            signal.signal(heard, handler)
+
+
+class Run:
+    """A training run: where it begins or goes on, its epochs, its checkpoints and its curves."""
+
+    def __init__(self, params: Params, device: torch.device, group: Group, checkpoints: Checkpoints | None) -> None:
+        self.params, self.device, self.group, self.checkpoints = params, device, group, checkpoints
+        source = Streamed if params.train.stream else Resident
+        images = read_split("train").images
+        self.held_out = source(read_split("validation").images, device)
+
+        torch.manual_seed(params.seed)
+        self.model = VAE(images[0].size, params.model).to(device)
+        self.model.start_at((byte_means(images) / 255).to(device))
+        self.stepper = Stepper(self.model, source(images, device), params, group)
+        self.step, self.curves = 0, Curves()
+        self.environment: dict[str, str | int] = {
+            "torch": torch.__version__,
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+            "backend": vae_ext.backend(device),
+            "threads": torch.get_num_threads(),
+            "processes": group.size,
+        }
+        self.say(", ".join(f"{name} {value}" for name, value in self.environment.items()) + f", seed {params.seed}")
+
+    def say(self, line: str) -> None:
+        if self.group.is_first:
+            # Through tqdm, which draws its bar again below the line.
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+
+    def resume(self) -> None:
+        """Goes to where the newest whole checkpoint was, if there is one."""
+        state = self.stepper.state()
+        if self.checkpoints is not None and (path := self.checkpoints.newest()) is not None:
+            progress, tensors = self.checkpoints.load(path)
+            self.stepper.load(tensors)
+            self.step, self.curves = progress.step, progress.curves
+            epoch, position = divmod(self.step, self.stepper.steps)
+            self.say(f"{path}: going on after {epoch} of {self.params.train.epochs} epochs and {position} steps")
+            for name, value in progress.environment.items():
+                if self.environment[name] != value:
+                    self.say(f"made with {name} {value}, going on with {self.environment[name]}: expect other rounding")
+        # Of the processes, only the first reads; on another machine there may be nothing to read.
+        self.step = int(self.group.copy_of_first(torch.tensor(self.step, device=self.device)).item())
+        for tensor in state.values():
+            self.group.copy_of_first(tensor)
+
+    def save(self) -> None:
+        if self.checkpoints is not None:
+            progress = Progress(self.step, self.curves, self.environment)
+            self.saved = self.checkpoints.save(progress, self.stepper.state())
+
+    def train(self, live: Live | None, wish: Wish) -> None:
+        """All epochs that are left.
+
+        Raises:
+            UserError: if a loss or a gradient is no number, and such steps are not to be skipped.
+            Interrupted: if that is wished; the state is saved.
+        """
+        train, stepper = self.params.train, self.stepper
+        for curves in self.curves:
+            log(live, curves)
+        # disable=None: a bar on a terminal, none in a log file.
+        total, hidden = train.epochs * len(stepper.images), None if self.group.is_first else True
+        with tqdm(total=total, unit=" images", unit_scale=True, disable=hidden, dynamic_ncols=True) as bar:
+            first, position = divmod(self.step, stepper.steps)
+            bar.update(first * len(stepper.images) + position * stepper.batch_size)
+            for epoch in range(first, train.epochs):
+                stepper.begin(epoch, position)
+                began, already = time.perf_counter(), position
+                while stepper.position < stepper.steps:
+                    before = stepper.position
+                    self.step += stepper.advance()
+                    bar.update(min(stepper.position * stepper.batch_size, len(stepper.images)) - before * stepper.batch_size)
+                    # Reading the record waits for the GPU: there only what the bar shows, now and then, and the epoch's end.
+                    if self.device.type == "cpu":
+                        self.check(epoch, before)
+                    if not bar.disable and stepper.position // 100 > before // 100:
+                        bar.set_postfix_str(f"epoch {epoch + 1}/{train.epochs}, ELBO {self.averages()['elbo']:.2f}")
+                    if self.group.any(wish.to_end) and self.step < train.epochs * stepper.steps:
+                        self.check(epoch)
+                        self.save()
+                        raise Interrupted(f"interrupted after {self.step} steps; run it again, and it goes on from there")
+                self.check(epoch)
+                images = len(stepper.images) - already * stepper.batch_size
+                speed = images / (time.perf_counter() - began)
+                self.finish_epoch(epoch, live, speed)
+                position = 0
+
+    def check(self, epoch: int, position: int | None = None) -> None:
+        """Looks for a number that is none: in one step's record, or in the epoch's."""
+        if self.params.train.on_nonfinite == "skip":
+            return
+        if position is not None and not self.stepper.nonfinite.item():
+            return
+        for i, found in enumerate(self.stepper.record[: self.stepper.position].isfinite().logical_not().tolist()):
+            if any(found):
+                saved = self.checkpoints.newest() if self.checkpoints is not None else None
+                kept = f"the last good checkpoint is {saved}" if saved else "there is no checkpoint yet"
+                raise UserError(
+                    f"training diverged: in step {epoch * self.stepper.steps + i} (epoch {epoch + 1}) the "
+                    f"{TERMS[found.index(True)]} was no number, before any other; {kept}; try a lower train.learning_rate, "
+                    "or train.on_nonfinite: skip"
+                )
+
+    def averages(self) -> dict[str, float]:
+        """The averages an image over the epoch's steps so far, as the weights were when each image was met."""
+        record = self.stepper.record[: self.stepper.position].cpu()
+        counted = record.isfinite().all(dim=1)
+        images = sum(self.stepper.size_of(i) for i in counted.nonzero()[:, 0].tolist())
+        return averages(record[counted].double().sum(0), images)
+
+    def finish_epoch(self, epoch: int, live: Live | None, speed: float) -> None:
+        skipped = (~self.stepper.record.isfinite().all(dim=1)).sum().item()
+        held_out = validate(self.model, self.held_out, self.params, self.group)
+        curves = {"train": {**self.averages(), "skipped_steps": skipped}, "validation": held_out}
+        self.curves.append(curves)
+        log(live, curves)
+        if (epoch + 1) % self.params.train.checkpoint_every == 0:
+            self.save()
+        self.say(
+            f"epoch {epoch + 1:3d}/{self.params.train.epochs}: ELBO train {curves['train']['elbo']:.2f}, "
+            f"validation {held_out['elbo']:.2f} (distortion {held_out['distortion']:.2f}, rate {held_out['rate']:.2f}), "
+            f"{speed:,.0f} images/s" + f", {skipped} steps skipped" * bool(skipped)
+        )
 
 
 def averages(sums: Tensor, count: int) -> dict[str, float]:
-    """The curves' values from the summed (distortion, rate): averages an image, in nats."""
-    distortion, rate = (sums / count).tolist()
+    """The curves' values from the sums of a record's rows: averages an image, in nats."""
+    distortion, rate = (sums[term].item() / count if count else math.nan for term in (DISTORTION, RATE))
     return {"elbo": -(distortion + rate), "distortion": distortion, "rate": rate}
 
 
-def train_epoch(
-    model: VAE, pixels: Tensor, params: Params, epoch: int, optimizer: torch.optim.Optimizer, bar: Any
-) -> dict[str, float]:
-    """One pass over the images; returns the averages over the epoch, as the weights were when each image was met."""
-    batches = epoch_order(params.seed, epoch, len(pixels)).to(pixels.device).split(params.train.batch_size)
-    first_step = epoch * len(batches)
-    last_step = params.train.epochs * len(batches)
-    key = stream_key(params.seed, Stream.TRAIN, pixels.device, step=first_step)
-    sums = torch.zeros(2, dtype=torch.float64, device=pixels.device)
-    for i, batch in enumerate(batches):
-        for group in optimizer.param_groups:
-            group["lr"] = params.train.learning_rate * 0.5 * (1 + math.cos(math.pi * (first_step + i) / last_step))
-        terms = elbo_terms(model, as_float(pixels[batch]), key)
-        optimizer.zero_grad()
-        terms.loss(params.beta).backward()
-        optimizer.step()
-        key[1] += 1
-        sums += torch.stack([terms.distortion.detach().sum(), terms.rate.detach().sum()])
-        bar.update(len(batch))
-        if i % 100 == 99:
-            bar.set_postfix_str(f"epoch {epoch + 1}/{params.train.epochs}, ELBO {terms.elbo.mean().item():.2f}")
-    return averages(sums, len(pixels))
-
-
 @torch.no_grad()
-def validate(model: VAE, pixels: Tensor, seed: int) -> dict[str, float]:
+def validate(model: VAE, images: Resident | Streamed, params: Params, group: Group) -> dict[str, float]:
     """The same averages on held-out images, with the same noise every time."""
-    key = stream_key(seed, Stream.VALIDATE, pixels.device)
-    sums = torch.zeros(2, dtype=torch.float64, device=pixels.device)
-    row = 0
-    for batch in pixels.split(1000):
-        terms = elbo_terms(model, as_float(batch), key, row_offset=row)
-        sums += torch.stack([terms.distortion.sum(), terms.rate.sum()])
-        row += len(batch)
-    return averages(sums, len(pixels))
+    device = model.bound.device
+    key = stream_key(params.seed, Stream.VALIDATE, device)
+    draw_key = stream_key(params.seed, Stream.BINARIZE_VALIDATE, device)
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    for start in range(0, len(images), VALIDATED_AT_ONCE):
+        mine = group.share(min(VALIDATED_AT_ONCE, len(images) - start))
+        first = start + mine.start
+        pixels = images.take(torch.arange(first, start + mine.stop, device=images.rows_device))
+        if params.binarize:
+            pixels = vae_ext.binarize(pixels, draw_key, row_offset=first)
+        terms = elbo_terms(model, pixels, key, row_offset=first)
+        sums[RATE] += terms.rate.sum()
+        sums[DISTORTION] += terms.distortion.sum()
+    return averages(group.add(sums), len(images))
 
 
-def train(params: Params, device: torch.device) -> VAE:
-    """Trains from the seed's weights to the end, logging each epoch.
+def log(live: Live | None, curves: dict[str, dict[str, float]]) -> None:
+    """An epoch's curves; counts are metrics, not curves."""
+    if live is None:
+        return
+    for split, values in curves.items():
+        for name, value in values.items():
+            live.log_metric(f"{split}/{name}", value, plot=not isinstance(value, int))
+    live.next_step()
 
-    Raises:
-        UserError: if the ELBO stops being a number.
-    """
-    images = to_device(read_split("train").images, device)
-    held_out = to_device(read_split("validation").images, device)
 
-    torch.manual_seed(params.seed)
-    model = VAE(images.shape[1], params.model).to(device)
-    # float64: a float32 sum over the images would depend on the device.
-    model.start_at(images.double().mean(dim=0) / 255)
-    optimizer = torch.optim.Adam(model.parameters(), lr=params.train.learning_rate, fused=True)
+def set_precision(params: Params) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = params.train.precision == "tf32"
 
-    total = params.train.epochs * len(images)
-    with (
-        Live(str(CURVES), report=None, save_dvc_exp=False, dvcyaml=None) as live,
-        # disable=None: a bar on a terminal, none in a log file.
-        tqdm(total=total, unit=" images", unit_scale=True, disable=None, dynamic_ncols=True) as bar,
-    ):
-        for epoch in range(params.train.epochs):
-            start = time.perf_counter()
-            curves = {"train": train_epoch(model, images, params, epoch, optimizer, bar)}
-            speed = len(images) / (time.perf_counter() - start)
-            curves["validation"] = validate(model, held_out, params.seed)
-            for split, values in curves.items():
-                for name, value in values.items():
-                    live.log_metric(f"{split}/{name}", value)
-            live.next_step()
-            elbos = {split: values["elbo"] for split, values in curves.items()}
-            tqdm.write(
-                f"epoch {epoch + 1:3d}/{params.train.epochs}: ELBO train {elbos['train']:.2f}, "
-                f"validation {elbos['validation']:.2f} (distortion {curves['validation']['distortion']:.2f}, "
-                f"rate {curves['validation']['rate']:.2f}), {speed:,.0f} images/s",
-                file=sys.stdout,
-            )
-            if not all(map(math.isfinite, elbos.values())):
-                raise UserError(f"training diverged: the ELBO of epoch {epoch + 1} is {elbos}; try a lower train.learning_rate")
-    return model
+
+def train(params: Params, device: torch.device, group: Group) -> None:
+    """Trains to the end, from the seed's weights or from where a run of the same key was stopped, and writes the weights."""
+    set_precision(params)
+    with signals_heard() as wish:
+        if not group.is_first:
+            go_on(Run(params, device, group, None), None, wish)
+            return
+        with checkpoints_of(run_key(params)) as checkpoints:
+            this = Run(params, device, group, checkpoints)
+            with Live(str(CURVES), report=None, save_dvc_exp=False, dvcyaml=None) as live:
+                go_on(this, live, wish)
+            save_model(WEIGHTS, this.model, params)
+            checkpoints.remove()
+            print(f"{WEIGHTS}: written")
+
+
+def go_on(this: Run, live: Live | None, wish: Wish) -> None:
+    this.resume()
+    this.train(live, wish)
 
 
 def main() -> None:
     params = load_params()
-    device = choose_device()
-    print(vae_ext.backend_report())
-    print(f"training on {device}, backend {vae_ext.backend(device)}, {torch.get_num_threads()} threads, seed {params.seed}")
-    save_model(WEIGHTS, train(params, device), params)
-    print(f"{WEIGHTS}: written")
+    device = parallel.local_device(choose_device())
+    if params.train.processes > 1 and not parallel.is_member():
+        read_split("train")  # a fault of the data is said once
+        sys.exit(parallel.launch(params.train.processes))
+    parallel.set_threads(params.train.threads)
+    group = parallel.join(device)
+    try:
+        if group.is_first:
+            print(vae_ext.backend_report(), flush=True)
+        train(params, device, group)
+    except (UserError, Interrupted) as error:
+        # It happens to all of them alike, and the first one says it.
+        if group.is_first:
+            raise
+        sys.exit(error.status)
+    finally:
+        parallel.leave(group)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from tests.benchmarks.cases import CASES
 from vae_ext import reference
 
 Pair = tuple[Tensor, Tensor]
+Tensors = tuple[Tensor, ...]
 Call = Callable[[], object]
 # Relative, of the textbook's KL above all, which is rounded to the dtype at every step.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
@@ -61,25 +63,32 @@ CHECKED = 2**20  # elements at the start, and as many at the end: float64 takes 
 class Bench:
     """One case on one device: its tensors, and the calls on them."""
 
+    providers: ClassVar[Mapping[str, Callable[..., Tensors]]] = PROVIDERS
+    measured: ClassVar[Mapping[str, tuple[str, ...]]] = MEASURED
+
     def __init__(self, case: str, device: str) -> None:
         self.case, self.device = CASES[case], torch.device(device)
-        generator = torch.Generator().manual_seed(0)
-        values = torch.randn(2, self.case.rows, self.case.dim, generator=generator).to(self.device, self.case.dtype)
-        self.mu, self.logvar = (t.clone().requires_grad_() for t in values)
-        self.key = vae_ext.noise_key(1, device=self.device)
+        self.prepare_inputs(torch.Generator().manual_seed(0))
         self.upstream = tuple(torch.randn_like(t) for t in self.outputs("fused"))
         self.call = functools.cache(self._prepare)
 
-    def outputs(self, provider: str) -> Pair:
-        """z and kl, with their graph."""
-        return PROVIDERS[provider](self.mu, self.logvar, self.key, self.case.samples)
+    def prepare_inputs(self, generator: torch.Generator) -> None:
+        """Sets what a provider is called with, and which of it is differentiated."""
+        values = torch.randn(2, self.case.rows, self.case.dim, generator=generator).to(self.device, self.case.dtype)
+        self.mu, self.logvar = (t.clone().requires_grad_() for t in values)
+        self.key = vae_ext.noise_key(1, device=self.device)
+        self.inputs: tuple[object, ...] = (self.mu, self.logvar, self.key, self.case.samples)
+        self.leaves: Tensors = (self.mu, self.logvar)
 
-    def gradients(self, outputs: Pair, *, again: bool = False) -> Pair:
-        """Of mu and logvar, for gradients that come to both outputs; with ``again`` the graph stays for the next time."""
-        mu, logvar = torch.autograd.grad(outputs, (self.mu, self.logvar), self.upstream, retain_graph=again)
-        return mu, logvar
+    def outputs(self, provider: str) -> Tensors:
+        """Its outputs, with their graph."""
+        return self.providers[provider](*self.inputs)
 
-    def both(self, provider: str) -> tuple[Pair, Pair]:
+    def gradients(self, outputs: Tensors, *, again: bool = False) -> Tensors:
+        """For gradients that come to all outputs; with ``again`` the graph stays for the next time."""
+        return torch.autograd.grad(outputs, self.leaves, self.upstream, retain_graph=again)
+
+    def both(self, provider: str) -> tuple[Tensors, Tensors]:
         outputs = self.outputs(provider)
         return outputs, self.gradients(outputs)
 
@@ -100,8 +109,8 @@ class Bench:
             self.check(provider, *results)
             return replay
         if mode == "forward":
-            inputs = (self.mu.detach(), self.logvar.detach(), self.key, self.case.samples)
-            forward = functools.partial(PROVIDERS[provider], *inputs)
+            inputs = (t.detach() if isinstance(t, Tensor) else t for t in self.inputs)
+            forward = functools.partial(self.providers[provider], *inputs)
             self.check(provider, forward())
             return forward
         if mode == "backward":
@@ -113,7 +122,7 @@ class Bench:
         self.check(provider, *self.both(provider))
         return lambda: self.both(provider)
 
-    def check(self, provider: str, outputs: Pair, gradients: Pair | None = None) -> None:
+    def check(self, provider: str, outputs: Tensors, gradients: Tensors | None = None) -> None:
         """Outputs and gradients against the reference in float64, in the first rows and the last.
 
         Whoever draws by the key must give the reference's z. PyTorch's own noise is known by its moments alone: eps =
@@ -138,11 +147,15 @@ class Bench:
                     "gradient of mu": (gradients[0][part], right[0]),
                     "gradient of logvar": (gradients[1][part], right[1]),
                 }
-            tolerance = TOLERANCE[self.case.dtype]
-            for name, (actual, wanted) in named.items():
-                message = functools.partial("{}, {}: {}".format, provider, name)
-                scale = tolerance * wanted.abs().max().item()
-                torch.testing.assert_close(actual.double(), wanted, rtol=tolerance, atol=scale, msg=message)
+            self.assert_right(provider, named)
+
+    def assert_right(self, provider: str, named: dict[str, Pair]) -> None:
+        """Each pair of what came and what should have."""
+        tolerance = TOLERANCE[self.case.dtype]
+        for name, (actual, wanted) in named.items():
+            message = functools.partial("{}, {}: {}".format, provider, name)
+            scale = tolerance * wanted.abs().max().item()
+            torch.testing.assert_close(actual.double(), wanted, rtol=tolerance, atol=scale, msg=message)
 
 
 def assert_standard_normal(provider: str, eps: Tensor) -> None:
@@ -159,7 +172,7 @@ def assert_standard_normal(provider: str, eps: Tensor) -> None:
             assert abs(ratio - 1) <= bound, f"{provider}: {fault}"
 
 
-def capture(run: Callable[[], tuple[Pair, Pair]]) -> tuple[Call, tuple[Pair, Pair]]:
+def capture(run: Callable[[], tuple[Tensors, Tensors]]) -> tuple[Call, tuple[Tensors, Tensors]]:
     """A CUDA graph of a call: its replay, and the tensors that a replay fills."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

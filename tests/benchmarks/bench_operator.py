@@ -1,4 +1,4 @@
-"""The operator against the reference, eager PyTorch and torch.compile: time and memory, a case at a time."""
+"""The operators against the reference, eager PyTorch and torch.compile: time and memory, a case at a time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch._functorch.config
 import torch._inductor.config
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from tests.benchmarks.bench import GPU_ALONE, MEASURED, Bench, peak_bytes
-from tests.benchmarks.cases import GPU, chosen
+from tests.benchmarks.bench import GPU_ALONE, Bench, peak_bytes
+from tests.benchmarks.cases import GPU, chosen, of_pixels
+from tests.benchmarks.pixels import PixelBench
 from tests.benchmarks.timing import DEVICES, TURNS, timed
 
 # One function for many shapes: by default dynamo stops at eight.
@@ -33,16 +34,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             pytest.param(device, case, mode, provider, turn, marks=timed(device))
             for turn in TURNS
             for device, case in chosen_cases
-            for mode, providers in MEASURED.items()
+            for mode, providers in class_of(case).measured.items()
             for provider in providers
             if (device == "cuda" or provider not in GPU_ALONE) and not (provider == "reference" and case in TOO_LARGE)
         ]
         metafunc.parametrize("device,case,mode,provider,turn", lines)
 
 
+def class_of(case: str) -> type[Bench]:
+    return PixelBench if of_pixels(case) else Bench
+
+
 @functools.cache
 def bench_of(case: str, device: str) -> Bench:
-    return Bench(case, device)
+    return class_of(case)(case, device)
 
 
 @pytest.fixture

@@ -1,45 +1,51 @@
-"""Images a second of training: the pipeline's own loop, on the fused operator and on its reference, and a plain one.
+"""Images a second of training: the pipeline's own step, and what it can be held against.
 
-The plain one is that of pytorch/examples' VAE: a DataLoader over single images, two heads, the cross-entropy of probabilities,
-the textbook's sample and KL, a loss that is read at every step. All train 784-400-20 by Adam on batches of 128 MNIST images.
+- fused: the pipeline as it is; autograd: the same with its gradient by autograd; reference: that on plain PyTorch's operators;
+- example: the loop of pytorch/examples' VAE, over torchvision's MNIST as it gives its images: a DataLoader, each image a PIL
+  image made a tensor, two heads, the cross-entropy of probabilities, the textbook's sample and KL, Adam, a loss that is read at
+  every step; example, tensors: the same over images that are tensors already;
+- products: the step's matrix products alone.
+
+All train 784-400-20 by Adam on batches of 128 MNIST images, in float32.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
-from pipeline import objective
-from pipeline.data import as_float, read_idx_pair, to_device
+from pipeline import likelihood, objective
+from pipeline.data import as_float, read_idx_pair
+from pipeline.gradient import linear_layers
+from pipeline.images import Resident
 from pipeline.model import VAE
-from pipeline.params import Params
-from pipeline.train import train_epoch
-from tests.benchmarks.bench import plain, textbook
+from pipeline.parallel import Group
+from pipeline.params import Params, load_params
+from pipeline.step import Stepper
+from tests.benchmarks.bench import textbook
 from tests.benchmarks.timing import DEVICES, TURNS, timed
+from vae_ext import reference
 from vae_ext.source import ROOT
 
 CASE = "784-400-20"
-BATCH, BATCHES = 128, 16  # a round is sixteen steps
-PARAMS = Params.model_validate(
-    {
-        "seed": 1,
-        "beta": 1.0,
-        "data": {"path": "data/raw/mnist", "validation": 1},
-        "model": {"hidden": [400], "latent_dim": 20, "logvar_bound": 20.0},
-        "train": {"epochs": 1, "batch_size": BATCH, "learning_rate": 0.001},
-        "evaluate": {"batch_size": 1, "importance_samples": 1},
-        "plot": {"reconstructions": 1, "samples": 1},
-    }
-)
+BATCH, BATCHES = 128, 64  # a round is sixty-four steps
+PROVIDERS = ("fused", "autograd", "reference", "example", "example, tensors", "products")
+
+
+def parameters() -> Params:
+    params = load_params(ROOT / "params.yaml")
+    changes = {"model": {"hidden": [400], "latent_dim": 20}, "train": {"epochs": 1, "batch_size": BATCH}}
+    sections = {name: getattr(params, name).model_copy(update=values) for name, values in changes.items()}
+    return params.model_copy(update=sections)
 
 
 class Example(nn.Module):
@@ -63,8 +69,8 @@ class Example(nn.Module):
         return F.binary_cross_entropy(self.decode(z), x, reduction="sum") + kl.sum()
 
 
-class Images(Dataset[Tensor]):
-    """One float image at a time, as torchvision's ToTensor gives them."""
+class Tensors(Dataset[Tensor]):
+    """One float image at a time."""
 
     def __init__(self, pixels: Tensor) -> None:
         self.pixels = pixels
@@ -76,10 +82,19 @@ class Images(Dataset[Tensor]):
         return as_float(self.pixels[index])
 
 
+class Pictures(Tensors):
+    """The same by way of PIL, as torchvision's MNIST gives it with ToTensor."""
+
+    def __getitem__(self, index: int) -> Tensor:
+        picture = Image.fromarray(self.pixels[index].view(28, 28).numpy(), mode="L")
+        array = torch.from_numpy(np.array(picture, np.uint8, copy=True)).view(28, 28, 1)
+        return array.permute(2, 0, 1).contiguous().to(torch.get_default_dtype()).div(255)
+
+
 def example_epoch(model: Example, loader: DataLoader[Tensor], optimizer: torch.optim.Optimizer, device: str) -> float:
     total = 0.0
     for batch in loader:
-        x = batch.to(device)
+        x = batch.to(device).view(-1, 784)
         optimizer.zero_grad()
         loss = model.loss(x)
         loss.backward()
@@ -88,10 +103,27 @@ def example_epoch(model: Example, loader: DataLoader[Tensor], optimizer: torch.o
     return total
 
 
+@torch.no_grad()
+def check(stepper: Stepper, example: Example) -> None:
+    """The same weights compute the same: posterior, rate and, for one z, distortion; and the gradient, by hand or not."""
+    close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
+    model, pixels, key = stepper.model, stepper.images.take(torch.arange(BATCH, device=stepper.device)), stepper.key
+    mu, logvar = model.encode(as_float(pixels))
+    close(example.encode(as_float(pixels)), (mu, logvar))
+    z, kl = reference.reparam_kl(mu, logvar, key, None, 0, 0, 0)
+    terms = stepper.write_gradient(pixels, 0, BATCH)
+    close((terms.rate, textbook(mu, logvar)[1]), (kl, kl))
+    close(F.binary_cross_entropy(example.decode(z), as_float(pixels), reduction="none").sum(-1), terms.distortion)
+    gradient = stepper.gradient.clone()
+    with torch.enable_grad():
+        loss = objective.elbo_terms(model, pixels, key).loss(stepper.params.beta)
+        expected = torch.autograd.grad(loss, list(model.parameters()))
+    close(gradient, torch.cat([g.flatten() for g in expected]))
+
+
 def same_weights(model: VAE) -> Example:
     """The example with the pipeline's weights."""
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-    encoder, heads, decoder, output = layers
+    encoder, heads, decoder, output = [*linear_layers(model.encoder), *linear_layers(model.decoder)]
     example = Example()
     names = {"fc1": encoder, "fc3": decoder, "fc4": output}
     state = {f"{name}.{part}": getattr(layer, part) for name, layer in names.items() for part in ("weight", "bias")}
@@ -101,55 +133,74 @@ def same_weights(model: VAE) -> Example:
     return example
 
 
-@torch.no_grad()
-def check(model: VAE, example: Example, x: Tensor, key: Tensor) -> None:
-    """All three compute the same: posterior, rate and, for one z, distortion."""
-    close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
-    mu, logvar = model.encode(x)
-    close(example.encode(x), (mu, logvar))
-    z, kl = plain(mu, logvar, key, None)
-    fused = objective.elbo_terms(model, x, key)
-    with mock.patch.object(objective, "reparam_kl", side_effect=reference_reparam_kl) as called:
-        by_reference = objective.elbo_terms(model, x, key)
-    called.assert_called_once()
-    close((by_reference.rate, by_reference.distortion), (fused.rate, fused.distortion))
-    close((textbook(mu, logvar)[1], fused.rate), (kl, kl))
-    cross_entropy = F.binary_cross_entropy(example.decode(z), x, reduction="none").sum(-1)
-    close(cross_entropy, fused.distortion)
+def our_epoch(stepper: Stepper) -> Tensor:
+    """An epoch as train.py takes it, to the record that it reads at the end."""
+    stepper.begin(0)
+    while stepper.position < stepper.steps:
+        stepper.advance()
+        if stepper.device.type == "cpu":
+            stepper.nonfinite.item()
+    return stepper.record.cpu()
+
+
+def products(layers: list[nn.Linear], device: str) -> Callable[[], None]:
+    """The matrix products of a step: each layer's forward, its weights' gradient and, but for the first, its input's."""
+    made = [(layer, torch.rand(BATCH, layer.in_features), torch.randn(BATCH, layer.out_features)) for layer in layers]
+    moved = [(layer.weight.detach(), layer.bias.detach(), x.to(device), grad.to(device)) for layer, x, grad in made]
+
+    def run() -> None:
+        for _ in range(BATCHES):
+            for weight, bias, x, _grad in moved:
+                torch.addmm(bias, x, weight.t())
+            for i, (weight, _bias, x, grad) in reversed(list(enumerate(moved))):
+                torch.mm(grad.t(), x)
+                if i > 0:
+                    torch.mm(grad, weight)
+
+    return run
 
 
 @functools.cache
 def epochs(device: str) -> dict[str, Callable[[], object]]:
     """What each provider does in a round."""
-    images = read_idx_pair(ROOT / PARAMS.data.path, "t10k").images[: BATCH * BATCHES]
-    pixels = to_device(images, torch.device(device))
+    params = parameters()
+    images = read_idx_pair(ROOT / params.data.path, "t10k").images[: BATCH * BATCHES]
     torch.manual_seed(0)
-    model = VAE(784, PARAMS.model).to(device)
-    example = same_weights(model).to(device)
-    check(model, example, as_float(pixels[:BATCH]), objective.stream_key(1, objective.Stream.TRAIN, pixels.device))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    models = [VAE(784, params.model).to(device) for _ in range(3)]
+    hand, autograd, plain = (Stepper(m, Resident(images, torch.device(device)), params, Group()) for m in models)
+    assert hand.by_hand
+    autograd.by_hand = plain.by_hand = False
+    hand.begin(0)
+    check(hand, same_weights(models[0]).to(device))
     on_gpu = device == "cuda"
-    loader = DataLoader(Images(pixels.cpu()), batch_size=BATCH, shuffle=True, num_workers=int(on_gpu), pin_memory=on_gpu)
-    example_optimizer = torch.optim.Adam(example.parameters(), lr=1e-3)
-    ours = functools.partial(train_epoch, model, pixels, PARAMS, 0, optimizer, tqdm(disable=True))
+    pixels = torch.from_numpy(images.copy()).flatten(1)
+
+    def example(dataset: Tensors) -> Callable[[], object]:
+        model = same_weights(models[0]).to(device)
+        loader = DataLoader(dataset, batch_size=BATCH, shuffle=True, num_workers=int(on_gpu), pin_memory=on_gpu)
+        return functools.partial(example_epoch, model, loader, torch.optim.Adam(model.parameters(), lr=1e-3), device)
+
     return {
-        "fused": ours,
-        "reference": ours,
-        "example": functools.partial(example_epoch, example, loader, example_optimizer, device),
+        "fused": functools.partial(our_epoch, hand),
+        "autograd": functools.partial(our_epoch, autograd),
+        "reference": functools.partial(our_epoch, plain),
+        "example": example(Pictures(pixels)),
+        "example, tensors": example(Tensors(pixels)),
+        "products": products([*linear_layers(models[0].encoder), *linear_layers(models[0].decoder)], device),
     }
 
 
-def reference_reparam_kl(mu: Tensor, logvar: Tensor, key: Tensor, row_offset: int) -> tuple[Tensor, Tensor]:
-    assert row_offset == 0
-    return plain(mu, logvar, key, None)
+def packed_by_reference(packed: Tensor, key: Tensor, row_offset: int) -> tuple[Tensor, Tensor]:
+    mu, logvar = packed.chunk(2, dim=-1)
+    return reference.reparam_kl(mu, logvar, key, None, row_offset, 0, 0)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     lines = [
-        pytest.param(device, CASE, "step", provider, turn, marks=timed(device, seconds=0.25))
-        for turn in TURNS[::3]  # a turn takes as long as eight of the operator's
+        pytest.param(device, CASE, "step", provider, turn, marks=timed(device, seconds=0.5))
+        for turn in TURNS[::3]  # a turn takes as long as many of the operator's
         for device in DEVICES
-        for provider in ("fused", "reference", "example")
+        for provider in PROVIDERS
     ]
     metafunc.parametrize("device,case,mode,provider,turn", lines)
 
@@ -159,6 +210,7 @@ def test_step(
 ) -> None:
     epoch = epochs(device)[provider]
     if provider == "reference":
-        monkeypatch.setattr(objective, "reparam_kl", reference_reparam_kl)
+        monkeypatch.setattr(objective, "reparam_kl_packed", packed_by_reference)
+        monkeypatch.setattr(likelihood, "bernoulli_log_prob", reference.bernoulli_log_prob)
     benchmark.extra_info["images"] = BATCH * BATCHES
     benchmark(epoch)

@@ -31,6 +31,21 @@ class Case:
         return {"forward": forward, "backward": backward, "both": forward + backward}[mode]
 
 
+class PixelCase(Case):
+    """One call of the log-likelihood: logits [rows, dim], or K of them, of bytes [rows, dim]."""
+
+    @property
+    def name(self) -> str:
+        return f"{super().name}-pixels"
+
+    def bytes_moved(self, mode: str) -> int:
+        k, pixels = self.samples or 1, self.rows * self.dim
+        logits, of_rows = k * pixels * self.dtype.itemsize, 4 * k * self.rows
+        forward = logits + pixels + of_rows
+        backward = forward + logits  # the gradient of log_prob in its place, and that of the logits
+        return {"forward": forward, "backward": backward, "both": forward + backward}[mode]
+
+
 QUICK = [Case(128, 2), Case(128, 20), Case(1024, 64), Case(8192, 128), Case(128, 20, 5), Case(20, 50, 50)]
 # The first two are nothing but the call; the last is beyond a CPU's cache.
 FULL = [
@@ -44,9 +59,15 @@ GPU = [
     *(Case(4096, 20), Case(4096, 64), Case(4096, 512), Case(2**18, 20), Case(2**18, 64), Case(2**18, 512)),
     *(Case(rows, dim, dtype=dtype) for rows, dim in ((2**20, 64), (2**18, 256)) for dtype in (torch.float32, torch.bfloat16)),
 ]
-CASES = {case.name: case for case in (*FULL, *GPU)}
+QUICK_PIXELS = [PixelCase(128, 784), PixelCase(1024, 784)]
+PIXELS = [*QUICK_PIXELS, PixelCase(128, 3072), PixelCase(20, 784, 50)]
+CASES = {case.name: case for case in (*FULL, *GPU, *PIXELS)}
 
 
 def chosen(device: str, full: bool) -> list[Case]:
     """The cases of a run on a device."""
-    return [*FULL, *(GPU if device == "cuda" else ())] if full else QUICK
+    return [*FULL, *(GPU if device == "cuda" else ()), *PIXELS] if full else [*QUICK, *QUICK_PIXELS]
+
+
+def of_pixels(case: str) -> bool:
+    return isinstance(CASES[case], PixelCase)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from pipeline.figure import figure
-from tests.benchmarks.cases import CASES
+from tests.benchmarks.cases import CASES, of_pixels
 from tests.benchmarks.report import Report
 
 COLORS = {
@@ -27,9 +27,9 @@ COLORS = {
 
 
 def devices(report: Report) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Each device's name in file names, what it is, and its operator's times."""
-    machine = report.machine
-    for device, times in report.times[report.times["mode"] != "step"].groupby("device", sort=False):
+    """Each device's name in file names, what it is, and the times of sample and KL there."""
+    machine, operators = report.machine, report.times[report.times["mode"] != "step"]
+    for device, times in operators[~operators["case"].map(of_pixels).astype(bool)].groupby("device", sort=False):
         on_cpu = f"{machine['cpu']}, {machine['threads']} threads, {machine['instruction_set']}"
         yield str(device), f"{on_cpu if device == 'cpu' else machine['gpu']}, torch {machine['torch']}", times
 

@@ -44,6 +44,10 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         (z.float().sum() + out.sum()).backward(retain_graph=True)
         z.float().sum().backward(retain_graph=True)
         out.sum().backward()
+    for (rows, dim), k in itertools.product(((1, 1), (7, 20), (3, 33), (130, 64), (5, 1271)), (1, 2)):
+        logits = torch.randn(k, rows, dim, device="cuda").to(dtype).requires_grad_()
+        pixels = torch.randint(256, (rows, dim), device="cuda").to(torch.uint8)
+        vae_ext.bernoulli_log_prob(logits, vae_ext.binarize(pixels, key)).sum().backward()
 torch.cuda.synchronize()
 """
 FOUND = 86  # exit status by which compute-sanitizer says that it found something

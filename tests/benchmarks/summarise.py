@@ -10,13 +10,13 @@ import pandas as pd
 
 from pipeline.cli import run
 from pipeline.files import whole_file, write_json
-from tests.benchmarks.cases import GPU, QUICK
+from tests.benchmarks.cases import GPU, PIXELS, QUICK
 from tests.benchmarks.figures import draw_bandwidth, draw_speedups
 from tests.benchmarks.report import LINE, Report, read_report
 
 RESULTS = Path("results/benchmarks")
 METRICS = RESULTS / "metrics.json"
-KEPT = {case.name for case in (*QUICK, *GPU)}  # in the metrics: all would hide what changed
+KEPT = {case.name for case in (*QUICK, *GPU, *PIXELS)}  # in the metrics: all would hide what changed
 
 
 def digits(value: Any) -> float:
@@ -26,7 +26,7 @@ def digits(value: Any) -> float:
 
 def metrics_of(report: Report) -> dict[str, Any]:
     """The report as nested names, which DVC shows joined: cpu.forward.128x20.fused_us, cpu.forward.128x20.speedup.eager,
-    cpu.extra_bytes.128x20.eager, cpu.images_per_second.fused, machine.cpu.
+    cpu.forward.128x784-pixels.fused_us, cpu.extra_bytes.128x20.eager, cpu.images_per_second.fused, machine.cpu.
     """
     metrics: dict[str, Any] = {"machine": report.machine}
     for (device, case, mode), lines in report.times.groupby(LINE, sort=False):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.cli import run
+from tests.benchmarks.cases import of_pixels
 from tests.benchmarks.report import LINE, Report, read_report
 
 LEGEND = """A time is the median of the best turn; +n%: three of four turns were within that of it. 2.0x: the fused operator is
@@ -30,7 +31,7 @@ def cell(line: pd.Series) -> str:
 
 def operator_lines(times: pd.DataFrame) -> Iterator[str]:
     """A line for each case and mode, a column for each provider."""
-    timed = times[(times["mode"] != "step") & (times["provider"] != "copy")]
+    timed = times[times["provider"] != "copy"]
     providers = list(dict.fromkeys(timed["provider"]))
     width = {name: 14 if name == "fused" else 22 for name in providers}
     yield " ".join([f"{'case':<16} {'mode':<8}", *(f"{name:<{width[name]}}" for name in providers), "  GB/s  of copy"])
@@ -38,20 +39,26 @@ def operator_lines(times: pd.DataFrame) -> Iterator[str]:
         cells = {line["provider"]: cell(line) for _, line in group.iterrows()}
         ours = group[group["provider"] == "fused"].iloc[0]
         columns = (f"{cells.get(name, ''):<{width[name]}}" for name in providers)
-        yield " ".join([f"{case:<16} {mode:<8}", *columns, f"{ours['gb_s']:6.1f} {ours['of_copy']:8.0%}"])
+        yield " ".join(
+            [f"{str(case).removesuffix('-pixels'):<16} {mode:<8}", *columns, f"{ours['gb_s']:6.1f} {ours['of_copy']:8.0%}"]
+        )
 
 
 def lines(report: Report) -> Iterator[str]:
     for name, value in report.machine.items():
         yield f"{name.replace('_', ' ')}: {value}"
     for device, times in report.times.groupby("device", sort=False):
-        yield f"\n{device}\n"
-        yield from operator_lines(times)
+        operators = times[times["mode"] != "step"]
+        for title, pixels in ((f"{device}, sample and KL", False), (f"{device}, log p(x|logits) of bytes", True)):
+            chosen = operators[operators["case"].map(of_pixels) == pixels]
+            if not chosen.empty:
+                yield f"\n{title}\n"
+                yield from operator_lines(chosen)
         yield ""
         memory = report.memory[report.memory["device"] == device].pivot_table("peak_bytes", "case", "provider", sort=False)
         yield "memory, bytes beyond inputs, outputs and gradients, at most:"
         for case, row in memory.iterrows():
-            yield f"{case!s:<16}          " + ", ".join(f"{name} {value:,.0f}" for name, value in row.items())
+            yield f"{case!s:<17}         " + ", ".join(f"{name} {value:,.0f}" for name, value in row.items())
         for (_, case, _), group in times[times["mode"] == "step"].groupby(LINE, sort=False):
             yield f"\ntraining, images/s, {case}, batch 128:"
             for _, line in group.iterrows():

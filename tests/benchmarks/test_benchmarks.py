@@ -15,25 +15,37 @@ from torch import Tensor
 
 from pipeline.cli import UserError
 from pipeline.files import write_json
-from tests.benchmarks import bench, compare, measure, noise, timing
-from tests.benchmarks.bench import GPU_ALONE, MEASURED, Bench
-from tests.benchmarks.cases import CASES, FULL, QUICK, Case
+from tests.benchmarks import bench, compare, measure, noise, pixels, timing
+from tests.benchmarks.bench import GPU_ALONE, Bench
+from tests.benchmarks.cases import CASES, FULL, PIXELS, QUICK, QUICK_PIXELS, Case, PixelCase
+from tests.benchmarks.pixels import PixelBench
 from tests.benchmarks.report import read_report
 from tests.benchmarks.summarise import METRICS, metrics_of, summarise
 from tests.benchmarks.table import lines
 from vae_ext.source import ROOT
 
-EACH = [(mode, provider) for mode, providers in MEASURED.items() for provider in providers if provider not in GPU_ALONE]
+
+def each(of: type[Bench]) -> list[tuple[str, str]]:
+    """Every mode and provider of the CPU but torch.compile, which takes its time."""
+    left_out = (*GPU_ALONE, "compile")
+    return [(mode, provider) for mode, providers in of.measured.items() for provider in providers if provider not in left_out]
 
 
 @pytest.mark.parametrize("case", ["1x20", "128x20", "20x50-K50", "1024x64-bfloat16"])
-@pytest.mark.parametrize(("mode", "provider"), [pair for pair in EACH if pair[1] != "compile"])
+@pytest.mark.parametrize(("mode", "provider"), each(Bench))
 def test_every_provider_computes_what_the_reference_does(case: str, mode: str, provider: str) -> None:
     Bench(case, "cpu").call(mode, provider)()
 
 
-def test_torch_compile_computes_what_the_reference_does() -> None:
-    Bench("128x20", "cpu").call("both", "compile")()
+@pytest.mark.parametrize("case", ["128x784-pixels", "20x784-K50-pixels"])
+@pytest.mark.parametrize(("mode", "provider"), each(PixelBench))
+def test_every_provider_of_log_prob_computes_what_the_reference_does(case: str, mode: str, provider: str) -> None:
+    PixelBench(case, "cpu").call(mode, provider)()
+
+
+@pytest.mark.parametrize(("of", "case"), [(Bench, "128x20"), (PixelBench, "128x784-pixels")])
+def test_torch_compile_computes_what_the_reference_does(of: type[Bench], case: str) -> None:
+    of(case, "cpu").call("both", "compile")()
 
 
 def variance_for_sigma(mu: Tensor, logvar: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -70,6 +82,26 @@ def test_a_provider_that_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch, 
         Bench("1024x64", "cpu").call("both", "eager")
 
 
+def cross_entropy_that_forgets_black(logits: Tensor, _pixels: Tensor, x: Tensor) -> tuple[Tensor]:
+    return (-(x * torch.nn.functional.logsigmoid(logits)).sum(-1),)
+
+
+def gradient_that_is_the_sigmoids(logits: Tensor, _pixels: Tensor, x: Tensor) -> tuple[Tensor]:
+    right = pixels.cross_entropy(logits, _pixels, x)[0].detach()
+    off = torch.sigmoid(logits).sum(-1)
+    return (right + off - off.detach(),)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fault"),
+    [(cross_entropy_that_forgets_black, "eager, log_prob:"), (gradient_that_is_the_sigmoids, "eager, gradient of logits:")],
+)
+def test_a_provider_of_log_prob_that_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch, wrong: Any, fault: str) -> None:
+    monkeypatch.setattr(PixelBench, "providers", {**PixelBench.providers, "eager": wrong})
+    with pytest.raises(AssertionError, match=fault):
+        PixelBench("128x784-pixels", "cpu").call("both", "eager")
+
+
 def test_other_noise_than_the_keys_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(bench.PROVIDERS, "fused", bench.textbook)
     with pytest.raises(AssertionError, match="fused, z"):
@@ -82,6 +114,14 @@ def test_the_bytes_of_a_case_are_those_of_its_tensors() -> None:
     z, kl = 3 * mu, 4 * 10
     assert case.bytes_moved("forward") == mu + logvar + z + kl
     assert case.bytes_moved("backward") == mu + logvar + z + kl + mu + logvar
+    assert case.bytes_moved("both") == case.bytes_moved("forward") + case.bytes_moved("backward")
+
+
+def test_the_bytes_of_a_case_of_pixels_are_those_of_its_tensors() -> None:
+    case = PixelCase(10, 4, samples=3)
+    logits, pixels, log_prob = 4 * 3 * 10 * 4, 10 * 4, 4 * 3 * 10
+    assert case.bytes_moved("forward") == logits + pixels + log_prob
+    assert case.bytes_moved("backward") == logits + pixels + log_prob + logits
     assert case.bytes_moved("both") == case.bytes_moved("forward") + case.bytes_moved("backward")
 
 
@@ -112,13 +152,14 @@ def test_the_devices_clock_gives_seconds_of_the_device(monkeypatch: pytest.Monke
 def test_case_names_are_unique_and_the_quick_cases_are_among_all() -> None:
     assert len(CASES) == len({case.name for case in CASES.values()})
     assert set(QUICK) <= set(FULL)
+    assert set(QUICK_PIXELS) <= set(PIXELS)
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a real run, of one case's forward pass and its memory."""
+    """The report of a real run, of one case's forward pass and its memory, for each operator."""
     path = tmp_path_factory.mktemp("measured") / "report.json"
-    chosen = "cpu-128x2- and (forward or memory) and not compile and not reference"
+    chosen = "(cpu-128x2- or cpu-128x784-) and (forward or memory) and not compile and not reference"
     measure.measure(path, "-k", chosen, benchmarks=[measure.OPERATOR])
     return path
 
@@ -132,14 +173,17 @@ def test_a_report_names_the_machine_but_not_its_host(measured: Path) -> None:
 def test_a_measured_report_becomes_a_table_metrics_and_figures(measured: Path, tmp_path: Path) -> None:
     report = read_report(measured)
     text = "\n".join(lines(report))
-    assert "128x2            forward" in text
+    samples, of_pixels = text.split("cpu, log p(x|logits) of bytes")
+    assert "128x2            forward" in samples
+    assert "128x784          forward" in of_pixels
     assert "fused 0" in text  # bytes
     summarise(report, tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["cpu"]["forward"]["128x2"]["fused_us"] > 0
     assert metrics["cpu"]["forward"]["128x2"]["speedup"].keys() == {"eager", "randn"}
-    assert metrics["cpu"]["extra_bytes"]["128x2"]["fused"] == 0
-    assert pd.read_csv(tmp_path / "times.csv")["line"].tolist() == ["128x2 forward"]
+    assert metrics["cpu"]["forward"]["128x784-pixels"]["speedup"].keys() == {"eager"}
+    assert metrics["cpu"]["extra_bytes"]["128x2"]["fused"] == metrics["cpu"]["extra_bytes"]["128x784-pixels"]["fused"] == 0
+    assert pd.read_csv(tmp_path / "times.csv")["line"].tolist() == ["128x2 forward", "128x784-pixels forward"]
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"speedup-cpu.png", "bandwidth-cpu.png"}
 
 
@@ -243,6 +287,14 @@ def test_a_case_whose_noise_was_not_measured_gets_the_widest_band(tmp_path: Path
     metrics = metrics_of(read_report(write_report(tmp_path / "report.json", times())))
     bands = compare.verdict(metrics, metrics, BANDS.drop("cpu forward 128x20"))["band"]
     assert bands["cpu forward 128x20"] == 0.2
+
+
+def test_a_case_that_the_base_never_measured_is_left_out(tmp_path: Path) -> None:
+    old = metrics_of(read_report(write_report(tmp_path / "old.json", times())))
+    added = {("forward", "128x784-pixels", name): [1e-4] for name in ("fused", "eager", "copy")}
+    new = metrics_of(read_report(write_report(tmp_path / "new.json", {**times(), **added})))
+    assert "128x784-pixels" in new["cpu"]["forward"]
+    assert compare.verdict(old, new, BANDS).index.tolist() == list(BANDS.index)
 
 
 def test_nothing_in_common_is_an_error(tmp_path: Path) -> None:

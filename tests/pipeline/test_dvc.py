@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests.pipeline.conftest import ROOT, SMALL, set_params, small_mnist, start_history
@@ -30,12 +31,17 @@ class Clone:
     def __init__(self, folder: Path, cache: Path) -> None:
         self.folder = folder
         self.cache = cache
+        # On the CPU everywhere, with a build cache of its own: another run must not have built what is built here.
+        path = f"{BIN}:{os.environ['PATH']}"
+        self.environment = {"PATH": path, "CUDA_VISIBLE_DEVICES": "", "VAE_EXT_CACHE_DIR": str(self.cache)}
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        # On the CPU everywhere, with a build cache of its own: another run must not have built what is built here.
-        own = {"PATH": f"{BIN}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "", "VAE_EXT_CACHE_DIR": str(self.cache)}
-        env = {**os.environ, **own, **environment}
+        env = {**os.environ, **self.environment, **environment}
         return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        env = {**os.environ, **self.environment}
+        return subprocess.Popen(command, cwd=self.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def must(self, *command: str, **environment: str) -> str:
         done = self.run(*command, **environment)
@@ -173,6 +179,28 @@ def test_without_a_kernel_the_pipeline_runs_on_the_same_noise(clone: Clone) -> N
     for name, value in clone.metrics().items():
         assert value == pytest.approx(before[name], rel=1e-3), name
     clone.restore()
+
+
+@pytest.mark.parametrize("command", [["repro"], ["exp", "run", "--temp"]])
+def test_a_killed_training_goes_on_when_it_is_run_again(clone: Clone, command: list[str]) -> None:
+    # The second runs in a copy of the repository, which the third run of it is not in.
+    set_params(clone.folder / "params.yaml", {"train.epochs": 60, "train.batch_size": 16, "seed": len(command)})
+    with clone.start("dvc", *command) as running:
+        assert running.stdout is not None
+        assert any("ELBO train" in line for line in running.stdout)
+        (training,) = [
+            p for p in psutil.Process(running.pid).children(recursive=True) if p.cmdline()[1:] == ["-m", "pipeline.train"]
+        ]
+        training.kill()
+    assert running.returncode != 0
+    log = clone.must("dvc", *command)
+    assert re.search(r"checkpoints/\w+/step-\d+: going on after \d+ of 60 epochs", log)
+    assert log.count("ELBO train") < 60
+    if command == ["repro"]:
+        rows = (clone.folder / "results/train/plots/metrics/train/elbo.tsv").read_text().splitlines()
+        assert len(rows) == 61
+    clone.restore()
+    assert clone.must("git", "status", "--porcelain") == ""
 
 
 def test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache(clone: Clone, tmp_path: Path) -> None:

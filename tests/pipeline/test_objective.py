@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline import likelihood
+from pipeline.data import as_float
 from pipeline.model import VAE
 from pipeline.objective import Stream, Terms, elbo_terms, log_likelihood_bound, stream_key
 from pipeline.params import Model
@@ -18,28 +19,30 @@ PARAMS = Model(hidden=[16], latent_dim=3, logvar_bound=20.0)
 
 
 def model_and_images() -> tuple[VAE, torch.Tensor]:
+    """A model in float64, and bytes."""
     torch.manual_seed(0)
-    return VAE(12, PARAMS).double(), torch.rand(40, 12, dtype=torch.float64)
+    return VAE(12, PARAMS).double(), torch.randint(0, 256, (40, 12), dtype=torch.uint8)
 
 
 def test_log_prob_is_the_bernoulli_formula() -> None:
-    logits, x = torch.randn(3, 5, 12, dtype=torch.float64), torch.rand(5, 12, dtype=torch.float64)
+    logits, pixels = torch.randn(3, 5, 12, dtype=torch.float64), torch.randint(0, 256, (5, 12), dtype=torch.uint8)
+    x = pixels.double() / 255
     p = torch.sigmoid(logits)
     expected = (x * p.log() + (1 - x) * (1 - p).log()).sum(-1)
-    torch.testing.assert_close(likelihood.log_prob(logits, x), expected)
+    torch.testing.assert_close(likelihood.log_prob(logits, pixels), expected)
 
 
 def test_log_prob_is_finite_where_a_probability_rounds_to_one() -> None:
-    assert likelihood.log_prob(torch.full((1, 1), 200.0), torch.zeros(1, 1)).item() == -200
+    assert likelihood.log_prob(torch.full((1, 1), 200.0), torch.zeros(1, 1, dtype=torch.uint8)).item() == -200
 
 
 def test_terms_are_those_of_the_noise() -> None:
-    model, x = model_and_images()
+    model, pixels = model_and_images()
     key = stream_key(5, Stream.TRAIN, CPU)
-    terms = elbo_terms(model, x, key, row_offset=7)
-    mu, logvar = model.encode(x)
+    terms = elbo_terms(model, pixels, key, row_offset=7)
+    mu, logvar = model.encode(as_float(pixels).double())
     z = mu + torch.exp(logvar / 2) * standard_normal(key, 40, 3, row_offset=7)
-    torch.testing.assert_close(terms.distortion, -likelihood.log_prob(model.decode(z), x))
+    torch.testing.assert_close(terms.distortion, -likelihood.log_prob(model.decode(z), pixels))
     torch.testing.assert_close(terms.rate, 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(-1))
     torch.testing.assert_close(terms.elbo, -(terms.distortion + terms.rate))
 
@@ -51,30 +54,30 @@ def test_beta_weighs_the_rate_in_the_loss_and_not_in_the_elbo() -> None:
 
 
 def test_noise_does_not_depend_on_how_images_are_cut_into_batches() -> None:
-    model, x = model_and_images()
+    model, pixels = model_and_images()
     key = stream_key(5, Stream.EVALUATE, CPU)
-    whole = elbo_terms(model, x, key).distortion
-    parts = [elbo_terms(model, part, key, row_offset=row).distortion for row, part in ((0, x[:13]), (13, x[13:]))]
+    whole = elbo_terms(model, pixels, key).distortion
+    parts = [elbo_terms(model, part, key, row_offset=row).distortion for row, part in ((0, pixels[:13]), (13, pixels[13:]))]
     torch.testing.assert_close(torch.cat(parts), whole)
 
 
 def test_bound_with_one_sample_is_that_samples_log_ratio_and_many_tighten_it() -> None:
-    model, x = model_and_images()
+    model, pixels = model_and_images()
     key = stream_key(5, Stream.IMPORTANCE, CPU)
-    one, ten, many = (log_likelihood_bound(model, x, key, samples).mean().item() for samples in (1, 10, 1000))
-    elbo = elbo_terms(model, x, key).elbo.mean().item()
+    one, ten, many = (log_likelihood_bound(model, pixels, key, samples).mean().item() for samples in (1, 10, 1000))
+    elbo = elbo_terms(model, pixels, key).elbo.mean().item()
     assert one == pytest.approx(elbo, abs=1.0)
     assert one < ten < many
 
 
 def test_bound_is_the_likelihood_where_the_decoder_ignores_z() -> None:
-    model, x = model_and_images()
+    model, pixels = model_and_images()
     with torch.no_grad():
         model.decoder[0].weight.zero_()  # type: ignore[operator]
         model.encoder[-1].weight.zero_()  # type: ignore[operator]
     # q(z|x) is the prior and p(x|z) = p(x): every importance weight is p(x) itself.
-    exact = likelihood.log_prob(model.decode(torch.zeros(40, 3, dtype=torch.float64)), x)
-    bound = log_likelihood_bound(model, x, stream_key(0, Stream.IMPORTANCE, CPU), 5)
+    exact = likelihood.log_prob(model.decode(torch.zeros(40, 3, dtype=torch.float64)), pixels)
+    bound = log_likelihood_bound(model, pixels, stream_key(0, Stream.IMPORTANCE, CPU), 5)
     torch.testing.assert_close(bound, exact)
 
 

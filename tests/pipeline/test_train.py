@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +13,13 @@ from safetensors import safe_open
 
 from pipeline import evaluate, plot, prepare, train
 from pipeline.cli import UserError
+from pipeline.data import read_split
+from pipeline.images import Resident, Streamed, byte_means
 from pipeline.model import load_model
+from pipeline.objective import Terms
 from pipeline.params import load_params
-from pipeline.paths import CURVES, DIMENSIONS, FIGURES, METRICS, WEIGHTS
+from pipeline.paths import CHECKPOINTS, CURVES, DIMENSIONS, FIGURES, METRICS, WEIGHTS
+from pipeline.step import Stepper, epoch_order
 from tests.pipeline.conftest import set_params
 
 CPU = torch.device("cpu")
@@ -36,11 +42,11 @@ def test_same_seed_gives_the_same_weights_and_another_does_not(prepared: Path) -
 
 
 def test_order_is_a_permutation_that_seed_and_epoch_decide() -> None:
-    order = train.epoch_order(1, 0, 1000)
+    order = epoch_order(1, 0, 1000)
     assert torch.equal(order.sort().values, torch.arange(1000))
-    assert torch.equal(order, train.epoch_order(1, 0, 1000))
-    assert not torch.equal(order, train.epoch_order(1, 1, 1000))
-    assert not torch.equal(order, train.epoch_order(2, 0, 1000))
+    assert torch.equal(order, epoch_order(1, 0, 1000))
+    assert not torch.equal(order, epoch_order(1, 1, 1000))
+    assert not torch.equal(order, epoch_order(2, 0, 1000))
 
 
 def test_weights_carry_the_parameters_that_made_them(prepared: Path) -> None:
@@ -66,11 +72,121 @@ def test_curves_have_a_row_an_epoch_and_improve(prepared: Path) -> None:
     assert elbo == sorted(elbo)
 
 
+def poison(monkeypatch: pytest.MonkeyPatch, step: int, term: str) -> None:
+    """Makes one term of one step infinite."""
+    write_gradient = Stepper.write_gradient
+    calls = 0
+
+    def poisoned(self: Stepper, *args: Any) -> Terms:
+        nonlocal calls
+        terms = write_gradient(self, *args)
+        if calls == step:
+            {"rate": terms.rate, "distortion": terms.distortion, "gradient": self.gradient}[term][3] = torch.inf
+        calls += 1
+        return terms
+
+    monkeypatch.setattr(Stepper, "write_gradient", poisoned)
+
+
+@pytest.mark.parametrize("term", ["rate", "distortion", "gradient"])
+def test_number_that_is_none_ends_the_run_and_is_named(prepared: Path, monkeypatch: pytest.MonkeyPatch, term: str) -> None:
+    set_params(prepared / "params.yaml", {"train.batch_size": 64})
+    poison(monkeypatch, 7, term)
+    with pytest.raises(UserError) as error:
+        train.main()
+    (newest,) = CHECKPOINTS.glob("*/step-0000000005")
+    assert str(error.value) == (
+        f"training diverged: in step 7 (epoch 2) the {term} was no number, before any other; the last good checkpoint is "
+        f"{newest}; try a lower train.learning_rate, or train.on_nonfinite: skip"
+    )
+    assert not WEIGHTS.exists()
+
+
+@pytest.mark.parametrize("term", ["rate", "distortion", "gradient"])
+def test_skipped_steps_are_counted_and_change_nothing(prepared: Path, monkeypatch: pytest.MonkeyPatch, term: str) -> None:
+    set_params(prepared / "params.yaml", {"train.batch_size": 64, "train.on_nonfinite": "skip", "train.epochs": 1})
+    poison(monkeypatch, 2, term)
+    before: list[torch.Tensor] = []
+    step = Stepper.step
+
+    def remembering(self: Stepper, size: int) -> None:
+        step(self, size)
+        before.append(torch.cat([t.flatten() for name, t in self.state().items() if name != "record"]))
+
+    monkeypatch.setattr(Stepper, "step", remembering)
+    train.main()
+    assert torch.equal(before[2], before[1])
+    assert not torch.equal(before[3], before[2])
+    curves = json.loads((CURVES / "metrics.json").read_text())
+    assert curves["train"]["skipped_steps"] == 1
+    assert math.isfinite(curves["train"]["elbo"])
+    assert all(torch.isfinite(p).all() for p in load_model(WEIGHTS, CPU).parameters())
+
+
 def test_divergence_is_said_and_writes_no_weights(prepared: Path) -> None:
     set_params(prepared / "params.yaml", {"train.learning_rate": 1e20})
-    with pytest.raises(UserError, match=r"training diverged: .*try a lower train.learning_rate"):
+    with pytest.raises(
+        UserError, match=r"training diverged: in step 1 .*there is no checkpoint yet; try a lower train.learning"
+    ):
         train.main()
     assert not WEIGHTS.exists()
+
+
+@pytest.mark.parametrize("changes", [{"train.stream": True}, {"train.checkpoint_every": 2}])
+def test_how_it_is_computed_changes_no_bit(prepared: Path, changes: dict[str, object]) -> None:
+    results = []
+    for more in ({}, changes):
+        set_params(prepared / "params.yaml", more)
+        train.main()
+        weights = load_model(WEIGHTS, CPU).state_dict().values()
+        results.append((torch.cat([t.flatten() for t in weights]), [p.read_bytes() for p in sorted(CURVES.rglob("*.tsv"))]))
+    assert torch.equal(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
+
+
+def test_streamed_images_are_read_ahead_and_are_the_resident_ones(prepared: Path) -> None:
+    images = read_split("train").images
+    resident, streamed = Resident(images, CPU), Streamed(images, CPU)
+    rows = epoch_order(1, 0, len(images))[:50]
+    streamed.read_ahead(rows)
+    assert torch.equal(streamed.take(rows), resident.take(rows))
+    streamed.read_ahead(rows[:10])  # and then something else is asked for
+    assert torch.equal(streamed.take(rows[5:]), resident.take(rows[5:]))
+    assert torch.equal(byte_means(images), resident.pixels.double().mean(0))
+
+
+def test_bfloat16_trains_about_the_same(prepared: Path) -> None:
+    elbos = []
+    for precision in ("float32", "bfloat16"):
+        set_params(prepared / "params.yaml", {"train.precision": precision})
+        train.main()
+        elbos.append(json.loads((CURVES / "metrics.json").read_text())["validation"]["elbo"])
+    assert elbos[0] != elbos[1]
+    assert elbos[0] == pytest.approx(elbos[1], rel=0.01)
+
+
+def test_binarized_images_are_black_and_white_and_drawn_anew(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_params(prepared / "params.yaml", {"binarize": True, "train.batch_size": 300, "evaluate.batch_size": 70})
+    seen: list[torch.Tensor] = []
+    write_gradient = Stepper.write_gradient
+
+    def watching(self: Stepper, pixels: torch.Tensor, *args: Any) -> Terms:
+        seen.append(pixels)
+        return write_gradient(self, pixels, *args)
+
+    monkeypatch.setattr(Stepper, "write_gradient", watching)
+    train.main()
+    whole = torch.from_numpy(read_split("train").images.copy()).flatten(1)
+    for epoch, pixels in enumerate(seen):
+        assert ((pixels == 0) | (pixels == 255)).all()
+        grey = whole[epoch_order(1, epoch, 300)]
+        assert (pixels[grey == 0] == 0).all()
+        assert (pixels[grey == 255] == 255).all()
+        assert pixels.double().mean().item() == pytest.approx(grey.double().mean().item(), rel=0.01)
+    order = [epoch_order(1, epoch, 300).argsort() for epoch in (0, 1)]
+    assert not torch.equal(seen[0][order[0]], seen[1][order[1]])
+    evaluate.main()
+    plot.main()
 
 
 def test_evaluation_adds_up_and_figures_are_drawn(prepared: Path) -> None:

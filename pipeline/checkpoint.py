@@ -1,0 +1,143 @@
+"""Checkpoints: what a run needs to go on as if it had never been stopped.
+
+A run's folder is named by a hash of all that decides what it computes: parameters, code and data. So a run finds its own
+checkpoints and no other's, and they can lie outside of what DVC moves and removes. Each is a folder of two files that appears
+whole or not at all: ``state.safetensors``, and ``state.json`` with the curves so far and checksums of both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import vae_ext.source
+from pipeline.data import MANIFEST
+from pipeline.files import whole_folder
+from pipeline.params import Params
+from pipeline.paths import CHECKPOINTS, PREPARED
+
+KEPT = 2  # the newest, and the one before it, should that be damaged
+# Of the parameters under train, those that say how and not what: with another value a run computes the same, but for rounding.
+HOW = {"checkpoint_every", "processes", "threads", "stream"}
+Curves = list[dict[str, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, beside its tensors."""
+
+    step: int  # done, since the start
+    curves: Curves  # of the epochs done: split, then name
+    environment: dict[str, str | int]  # what the bits depend on besides the key
+
+
+def run_key(params: Params) -> str:
+    """The hash of what a training run computes: parameters, code, and the data's checksums."""
+    decisive = params.model_dump(include={"seed", "beta", "binarize", "model", "train"})
+    decisive["train"] = {name: value for name, value in decisive["train"].items() if name not in HOW}
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
+    digest.update(vae_ext.source.source_digest().encode())
+    for path in loaded_code():
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    digest.update((PREPARED / MANIFEST).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def loaded_code() -> list[Path]:
+    """The files of this repository's modules that are in use."""
+    here = [Path(__file__).parent, Path(vae_ext.__file__).parent]
+    files = (getattr(module, "__file__", None) for module in sys.modules.copy().values())
+    return sorted({Path(file) for file in files if file and Path(file).parent in here and file.endswith(".py")})
+
+
+@contextmanager
+def checkpoints_of(key: str) -> Iterator[Checkpoints]:
+    """The run's checkpoints, for one process at a time: another that is to train the same waits until this one is done."""
+    # A queued experiment runs in a copy of the repository that is thrown away; DVC_ROOT is where it came from.
+    folder = Path(os.environ.get("DVC_ROOT", ".")) / CHECKPOINTS / key
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{folder}: another process trains the same; waiting for it to end", flush=True)
+        lock.acquire()
+    try:
+        yield Checkpoints(folder)
+    finally:
+        lock.release()
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def found(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.folder.glob("step-*"))
+
+    def save(self, progress: Progress, tensors: dict[str, Tensor]) -> Path:
+        """Writes one, and removes those that it makes superfluous."""
+        path = self.folder / f"step-{progress.step:010d}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with whole_folder(path) as temporary:
+            save_file({name: t.detach().cpu().clone() for name, t in tensors.items()}, temporary / "state.safetensors")
+            content = {"progress": asdict(progress), "tensors": file_hash(temporary / "state.safetensors")}
+            (temporary / "state.json").write_text(json.dumps({"content": content, "sha256": content_hash(content)}, indent=1))
+        for old in self.found()[:-KEPT]:
+            shutil.rmtree(old)
+        return path
+
+    def newest(self) -> Path | None:
+        """The newest one that is whole; says which are not."""
+        for path in reversed(self.found()):
+            fault = damage(path)
+            if fault is None:
+                return path
+            print(f"{path}: damaged, {fault}; looking for the one before", file=sys.stderr)
+        return None
+
+    def load(self, path: Path) -> tuple[Progress, dict[str, Tensor]]:
+        content = json.loads((path / "state.json").read_text())["content"]
+        return Progress(**content["progress"]), load_file(path / "state.safetensors")
+
+    def remove(self) -> None:
+        """The run is over, and its results are written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        whole = json.loads((path / "state.json").read_text())
+        if content_hash(whole["content"]) != whole["sha256"]:
+            return "state.json does not have the checksum that it names"
+        if file_hash(path / "state.safetensors") != whole["content"]["tensors"]:
+            return "state.safetensors does not have the checksum that state.json names"
+        load_file(path / "state.safetensors")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
+
+
+def file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def content_hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,215 @@
+"""One step of training, gather to optimiser, and many of them a CUDA graph.
+
+A step reads and writes tensors on its device alone: which images are next, the learning rate, the keys of the noise, the record
+of what it found. So on a GPU it is captured once and replayed, and nothing is read back before an epoch's end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.adam import adam
+
+import vae_ext
+from pipeline.gradient import by_hand, write_gradient
+from pipeline.images import Resident, Streamed
+from pipeline.model import VAE, flatten_parameters
+from pipeline.objective import Stream, Terms, elbo_terms, stream_key
+from pipeline.parallel import Group
+from pipeline.params import Params
+
+# What is recorded of a step, in the order in which a step computes it: the first that is no number went first.
+RATE, DISTORTION, GRADIENT = range(3)
+TERMS = ("rate", "distortion", "gradient")
+REPLAYED = 16  # steps of a CUDA graph; a launch takes as long as some of them
+
+
+class Elbo(nn.Module):
+    """The objective as a module: DistributedDataParallel wraps nothing else."""
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor, key: Tensor, row_offset: int) -> tuple[Tensor, Tensor]:
+        terms = elbo_terms(self.model, pixels, key, row_offset)
+        return terms.distortion, terms.rate
+
+
+class Stepper:
+    """A model in training.
+
+    Args:
+        model: on its device, as it starts.
+        images: to train on.
+        params: of the run.
+        group: the processes that train it together.
+    """
+
+    def __init__(self, model: VAE, images: Resident | Streamed, params: Params, group: Group) -> None:
+        self.model, self.images, self.params, self.group = model, images, params, group
+        self.batch_size = min(params.train.batch_size, len(images))
+        self.steps = math.ceil(len(images) / self.batch_size)  # of an epoch
+        self.parameters, self.gradient = flatten_parameters(model)
+        self.device = device = self.parameters.device
+
+        # Tensors, because numbers would freeze in a CUDA graph.
+        self.adam = {
+            "exp_avg": torch.zeros_like(self.gradient),
+            "exp_avg_sq": torch.zeros_like(self.gradient),
+            "step": torch.zeros((), device=device),
+        }
+        self.learning_rate = torch.zeros(1, device=device)
+        self.nonfinite = torch.zeros((), device=device)  # 1: something in this step is no number, and Adam leaves it out
+
+        # What counts the steps, in one tensor that counts in one call: the step within the epoch, and two keys of noise.
+        keys = [stream_key(params.seed, stream, device) for stream in (Stream.TRAIN, Stream.BINARIZE_TRAIN)]
+        self.counters = torch.cat([keys[0].new_zeros(1), *keys])
+        self.cursor, self.key, self.draw_key = self.counters.split([1, 2, 2])
+        self.one_more = torch.tensor([1, 0, 1, 0, 1], device=device)
+        self.order = torch.zeros(self.steps, self.batch_size, dtype=torch.int64, device=images.rows_device)
+        self.rates = torch.zeros(self.steps, device=device)
+        self.record = torch.zeros(self.steps, len(TERMS), device=device)
+
+        self.position = 0  # cursor, on the host
+        self.by_hand = by_hand(model, device) and params.train.precision != "bfloat16" and group.size == 1
+        self.objective: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] = Elbo(model)
+        if group.size > 1:
+            self.objective = DistributedDataParallel(Elbo(model))
+        self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+
+    def begin(self, epoch: int, position: int = 0) -> None:
+        """Sets all that a step reads to an epoch's beginning, or to where a checkpoint left it."""
+        first, last = epoch * self.steps, self.params.train.epochs * self.steps
+        order = epoch_order(self.params.seed, epoch, len(self.images))
+        self.order.view(-1)[: len(order)] = order.to(self.order.device)
+        half_cosine = [0.5 * (1 + math.cos(math.pi * step / last)) for step in range(first, first + self.steps)]
+        self.rates.copy_(self.params.train.learning_rate * torch.tensor(half_cosine, dtype=torch.float64))
+        self.position = position
+        self.cursor.fill_(position)
+        self.key[1], self.draw_key[1] = first + position, first + position
+        if position == 0:
+            self.record.zero_()
+
+    def size_of(self, position: int) -> int:
+        """Images of a step: the batch size, but for an epoch's last."""
+        return min(self.batch_size, len(self.images) - position * self.batch_size)
+
+    def advance(self) -> int:
+        """Takes the next step or, where steps are replayed, several; returns how many."""
+        count, size = 1, self.size_of(self.position)
+        if self.device.type == "cuda" and isinstance(self.images, Resident) and self.group.size == 1:
+            if self.position + REPLAYED <= self.steps and self.size_of(self.position + REPLAYED - 1) == self.batch_size:
+                count = REPLAYED
+            self.graph(size, count).replay()
+        else:
+            self.step(size)
+        self.position += count
+        return count
+
+    def step(self, size: int) -> None:
+        """The step at the cursor, on so many images."""
+        mine = self.group.share(size)
+        pixels = self.take(mine)
+        if self.params.binarize:
+            pixels = vae_ext.binarize(pixels, self.draw_key, row_offset=mine.start)
+        terms = self.write_gradient(pixels, mine.start, size)
+
+        sums = self.group.add(torch.stack([terms.rate.sum(), terms.distortion.sum()]))
+        found = torch.cat([sums, torch.dot(self.gradient, self.gradient)[None]])
+        self.record.index_copy_(0, self.cursor, found[None])
+        torch.ne(found.sum() * 0, 0, out=self.nonfinite)
+        torch.index_select(self.rates, 0, self.cursor, out=self.learning_rate)
+        self.update()
+        self.counters += self.one_more
+
+    def take(self, mine: slice) -> Tensor:
+        """This process's images of the step at the cursor, [B, D]."""
+        if isinstance(self.images, Resident):
+            return self.images.take(self.order.index_select(0, self.cursor)[0, mine])
+        pixels = self.images.take(self.order[self.position, mine])
+        if self.position + 1 < self.steps:
+            self.images.read_ahead(self.order[self.position + 1, self.group.share(self.size_of(self.position + 1))])
+        return pixels
+
+    def write_gradient(self, pixels: Tensor, row_offset: int, size: int) -> Terms:
+        """The gradient of the mean over the batch of all processes, where the optimiser reads it; and this one's terms."""
+        if self.by_hand:
+            return write_gradient(self.model, pixels, self.key, self.params.beta)
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        with torch.autocast(self.device.type, torch.bfloat16, self.params.train.precision == "bfloat16", cache_enabled=False):
+            terms = Terms(*self.objective(pixels, self.key, row_offset))
+        # DistributedDataParallel averages over the processes, whose shares need not be equal.
+        loss = (terms.distortion + self.params.beta * terms.rate).sum() * (self.group.size / size)
+        loss.backward()
+        torch.cat([parameter.grad.flatten() for parameter in self.model.parameters()], out=self.gradient)  # type: ignore[union-attr]
+        return Terms(terms.distortion.detach(), terms.rate.detach())
+
+    def update(self) -> None:
+        """Adam (Kingma, Ba: Adam: A Method for Stochastic Optimization. 2015), unless something is no number.
+
+        By the function under torch.optim.Adam: the optimiser around it takes longer to set out than the arithmetic of a small
+        model, and hides what tells its kernel to leave a step out.
+        """
+        adam(
+            [self.parameters],
+            [self.gradient],
+            [self.adam["exp_avg"]],
+            [self.adam["exp_avg_sq"]],
+            [],
+            [self.adam["step"]],
+            fused=True,
+            capturable=self.device.type == "cuda",
+            found_inf=self.nonfinite,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.learning_rate[0],
+            weight_decay=0.0,
+            eps=self.params.train.epsilon,
+            maximize=False,
+        )
+
+    def graph(self, size: int, count: int) -> torch.cuda.CUDAGraph:
+        """So many steps as one CUDA graph, captured when it is first asked for."""
+        if (size, count) not in self.graphs:
+            before = {name: t.clone() for name, t in self.changing().items()}
+            # PyTorch's recipe: what is allocated once is allocated on a side stream, before the capture.
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    self.step(size)
+                    for name, t in self.changing().items():
+                        t.copy_(before[name])
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                for _ in range(count):
+                    self.step(size)
+            self.graphs[size, count] = graph
+        return self.graphs[size, count]
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold besides the number of the step."""
+        return {"parameters": self.parameters, "record": self.record, **self.adam}
+
+    def changing(self) -> dict[str, Tensor]:
+        """All that a step changes and the next one reads."""
+        return {**self.state(), "counters": self.counters}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Puts back what :meth:`state` gave."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
+    """The order of an epoch's images, a function of seed and epoch alone: their noise, sorted. int64 [count], on the CPU."""
+    key = stream_key(seed, Stream.ORDER, torch.device("cpu"), step=epoch)
+    return vae_ext.standard_normal(key, 1, count)[0].argsort(stable=True)

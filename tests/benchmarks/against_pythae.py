@@ -1,0 +1,79 @@
+"""Images a second of training, beside those of pythae's trainer with the same layers: `make bench-pythae`.
+
+pythae and what it needs live in an environment of their own, and its trainer in a process of it (pythae_trainer.py). The two
+take turns, an epoch each over the same images; while one trains, the other waits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.cli import UserError, run
+from pipeline.data import read_idx_pair
+from pipeline.images import Resident
+from pipeline.model import VAE
+from pipeline.parallel import Group
+from pipeline.step import Stepper
+from tests.benchmarks.bench_step import our_epoch, parameters
+
+TURNS = 9  # the first of which warms up
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", required=True, help="the interpreter that has pythae")
+    arguments = parser.parse_args()
+    params = parameters()
+    images = read_idx_pair(Path(params.data.path), "t10k").images
+    torch.manual_seed(0)
+    stepper = Stepper(VAE(images[0].size, params.model), Resident(images, torch.device("cpu")), params, Group())
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "images.npy"
+        np.save(file, images.reshape(len(images), -1), allow_pickle=False)
+        command = [arguments.python, str(Path(__file__).with_name("pythae_trainer.py")), str(file)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as trainer:
+            assert trainer.stdin is not None
+            print(f"pythae: {answer(trainer)['versions']}", flush=True)
+            ours, theirs = [], []
+            for _ in range(TURNS):
+                began = time.perf_counter()
+                our_epoch(stepper)
+                ours.append(len(images) / (time.perf_counter() - began))
+                print("epoch", file=trainer.stdin, flush=True)
+                said = answer(trainer)
+                theirs.append(said["images"] / said["seconds"])
+            trainer.stdin.close()
+    ratios = [mine / yours for mine, yours in zip(ours[1:], theirs[1:], strict=True)]
+    print("784-400-20, batch 128, float32: medians of eight turns each, and of the ratios of turns next to each other")
+    print(f"pipeline {statistics.median(ours[1:]):>9,.0f} images/s")
+    print(f"pythae   {statistics.median(theirs[1:]):>9,.0f} images/s")
+    print(f"ratio    {statistics.median(ratios):>9.2f}   (from {min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def answer(trainer: subprocess.Popen[str]) -> dict[str, Any]:
+    """The trainer's next line.
+
+    Raises:
+        UserError: if it ended instead.
+    """
+    assert trainer.stdout is not None
+    line = trainer.stdout.readline()
+    if not line:
+        raise UserError("pythae's trainer ended, as said above")
+    said: dict[str, Any] = json.loads(line)
+    return said
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,59 @@
+"""The gradient by hand is the one that autograd makes of the objective."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import vae_ext
+from pipeline.gradient import by_hand, write_gradient
+from pipeline.model import VAE, flatten_parameters
+from pipeline.objective import elbo_terms
+from pipeline.params import Model
+
+CPU = torch.device("cpu")
+
+
+def model_of(hidden: list[int], logvar_bound: float) -> tuple[VAE, Tensor]:
+    torch.manual_seed(0)
+    model = VAE(50, Model(hidden=hidden, latent_dim=6, logvar_bound=logvar_bound))
+    return model, flatten_parameters(model)[1]
+
+
+@pytest.mark.parametrize("hidden", [[32], [32, 16], [32, 16, 8]])
+@pytest.mark.parametrize("logvar_bound", [20.0, 0.3])  # with the second, some are at the bound, where no gradient passes
+@pytest.mark.parametrize("beta", [1.0, 0.0, 4.0])
+def test_gradient_by_hand_is_autograds(hidden: list[int], logvar_bound: float, beta: float) -> None:
+    model, gradient = model_of(hidden, logvar_bound)
+    assert by_hand(model, CPU)
+    pixels = torch.randint(0, 256, (41, 50), dtype=torch.uint8)
+    key = vae_ext.noise_key(1, 2)
+    gradient.fill_(torch.nan)
+    terms = write_gradient(model, pixels, key, beta)
+
+    expected = elbo_terms(model, pixels, key)
+    for parameter in model.parameters():
+        parameter.grad = None
+    expected.loss(beta).backward()
+    assert torch.equal(terms.rate, expected.rate)
+    assert torch.equal(terms.distortion, expected.distortion)
+    autograds = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(gradient, autograds, rtol=1e-5, atol=1e-7)
+
+
+def test_other_layers_and_other_backends_are_left_to_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = model_of([32], 20.0)
+    model.encoder.insert(1, torch.nn.Dropout())
+    assert not by_hand(model, CPU)
+    model, _ = model_of([32], 20.0)
+    monkeypatch.setattr(vae_ext, "backend", lambda _device: "reference")
+    assert not by_hand(model, CPU)
+
+
+def test_flat_parameters_are_the_models_own() -> None:
+    model, gradient = model_of([32], 20.0)
+    flat, _ = flatten_parameters(model)
+    assert flat.numel() == gradient.numel() == sum(p.numel() for p in model.parameters())
+    flat.fill_(3.0)
+    assert all((p == 3).all() for p in model.parameters())

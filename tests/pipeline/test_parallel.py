@@ -1,0 +1,121 @@
+"""Several processes train what one does: the same batches, order and noise, and the same curves but for rounding."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import vae_ext
+from pipeline import prepare, train
+from pipeline.parallel import Group
+from pipeline.paths import CURVES, WEIGHTS
+from tests.pipeline.conftest import ROOT, set_params
+
+SPLITS = [(split, name) for split in ("train", "validation") for name in ("elbo", "distortion", "rate")]
+
+
+@pytest.fixture
+def prepared(workspace: Path) -> Path:
+    prepare.main()
+    return workspace
+
+
+def curves() -> pd.DataFrame:
+    files = {pair: CURVES / "plots/metrics" / pair[0] / f"{pair[1]}.tsv" for pair in SPLITS}
+    return pd.DataFrame({pair: pd.read_csv(file, sep="\t")[pair[1]] for pair, file in files.items()})
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **environment}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
+
+
+def assert_close(actual: pd.DataFrame, expected: pd.DataFrame) -> None:
+    assert len(actual) == len(expected) > 0
+    assert ((actual - expected).abs() <= 1e-4 * expected.abs()).all(axis=None)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("count", [1, 2, 80, 128])
+def test_shares_are_all_rows_once_in_order(size: int, count: int) -> None:
+    shares = [Group(rank, size).share(count) for rank in range(size)]
+    assert [i for share in shares for i in range(count)[share]] == list(range(count))
+
+
+def test_noise_of_the_shares_is_that_of_the_batch_bit_for_bit() -> None:
+    mu, logvar = torch.randn(2, 81, 20)
+    pixels = torch.randint(0, 256, (81, 784), dtype=torch.uint8)
+    key = vae_ext.noise_key(1, 2)
+    shares = [Group(rank, 3).share(81) for rank in range(3)]
+    z = [vae_ext.reparam_kl(mu[share], logvar[share], key, row_offset=share.start)[0] for share in shares]
+    drawn = [vae_ext.binarize(pixels[share], key, row_offset=share.start) for share in shares]
+    assert torch.equal(torch.cat(z), vae_ext.reparam_kl(mu, logvar, key)[0])
+    assert torch.equal(torch.cat(drawn), vae_ext.binarize(pixels, key))
+
+
+@pytest.mark.parametrize("binarize", [False, True])
+def test_two_processes_have_the_curves_of_one(prepared: Path, binarize: bool) -> None:
+    set_params(prepared / "params.yaml", {"train.threads": 1, "binarize": binarize})
+    train.main()
+    alone = curves()
+    # By the parameter, which starts them.
+    set_params(prepared / "params.yaml", {"train.processes": 2})
+    done = run(sys.executable, "-m", "pipeline.train")
+    assert done.returncode == 0, done.stderr
+    assert "processes 2" in done.stdout
+    assert done.stdout.count("ELBO train") == 2  # one of them speaks
+    assert_close(curves(), alone)
+
+
+def test_torchrun_starts_it_too_also_with_shares_that_are_empty(prepared: Path) -> None:
+    # 300 images in batches of 299: one is left, for three processes.
+    set_params(prepared / "params.yaml", {"train.threads": 1, "train.batch_size": 299})
+    train.main()
+    alone = curves()
+    WEIGHTS.unlink()
+    done = run(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m", "pipeline.train")
+    assert done.returncode == 0, done.stderr
+    assert_close(curves(), alone)
+    assert WEIGHTS.is_file()
+
+
+def test_processes_end_together_and_one_says_why(prepared: Path) -> None:
+    set_params(prepared / "params.yaml", {"train.processes": 2, "train.learning_rate": 1e20})
+    done = run(sys.executable, "-m", "pipeline.train")
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == done.stderr.splitlines()
+    assert done.stderr.startswith("error: training diverged")
+    assert not WEIGHTS.exists()
+
+
+KILLED_AFTER_TWO_EPOCHS = """
+from pipeline import train
+finish = train.Run.finish_epoch
+def killed(self, epoch, *rest):
+    finish(self, epoch, *rest)
+    if epoch == 1:
+        raise SystemExit(9)
+train.Run.finish_epoch = killed
+train.main()
+"""
+
+
+def test_run_of_one_process_goes_on_with_two(prepared: Path) -> None:
+    set_params(prepared / "params.yaml", {"train.epochs": 3})
+    train.main()
+    alone = curves()
+    assert run(sys.executable, "-c", KILLED_AFTER_TWO_EPOCHS).returncode == 9
+    set_params(prepared / "params.yaml", {"train.processes": 2})
+    done = run(sys.executable, "-m", "pipeline.train")
+    assert done.returncode == 0, done.stderr
+    assert "going on after 2 of 3 epochs" in done.stdout
+    assert "made with processes 1, going on with 2" in done.stdout
+    assert_close(curves(), alone)
+    assert json.loads((CURVES / "metrics.json").read_text())["step"] == 2

@@ -1,0 +1,265 @@
+"""A run that is killed, interrupted or finds its checkpoint damaged ends with the bits of one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import prepare, train
+from pipeline.checkpoint import run_key
+from pipeline.cli import Interrupted
+from pipeline.params import load_params
+from pipeline.paths import CHECKPOINTS, CURVES, WEIGHTS
+from pipeline.step import Stepper
+from tests.pipeline.conftest import ROOT, set_params
+
+EPOCHS, STEPS = 6, 5  # 300 images in batches of 64
+Files = dict[str, bytes]
+
+
+@pytest.fixture
+def prepared(workspace: Path) -> Path:
+    set_params(workspace / "params.yaml", {"train.epochs": EPOCHS, "train.batch_size": 64})
+    prepare.main()
+    return workspace
+
+
+class KilledError(BaseException):
+    """Stands in for SIGKILL: nothing catches it."""
+
+
+def train_killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends in the middle of things."""
+    taken = 0
+    advance = Stepper.advance
+
+    def counted(self: Stepper) -> int:
+        nonlocal taken
+        if taken == steps:
+            raise KilledError
+        taken += 1
+        return advance(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "advance", counted)
+        with pytest.raises(KilledError):
+            train.main()
+
+
+def results() -> Files:
+    """What a run leaves: its weights and its curves."""
+    return {str(path): path.read_bytes() for path in (WEIGHTS, *sorted(CURVES.rglob("*"))) if path.is_file()}
+
+
+def checkpoints() -> list[Path]:
+    return sorted(CHECKPOINTS.glob("*/step-*"))
+
+
+@pytest.fixture
+def undisturbed(prepared: Path) -> Files:
+    train.main()
+    files = results()
+    assert len(files) == 8
+    WEIGHTS.unlink()
+    return files
+
+
+@pytest.mark.parametrize("steps", [0, 3, STEPS, 2 * STEPS + 1, EPOCHS * STEPS - 1])
+def test_killed_run_resumes_to_the_same_weights_and_curves(
+    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], steps: int
+) -> None:
+    train_killed_after(steps, monkeypatch)
+    assert not WEIGHTS.exists()
+    capsys.readouterr()
+    train.main()
+    said = capsys.readouterr().out
+    assert ("going on after" in said) == (steps >= STEPS)
+    assert said.count("ELBO train") == EPOCHS - steps // STEPS
+    assert results() == undisturbed
+
+
+def test_finished_run_leaves_no_checkpoints_and_a_second_one_trains_again(
+    undisturbed: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert checkpoints() == []
+    capsys.readouterr()
+    train.main()
+    assert capsys.readouterr().out.count("ELBO train") == EPOCHS
+    assert results() == undisturbed
+
+
+def test_two_checkpoints_are_kept_as_often_as_the_parameter_says(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_killed_after(5 * STEPS, monkeypatch)
+    assert [path.name for path in checkpoints()] == ["step-0000000020", "step-0000000025"]
+    set_params(prepared / "params.yaml", {"train.checkpoint_every": 4, "seed": 2})
+    train_killed_after(5 * STEPS, monkeypatch)
+    assert [path.name for path in checkpoints() if run_key(load_params()) in str(path)] == ["step-0000000020"]
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
+@pytest.mark.parametrize("fault", ["flip", "cut", "empty", "missing"])
+def test_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str, fault: str
+) -> None:
+    train_killed_after(3 * STEPS + 2, monkeypatch)
+    older, newest = checkpoints()
+    path = newest / file
+    content = path.read_bytes()
+    if fault == "missing":
+        path.unlink()
+    else:
+        middle = len(content) // 2
+        # In JSON a digit is changed to another: what parses is not yet whole.
+        digit = content.index(b"0.", middle) + 2 if file == "state.json" else middle
+        flipped = content[:digit] + bytes([content[digit] ^ 1]) + content[digit + 1 :]
+        path.write_bytes({"flip": flipped, "cut": content[:middle], "empty": b""}[fault])
+    capsys.readouterr()
+    train.main()
+    said = capsys.readouterr()
+    assert f"{newest}: damaged, " in said.err
+    assert f"{older}: going on after 2 of {EPOCHS} epochs" in said.out
+    assert results() == undisturbed
+
+
+def test_no_whole_checkpoint_means_from_the_start(
+    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_killed_after(3 * STEPS, monkeypatch)
+    for path in checkpoints():
+        (path / "state.json").write_text("{}")
+    capsys.readouterr()
+    train.main()
+    said = capsys.readouterr()
+    assert said.err.count("damaged") == 2
+    assert "going on" not in said.out
+    assert results() == undisturbed
+
+
+@pytest.mark.parametrize(
+    "change", [{"beta": 0.5}, {"seed": 2}, {"train.epochs": EPOCHS + 1}, {"model.hidden": [16]}, {"binarize": True}]
+)
+def test_other_parameters_never_resume_it(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: dict[str, object]
+) -> None:
+    train_killed_after(3 * STEPS, monkeypatch)
+    set_params(prepared / "params.yaml", change)
+    capsys.readouterr()
+    train.main()
+    assert "going on" not in capsys.readouterr().out
+    assert len(checkpoints()) == 2  # the first run's, which can still go on
+
+
+def test_key_is_of_parameters_code_and_data(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = run_key(load_params())
+    assert run_key(load_params()) == key
+    for name, value in {"checkpoint_every": 3, "processes": 2, "threads": 1, "stream": True}.items():
+        set_params(prepared / "params.yaml", {f"train.{name}": value})
+    assert run_key(load_params()) == key
+    set_params(prepared / "params.yaml", {"data.validation": 99})
+    prepare.main()
+    other_data = run_key(load_params())
+    monkeypatch.setattr("vae_ext.source.source_digest", lambda: "another kernel")
+    assert len({key, other_data, run_key(load_params())}) == 3
+
+
+def test_another_way_to_compute_resumes_it_and_says_what_differs(
+    undisturbed: Files, prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    train_killed_after(3 * STEPS, monkeypatch)
+    before = torch.get_num_threads()
+    set_params(prepared / "params.yaml", {"train.threads": before + 1, "train.checkpoint_every": 2})
+    capsys.readouterr()
+    try:
+        train.main()
+    finally:
+        torch.set_num_threads(before)
+    assert f"made with threads {before}, going on with {before + 1}: expect other rounding" in capsys.readouterr().out
+
+
+@pytest.fixture
+def long_run(prepared: Path) -> Iterator[None]:
+    """Long enough to be hit somewhere."""
+    set_params(prepared / "params.yaml", {"train.epochs": 40, "train.batch_size": 4})
+    yield
+
+
+def start() -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pipeline.train"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_epoch(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    assert any("ELBO train" in line for line in process.stdout), process.stderr and process.stderr.read()
+
+
+@pytest.mark.usefixtures("long_run")
+def test_sigkill_at_random_moments_changes_no_bit() -> None:
+    process = start()
+    process.communicate()
+    assert process.returncode == 0
+    undisturbed = results()
+    WEIGHTS.unlink()
+    moments = random.Random(1)
+    for _ in range(3):
+        process = start()
+        wait_for_epoch(process)
+        time.sleep(moments.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+        assert not WEIGHTS.exists()
+    process = start()
+    said, _ = process.communicate()
+    assert "going on after" in said
+    assert results() == undisturbed
+
+
+@pytest.mark.usefixtures("long_run")
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_saves_within_the_epoch_and_resumes_to_the_same_bits(signum: signal.Signals) -> None:
+    process = start()
+    process.communicate()
+    undisturbed = results()
+    WEIGHTS.unlink()
+    process = start()
+    wait_for_epoch(process)
+    process.send_signal(signum)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.startswith("interrupted after ")
+    assert len(said.splitlines()) == 1
+    (newest,) = checkpoints()[-1:]
+    step = json.loads((newest / "state.json").read_text())["content"]["progress"]["step"]
+    assert said == f"interrupted after {step} steps; run it again, and it goes on from there\n"
+    process = start()
+    out, _ = process.communicate()
+    assert "going on after" in out
+    assert results() == undisturbed
+
+
+def test_signal_between_steps_is_granted_once(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    advance = Stepper.advance
+
+    def interrupting(self: Stepper) -> int:
+        if self.position == 2:
+            signal.raise_signal(signal.SIGINT)
+        return advance(self)
+
+    monkeypatch.setattr(Stepper, "advance", interrupting)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted, match="interrupted after 3 steps"):
+        train.main()
+    assert signal.getsignal(signal.SIGINT) == handler
+    assert [path.name for path in checkpoints()] == ["step-0000000003"]
