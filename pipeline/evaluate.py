@@ -14,10 +14,11 @@ from pipeline.data import as_float
 from pipeline.device import choose_device
 from pipeline.files import whole_file, write_json
 from pipeline.images import test_pixels
-from pipeline.model import VAE, load_model
+from pipeline.model import VAE
 from pipeline.objective import Stream, elbo_terms, log_likelihood_bound, stream_key
 from pipeline.params import load_params
 from pipeline.paths import DIMENSIONS, METRICS, WEIGHTS
+from pipeline.weights import load_model
 from vae_ext import reparam_kl
 
 # A unit is active if its posterior mean varies with the image by more than this (Burda et al. 2016, section 5.1).

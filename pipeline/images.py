@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 import vae_ext
 from pipeline.data import Bytes, read_split, to_device
 from pipeline.objective import Stream, stream_key
-from pipeline.params import Params
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
 
 
 class Resident:

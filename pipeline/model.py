@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from itertools import pairwise
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.cli import UserError
-from pipeline.files import whole_file
-from pipeline.params import Model, Params
+if TYPE_CHECKING:  # what computes needs torch alone, so that it runs on GPU machines that have nothing else
+    from pipeline.params import Model
 
 
 class VAE(nn.Module):
@@ -95,31 +91,3 @@ def flatten_parameters(model: nn.Module) -> tuple[Tensor, Tensor]:
     for p, values, grad in zip(own, parameters.split(sizes), gradient.split(sizes), strict=True):
         p.data, p.grad = values.view_as(p), grad.view_as(p)
     return parameters, gradient
-
-
-def save_model(path: Path, model: VAE, params: Params) -> None:
-    """Writes the weights as safetensors, with the parameters that made them in the header."""
-    tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    with whole_file(path) as temporary:
-        # One key: safetensors keeps the header's entries in no fixed order, and the file should be the same bytes each time.
-        save_file(tensors, temporary, metadata={"vae": json.dumps({"pixels": model.pixels, "params": params.model_dump()})})
-
-
-def load_model(path: Path, device: torch.device) -> VAE:
-    """The model that :func:`save_model` wrote, ready to evaluate.
-
-    Raises:
-        UserError: if the file is missing or is not such a file.
-    """
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            made = json.loads((file.metadata() or {})["vae"])
-            model = VAE(made["pixels"], Params.model_validate(made["params"]).model).to(device)
-            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; run `dvc repro train`") from None
-    # RuntimeError: tensors that do not fit the model; ValueError: metadata that is not JSON, or not these parameters.
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: expected weights that this version's train stage wrote: {reason}") from None
-    return model.eval()

@@ -15,10 +15,11 @@ from pipeline.data import as_float, read_split
 from pipeline.device import choose_device
 from pipeline.figure import figure
 from pipeline.images import test_pixels
-from pipeline.model import VAE, load_model
+from pipeline.model import VAE
 from pipeline.objective import Stream, stream_key
 from pipeline.params import Params, load_params
 from pipeline.paths import CURVES, DIMENSIONS, FIGURES, WEIGHTS
+from pipeline.weights import load_model
 from vae_ext import standard_normal
 
 TRAIN_COLOR, VALIDATION_COLOR = "0.6", "C0"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,9 @@ from pipeline.images import Resident, Streamed
 from pipeline.model import VAE, flatten_parameters
 from pipeline.objective import Stream, Terms, elbo_terms, stream_key
 from pipeline.parallel import Group
-from pipeline.params import Params
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
 
 # What is recorded of a step, in the order in which a step computes it: the first that is no number went first.
 RATE, DISTORTION, GRADIENT = range(3)
@@ -80,6 +83,7 @@ class Stepper:
         self.objective: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] = Elbo(model)
         if group.size > 1:
             self.objective = DistributedDataParallel(Elbo(model))
+        self.replays = device.type == "cuda" and isinstance(images, Resident) and group.size == 1
         self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
 
     def begin(self, epoch: int, position: int = 0) -> None:
@@ -102,7 +106,7 @@ class Stepper:
     def advance(self) -> int:
         """Takes the next step or, where steps are replayed, several; returns how many."""
         count, size = 1, self.size_of(self.position)
-        if self.device.type == "cuda" and isinstance(self.images, Resident) and self.group.size == 1:
+        if self.replays:
             if self.position + REPLAYED <= self.steps and self.size_of(self.position + REPLAYED - 1) == self.batch_size:
                 count = REPLAYED
             self.graph(size, count).replay()

@@ -26,12 +26,13 @@ from pipeline.cli import Interrupted, UserError, run
 from pipeline.data import read_split
 from pipeline.device import choose_device
 from pipeline.images import Resident, Streamed, byte_means
-from pipeline.model import VAE, save_model
+from pipeline.model import VAE
 from pipeline.objective import Stream, elbo_terms, stream_key
 from pipeline.parallel import Group
 from pipeline.params import Params, load_params
 from pipeline.paths import CURVES, WEIGHTS
 from pipeline.step import DISTORTION, RATE, TERMS, Stepper
+from pipeline.weights import save_model
 
 VALIDATED_AT_ONCE = 1000
 

@@ -25,6 +25,7 @@ from pipeline.model import VAE
 from pipeline.parallel import Group
 from pipeline.step import Stepper
 from tests.benchmarks.bench_step import our_epoch, parameters
+from vae_ext.source import ROOT
 
 TURNS = 9  # the first of which warms up
 
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--python", required=True, help="the interpreter that has pythae")
     arguments = parser.parse_args()
     params = parameters()
-    images = read_idx_pair(Path(params.data.path), "t10k").images
+    images = read_idx_pair(ROOT / "data/raw/mnist", "t10k").images
     torch.manual_seed(0)
     stepper = Stepper(VAE(images[0].size, params.model), Resident(images, torch.device("cpu")), params, Group())
 

@@ -1,8 +1,8 @@
 """The proof on a machine with an NVIDIA GPU: `make gpu` builds the kernels, tests them, and measures them.
 
 It runs on the machine's own Python and torch (2.10 or later, built for CUDA) with pytest, pytest-benchmark, hypothesis, numpy,
-pandas, matplotlib, filelock, ninja, an nvcc and, by count, 40 GiB of the GPU's memory; nothing is fetched. What it finds goes
-to results/benchmarks/<gpu>/.
+pandas, matplotlib, pillow, filelock, ninja, an nvcc and, by count, 40 GiB of the GPU's memory; nothing is fetched. What it
+finds goes to results/benchmarks/<gpu>/.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 import vae_ext
 from pipeline.cli import UserError, run
 from pipeline.files import write_json
-from tests.benchmarks.measure import OPERATOR, REPORT, measure
+from tests.benchmarks.measure import OPERATOR, REPORT, STEP, measure
 from tests.benchmarks.report import read_report
 from tests.benchmarks.summarise import RESULTS, summarise
 from tests.benchmarks.table import lines
@@ -99,12 +99,12 @@ def main() -> None:
     if not arguments.no_tests:
         # What is compiled without a GPU is tested without one.
         chosen = "(cuda or gpu) and not cuda_source and not backend"
-        tests = [sys.executable, "-m", "pytest", "-q", "-k", chosen, "tests/vae_ext"]
+        tests = [sys.executable, "-m", "pytest", "-q", "-k", chosen, "tests/vae_ext", "tests/pipeline/test_step.py"]
         verdicts["tests"] = "passed" if subprocess.run(tests, check=False).returncode == 0 else "failed"
         write_json(folder / "checks.json", verdicts)
     if not arguments.no_benchmarks:
         for options in ([], ["--full"]):  # the short run first: the long one may be cut off
-            measure(REPORT, "-k", "cuda", *options, benchmarks=[OPERATOR])
+            measure(REPORT, "-k", "cuda", *options, benchmarks=[OPERATOR, STEP])
             report = read_report(REPORT)
             print("\n".join(lines(report)), flush=True)
             summarise(report, folder)

@@ -12,11 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
 RAW = ROOT / "data" / "raw" / "mnist"
-yaml = YAML()
 
 
 def write_idx(folder: Path, name: str, array: npt.NDArray[np.uint8]) -> None:
@@ -42,6 +40,9 @@ def small_mnist(folder: Path) -> Path:
 
 def set_params(file: Path, changes: dict[str, object]) -> None:
     """Changes dotted keys of a params.yaml, and leaves the rest as it is."""
+    from ruamel.yaml import YAML  # not on every GPU machine, where other tests of this folder run
+
+    yaml = YAML()
     params = yaml.load(file.read_text())
     for key, value in changes.items():
         *sections, last = key.split(".")

@@ -15,11 +15,11 @@ from pipeline import evaluate, plot, prepare, train
 from pipeline.cli import UserError
 from pipeline.data import read_split
 from pipeline.images import Resident, Streamed, byte_means
-from pipeline.model import load_model
 from pipeline.objective import Terms
 from pipeline.params import load_params
 from pipeline.paths import CHECKPOINTS, CURVES, DIMENSIONS, FIGURES, METRICS, WEIGHTS
 from pipeline.step import Stepper, epoch_order
+from pipeline.weights import load_model
 from tests.pipeline.conftest import set_params
 
 CPU = torch.device("cpu")
