@@ -1,4 +1,4 @@
-// One pixel of a Bernoulli decoder: its log-likelihood, forward and backward, and a draw of it.
+// One pixel of a Bernoulli decoder: its log-likelihood, forward and backward, a draw of it, and its grey value.
 //
 //   log p(x|l) = x log s + (1 - x) log(1 - s),   s = sigmoid(l)            in nats
 //
@@ -36,5 +36,8 @@ struct BernoulliPixel {
 // 255 with probability byte / 255, else 0: a word of noise is compared with byte 2^32 / 255, which is the byte repeated
 // four times, and a little more.
 VAE_FN uint8_t draw(uint8_t byte, uint32_t word) { return byte != 0 && word <= byte * 0x01010101u ? 255 : 0; }
+
+// Divided, as PyTorch does on the CPU: a product with 1 / 255 is an ulp off for half of the bytes.
+VAE_FN float grey(uint8_t byte) { return static_cast<float>(byte) / 255.0f; }
 
 }  // namespace vae

@@ -17,6 +17,8 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <stdexcept>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -285,20 +287,68 @@ Tensor bernoulli_log_prob_backward(const Tensor& grad_in, const Tensor& logits, 
   return grad_logits;
 }
 
-Tensor binarize(const Tensor& pixels_in, const Tensor& key_in, int64_t row_offset) {
-  STD_TORCH_CHECK(pixels_in.dim() == 2 && pixels_in.scalar_type() == ScalarType::Byte, "pixels: expected uint8 [B, D]");
-  const Tensor pixels = with_dense_rows(pixels_in);
+std::tuple<Tensor, Tensor> bernoulli_log_prob_and_gradient(const Tensor& logits, const Tensor& pixels, double weight) {
+  const Pixels in(logits, pixels);
+  const Tensor log_prob = empty({in.inputs.rows}, arithmetic_of(logits), logits);
+  const Tensor grad_logits = empty({in.inputs.rows, in.inputs.dim}, logits.scalar_type(), logits);
+  run(logits, vae::LogProbAndGradient{in.inputs, weight, log_prob.data_ptr(), grad_logits.data_ptr()}, in.inputs.dim);
+  return {log_prob, grad_logits};
+}
+
+// Images [N, D] without rows, key and x, which may be added; held, as in Rows.
+struct Images {
+  Tensor images, pixels;
+  vae::TakePixels call;
+
+  Images(const Tensor& images_in, int64_t rows, int64_t row_offset) : images(with_dense_rows(images_in)) {
+    const int64_t dim = images.size(1);
+    pixels = empty({rows, dim}, ScalarType::Byte, images);
+    call = {images.size(0),
+            rows,
+            dim,
+            static_cast<const uint8_t*>(images.data_ptr()),
+            images.stride(0),
+            nullptr,
+            nullptr,
+            static_cast<uint32_t>(row_offset),
+            static_cast<uint8_t*>(pixels.data_ptr()),
+            nullptr};
+  }
+};
+
+Tensor binarize(const Tensor& pixels, const Tensor& key_in, int64_t row_offset) {
+  STD_TORCH_CHECK(pixels.dim() == 2 && pixels.scalar_type() == ScalarType::Byte, "pixels: expected uint8 [B, D]");
+  Images in(pixels, pixels.size(0), row_offset);
   const Tensor key = key_of(key_in, pixels);
-  const Tensor drawn = empty({pixels.size(0), pixels.size(1)}, ScalarType::Byte, pixels);
-  const vae::Binarize call{pixels.size(0),
-                           pixels.size(1),
-                           static_cast<const uint8_t*>(pixels.data_ptr()),
-                           pixels.stride(0),
-                           static_cast<const int64_t*>(key.data_ptr()),
-                           static_cast<uint32_t>(row_offset),
-                           static_cast<uint8_t*>(drawn.data_ptr())};
-  run(pixels, call, pixels.size(1));
-  return drawn;
+  in.call.key = static_cast<const int64_t*>(key.data_ptr());
+  run(pixels, in.call, in.call.dim);
+  return in.pixels;
+}
+
+// On a GPU nothing is known of the indices before the kernel runs, and it asserts them. pybind11 makes this an IndexError.
+void check_indices(const int64_t* index, int64_t rows, int64_t images) {
+  for (int64_t i = 0; i < rows; ++i) {
+    if (0 <= index[i] && index[i] < images) continue;
+    throw std::out_of_range("rows: expected 0 <= row < " + std::to_string(images) + ", got " + std::to_string(index[i]));
+  }
+}
+
+std::tuple<Tensor, Tensor> take_pixels(const Tensor& images, const Tensor& rows_in, const std::optional<Tensor>& key_in,
+                                       int64_t row_offset) {
+  STD_TORCH_CHECK(images.dim() == 2 && images.scalar_type() == ScalarType::Byte, "images: expected uint8 [N, D]");
+  STD_TORCH_CHECK(rows_in.dim() == 1 && rows_in.scalar_type() == ScalarType::Long, "rows: expected int64 [B]");
+  check(rows_in, images, "rows");
+  const Tensor rows = rows_in.is_contiguous() ? rows_in : torch::stable::contiguous(rows_in);
+  const auto key = key_in.has_value() ? std::optional(key_of(*key_in, images)) : std::nullopt;
+  Images in(images, rows.size(0), row_offset);
+  const Tensor x = empty({in.call.rows, in.call.dim}, ScalarType::Float, images);
+  in.call.index = static_cast<const int64_t*>(rows.data_ptr());
+  in.call.key = key.has_value() ? static_cast<const int64_t*>(key->data_ptr()) : nullptr;
+  in.call.x = static_cast<float*>(x.data_ptr());
+  if (images.is_cpu()) check_indices(in.call.index, in.call.rows, in.call.images);
+  // A copy is an eighth of the work that kGrain was measured with, and less.
+  run(images, in.call, key.has_value() ? in.call.dim : in.call.dim / 8);
+  return {in.pixels, x};
 }
 
 std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
@@ -333,7 +383,9 @@ STABLE_TORCH_LIBRARY(vae_ext, m) {
   m.def("reparam_kl_packed_backward(Tensor? grad_z, Tensor? grad_kl, Tensor packed, " VAE_OPTIONS ") -> Tensor");
   m.def("bernoulli_log_prob(Tensor logits, Tensor pixels) -> Tensor");
   m.def("bernoulli_log_prob_backward(Tensor grad, Tensor logits, Tensor pixels) -> Tensor");
+  m.def("bernoulli_log_prob_and_gradient(Tensor logits, Tensor pixels, float weight) -> (Tensor, Tensor)");
   m.def("binarize(Tensor pixels, Tensor key, int row_offset) -> Tensor");
+  m.def("take_pixels(Tensor images, Tensor rows, Tensor? key, int row_offset) -> (Tensor, Tensor)");
 }
 
 template <class Library>
@@ -344,7 +396,9 @@ void register_kernels(Library& m) {
   m.impl("reparam_kl_packed_backward", TORCH_BOX(&reparam_kl_packed_backward));
   m.impl("bernoulli_log_prob", TORCH_BOX(&bernoulli_log_prob));
   m.impl("bernoulli_log_prob_backward", TORCH_BOX(&bernoulli_log_prob_backward));
+  m.impl("bernoulli_log_prob_and_gradient", TORCH_BOX(&bernoulli_log_prob_and_gradient));
   m.impl("binarize", TORCH_BOX(&binarize));
+  m.impl("take_pixels", TORCH_BOX(&take_pixels));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(vae_ext, CPU, m) { register_kernels(m); }

@@ -1,5 +1,6 @@
 // The loops on the CPU; tile.h says how they walk. One copy of each for every instruction set, chosen at run time.
 #include <algorithm>
+#include <cstring>
 
 #include "bernoulli.h"
 #include "gaussian.h"
@@ -238,24 +239,62 @@ VAE_FN void rows_of(const LogProbBackward& call, int64_t begin, int64_t end) {
   });
 }
 
+template <class Isa, class T>
+VAE_FN void rows_of(const LogProbAndGradient& call, int64_t begin, int64_t end) {
+  auto* sums = static_cast<T*>(call.log_prob);
+  if (call.dim == 0) {
+    std::fill(sums + begin, sums + end, T(0));
+    return;
+  }
+  const auto weight = static_cast<T>(call.weight);
+  T copy[kTile], bytes[kTile], terms[kTile], grad_copy[kTile], partial[kPartials];
+  for_each_tile(begin, end, call.dim, [&](const Tile& t) __attribute__((always_inline)) {
+    const T* logits = read(copy, t, call.dtype, call.logits, call.logits_stride);
+    load_bytes(bytes, t, call);
+    T* grad = write(grad_copy, t, call.dtype, call.grad_logits, call.dim);
+    for (int i = 0; i < t.size(); ++i) {
+      const BernoulliPixel<T> pixel(bytes[i], logits[i]);
+      terms[i] = pixel.log_prob();
+      grad[i] = pixel.grad_logit(weight);
+    }
+    written(grad, grad_copy, t, call.dtype, call.grad_logits, call.dim);
+    clear_padding(terms, t);
+    sum_rows(sums, partial, terms, t, call.dim);
+  });
+}
+
 template <class Isa>
-VAE_FN void rows_of(const Binarize& call, int64_t begin, int64_t end) {
+VAE_FN void rows_of(const TakePixels& call, int64_t begin, int64_t end) {
   if (call.dim == 0) return;
-  const NoiseKey key = noise_key(call.key[0], call.key[1]);
   PhiloxArrays a;
   uint32_t words[kTile];  // an element each
   for_each_tile(begin, end, call.dim, [&](const Tile& t) __attribute__((always_inline)) {
-    fill_words<Isa>(a, t, key, 0, call.row_offset);
-    for (int i = 0; i < t.rows * t.blocks; ++i) {
-      words[4 * i] = a.x0[i];
-      words[4 * i + 1] = a.x1[i];
-      words[4 * i + 2] = a.x2[i];
-      words[4 * i + 3] = a.x3[i];
+    if (call.key != nullptr) {
+      fill_words<Isa>(a, t, noise_key(call.key[0], call.key[1]), 0, call.row_offset);
+      for (int i = 0; i < t.rows * t.blocks; ++i) {
+        words[4 * i] = a.x0[i];
+        words[4 * i + 1] = a.x1[i];
+        words[4 * i + 2] = a.x2[i];
+        words[4 * i + 3] = a.x3[i];
+      }
     }
     for (int i = 0; i < t.rows; ++i) {
-      const uint8_t* from = call.pixels + (t.row + i) * call.pixels_stride + 4 * t.block;
-      uint8_t* to = call.drawn + (t.row + i) * call.dim + 4 * t.block;
-      for (int j = 0; j < t.valid; ++j) to[j] = draw(from[j], words[i * t.width() + j]);
+      const int64_t row = t.row + i, image = call.index != nullptr ? call.index[row] : row;
+      // The next row is anywhere in memory: what no hardware foresees.
+      if (call.index != nullptr && row + 1 < end) {
+        const uint8_t* next = call.source + call.index[row + 1] * call.source_stride + 4 * t.block;
+        for (int j = 0; j < t.valid; j += 64) __builtin_prefetch(next + j);
+      }
+      const uint8_t* from = call.source + image * call.source_stride + 4 * t.block;
+      uint8_t* to = call.pixels + row * call.dim + 4 * t.block;
+      if (call.key != nullptr) {
+        for (int j = 0; j < t.valid; ++j) to[j] = draw(from[j], words[i * t.width() + j]);
+      } else {
+        std::memcpy(to, from, static_cast<size_t>(t.valid));
+      }
+      if (call.x == nullptr) continue;
+      float* x = call.x + row * call.dim + 4 * t.block;
+      for (int j = 0; j < t.valid; ++j) x[j] = grey(to[j]);
     }
   });
 }
@@ -271,7 +310,7 @@ VAE_FN void rows_of_any(const Call& call, int64_t begin, int64_t end) {
 }
 
 template <class Isa>
-VAE_FN void rows_of_any(const Binarize& call, int64_t begin, int64_t end) {
+VAE_FN void rows_of_any(const TakePixels& call, int64_t begin, int64_t end) {
   rows_of<Isa>(call, begin, end);
 }
 
@@ -285,14 +324,16 @@ struct Loops {
   Loop<Backward> backward;
   Loop<LogProb> log_prob;
   Loop<LogProbBackward> log_prob_backward;
-  Loop<Binarize> binarize;
+  Loop<LogProbAndGradient> log_prob_and_gradient;
+  Loop<TakePixels> take_pixels;
 };
 
 #define VAE_LOOP(attribute, isa, Call) \
   [](const Call& call, int64_t begin, int64_t end) attribute { rows_of_any<isa>(call, begin, end); }
 #define VAE_LOOPS(attribute, isa)                                                        \
   {VAE_LOOP(attribute, isa, Forward), VAE_LOOP(attribute, isa, Backward),               \
-   VAE_LOOP(attribute, isa, LogProb), VAE_LOOP(attribute, isa, LogProbBackward), VAE_LOOP(attribute, isa, Binarize)}
+   VAE_LOOP(attribute, isa, LogProb), VAE_LOOP(attribute, isa, LogProbBackward),         \
+   VAE_LOOP(attribute, isa, LogProbAndGradient), VAE_LOOP(attribute, isa, TakePixels)}
 
 struct Capability {
   const char* name;
@@ -334,7 +375,8 @@ void run(const Forward& call, int64_t begin, int64_t end) { current->loops.forwa
 void run(const Backward& call, int64_t begin, int64_t end) { current->loops.backward(call, begin, end); }
 void run(const LogProb& call, int64_t begin, int64_t end) { current->loops.log_prob(call, begin, end); }
 void run(const LogProbBackward& call, int64_t begin, int64_t end) { current->loops.log_prob_backward(call, begin, end); }
-void run(const Binarize& call, int64_t begin, int64_t end) { current->loops.binarize(call, begin, end); }
+void run(const LogProbAndGradient& call, int64_t begin, int64_t end) { current->loops.log_prob_and_gradient(call, begin, end); }
+void run(const TakePixels& call, int64_t begin, int64_t end) { current->loops.take_pixels(call, begin, end); }
 
 std::vector<std::string> capabilities() {
   std::vector<std::string> names;

@@ -5,6 +5,7 @@
 #include "kernels.h"
 
 #include <cuda_runtime.h>
+#include <torch/headeronly/macros/Macros.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
@@ -228,19 +229,58 @@ __global__ void __launch_bounds__(kThreads, kResident<Z>)
   }
 }
 
-template <bool kVector>
-__global__ void __launch_bounds__(kThreads) binarize_kernel(const Binarize call, const Grid grid) {
-  const NoiseKey key = noise_key(call.key[0], call.key[1]);
+template <class Z, bool kVector>
+__global__ void __launch_bounds__(kThreads, kResident<Z>)
+    log_prob_and_gradient_kernel(const LogProbAndGradient call, const Grid grid) {
+  using T = Arithmetic<Z>;
+  const int lane = grid.lane(threadIdx.x);
+  const T weight = static_cast<T>(call.weight);
   for (int64_t team = blockIdx.x; team < grid.teams; team += gridDim.x) {
     const int64_t row = grid.row(team, threadIdx.x);
     const uint32_t blocks = grid.blocks_of(row);
+    const int64_t image = row % call.images;
+    T partial = 0;
+    for (uint32_t block = lane; block < blocks; block += grid.lanes()) {
+      const LoadedPixels<T> x = load_pixels<Z, kVector>(call, row, image, block);
+      Four<T> terms, grad;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const BernoulliPixel<T> pixel(x.bytes.at[j], x.logits.at[j]);
+        const bool inside = kVector || 4 * static_cast<int64_t>(block) + j < call.dim;
+        terms.at[j] = inside ? pixel.log_prob() : T(0);
+        grad.at[j] = pixel.grad_logit(weight);
+      }
+      store<kVector>(grad, static_cast<Z*>(call.grad_logits) + row * call.dim, block, call.dim);
+      partial += sum_of(terms);
+    }
+    const T sum = sum_by_halves(partial, lane, grid.lanes());
+    if (lane == 0 && row < call.rows) static_cast<T*>(call.log_prob)[row] = sum;
+  }
+}
+
+template <bool kVector>
+__global__ void __launch_bounds__(kThreads) take_pixels_kernel(const TakePixels call, const Grid grid) {
+  const bool draws = call.key != nullptr;
+  const NoiseKey key = draws ? noise_key(call.key[0], call.key[1]) : NoiseKey{};
+  for (int64_t team = blockIdx.x; team < grid.teams; team += gridDim.x) {
+    const int64_t row = grid.row(team, threadIdx.x);
+    const uint32_t blocks = grid.blocks_of(row);
+    if (blocks == 0) continue;
+    const int64_t image = call.index != nullptr ? call.index[row] : row;
+    CUDA_KERNEL_ASSERT(0 <= image && image < call.images && "rows: expected indices of images");
     for (uint32_t block = grid.lane(threadIdx.x); block < blocks; block += grid.lanes()) {
-      const Four<uint8_t> bytes = load<kVector, uint8_t>(call.pixels + row * call.pixels_stride, block, call.dim);
-      const uint32_t noise_row = call.row_offset + static_cast<uint32_t>(row);
-      const Words w = philox({block, noise_row, 0, key.step}, key.seed_low, key.seed_high);
-      const Four<uint8_t> drawn{{draw(bytes.at[0], w.x0), draw(bytes.at[1], w.x1),  //
-                                 draw(bytes.at[2], w.x2), draw(bytes.at[3], w.x3)}};
-      store<kVector>(drawn, call.drawn + row * call.dim, block, call.dim);
+      Four<uint8_t> bytes = load<kVector, uint8_t>(call.source + image * call.source_stride, block, call.dim);
+      if (draws) {
+        const uint32_t noise_row = call.row_offset + static_cast<uint32_t>(row);
+        const Words w = philox({block, noise_row, 0, key.step}, key.seed_low, key.seed_high);
+        bytes = {{draw(bytes.at[0], w.x0), draw(bytes.at[1], w.x1), draw(bytes.at[2], w.x2), draw(bytes.at[3], w.x3)}};
+      }
+      store<kVector>(bytes, call.pixels + row * call.dim, block, call.dim);
+      if (call.x == nullptr) continue;
+      Four<float> x;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) x.at[j] = grey(bytes.at[j]);
+      store<kVector>(x, call.x + row * call.dim, block, call.dim);
     }
   }
 }
@@ -269,8 +309,14 @@ bool vectors(const LogProbBackward& c) {
   return vectors<Z>(static_cast<const Bernoulli&>(c)) && aligned<Z>(c.grad_logits, c.dim);
 }
 
-bool vectors(const Binarize& c) {
-  return c.dim % 4 == 0 && aligned<uint8_t>(c.pixels, c.pixels_stride) && aligned<uint8_t>(c.drawn, c.dim);
+template <class Z>
+bool vectors(const LogProbAndGradient& c) {
+  return vectors<Z>(static_cast<const Bernoulli&>(c)) && aligned<Z>(c.grad_logits, c.dim);
+}
+
+bool vectors(const TakePixels& c) {
+  return c.dim % 4 == 0 && aligned<uint8_t>(c.source, c.source_stride) && aligned<uint8_t>(c.pixels, c.dim) &&
+         aligned<float>(c.x, c.dim);
 }
 
 template <class Call>
@@ -316,6 +362,12 @@ void run_typed(const std::string& dtype, const LogProbBackward& call, void* stre
   launch("log_prob_backward, " + dtype, kernel, call, stream);
 }
 
+template <class Z>
+void run_typed(const std::string& dtype, const LogProbAndGradient& call, void* stream) {
+  const auto kernel = vectors<Z>(call) ? log_prob_and_gradient_kernel<Z, true> : log_prob_and_gradient_kernel<Z, false>;
+  launch("log_prob_and_gradient, " + dtype, kernel, call, stream);
+}
+
 template <class Call>
 void run_any(const Call& call, void* stream) {
   switch (call.dtype) {
@@ -334,8 +386,9 @@ void run(const Forward& call, void* stream) { run_any(call, stream); }
 void run(const Backward& call, void* stream) { run_any(call, stream); }
 void run(const LogProb& call, void* stream) { run_any(call, stream); }
 void run(const LogProbBackward& call, void* stream) { run_any(call, stream); }
-void run(const Binarize& call, void* stream) {
-  launch("binarize", vectors(call) ? binarize_kernel<true> : binarize_kernel<false>, call, stream);
+void run(const LogProbAndGradient& call, void* stream) { run_any(call, stream); }
+void run(const TakePixels& call, void* stream) {
+  launch("take_pixels", vectors(call) ? take_pixels_kernel<true> : take_pixels_kernel<false>, call, stream);
 }
 
 }  // namespace cuda

@@ -66,14 +66,24 @@ struct LogProbBackward : Bernoulli {
   void* grad_logits;           // [K B, D] Z
 };
 
-// Each byte drawn to 0 or 255 with its own probability.
-struct Binarize {
-  int64_t rows, dim;           // B, D
-  const uint8_t* pixels;       // [B, D]
-  int64_t pixels_stride;
-  const int64_t* key;          // [2], seed and step, on the device
+// Both in one pass; what comes for every log_prob is the same number.
+struct LogProbAndGradient : Bernoulli {
+  double weight;               // rounded to A
+  void* log_prob;              // [K B] A
+  void* grad_logits;           // [K B, D] Z
+};
+
+// Rows of images; each byte as it is, or drawn to 0 or 255 with its own probability. Indices outside 0 .. N - 1: the CPU's loop
+// trusts that there are none, the GPU's kernel asserts it.
+struct TakePixels {
+  int64_t images, rows, dim;   // N, B, D
+  const uint8_t* source;       // [N, D]
+  int64_t source_stride;
+  const int64_t* index;        // [B], on the device; null: row i is image i
+  const int64_t* key;          // [2], seed and step, on the device; null: nothing is drawn
   uint32_t row_offset;         // of row 0 in the global batch
-  uint8_t* drawn;              // [B, D]
+  uint8_t* pixels;             // [B, D]
+  float* x;                    // [B, D], pixels / 255; null: not wanted
 };
 
 namespace cpu {
@@ -83,7 +93,8 @@ void run(const Forward& call, int64_t begin, int64_t end);
 void run(const Backward& call, int64_t begin, int64_t end);
 void run(const LogProb& call, int64_t begin, int64_t end);
 void run(const LogProbBackward& call, int64_t begin, int64_t end);
-void run(const Binarize& call, int64_t begin, int64_t end);
+void run(const LogProbAndGradient& call, int64_t begin, int64_t end);
+void run(const TakePixels& call, int64_t begin, int64_t end);
 
 // The instruction sets that this machine runs, best last; the first is always "default".
 std::vector<std::string> capabilities();
@@ -100,7 +111,8 @@ void run(const Forward& call, void* stream);
 void run(const Backward& call, void* stream);
 void run(const LogProb& call, void* stream);
 void run(const LogProbBackward& call, void* stream);
-void run(const Binarize& call, void* stream);
+void run(const LogProbAndGradient& call, void* stream);
+void run(const TakePixels& call, void* stream);
 
 }  // namespace cuda
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 import vae_ext
-from pipeline.data import as_float
 from pipeline.model import VAE
 from pipeline.objective import Terms
 
@@ -26,30 +25,35 @@ def by_hand(model: VAE, device: torch.device) -> bool:
 
 
 @torch.no_grad()
-def write_gradient(model: VAE, pixels: Tensor, key: Tensor, beta: float) -> Terms:
+def write_gradient(
+    model: VAE, pixels: Tensor, x: Tensor, key: Tensor, beta: float, *, row_offset: int = 0, batch: int = 0, parts: int = 1
+) -> Terms:
     """Writes the gradient of ``elbo_terms(model, pixels, key).loss(beta)`` into each parameter's ``grad``; returns the terms.
 
     Args:
         model: whose parameters have a ``grad`` to be overwritten.
         pixels: [B, D], bytes.
+        x: the same as float32 in [0, 1].
         key: of the noise.
+        row_offset: of the noise, where these are rows of a larger batch.
+        batch: how many rows that has, over which the loss is a mean; 0: B.
+        parts: the gradient is the sum of so many parts of the rows, each summed by itself.
     """
     kernels = torch.ops.vae_ext
     encoder, decoder = linear_layers(model.encoder), linear_layers(model.decoder)
-    options = (key, None, 0, 0, 0)  # one sample, rows from 0, sigma = exp(logvar / 2), a KL a row
+    options = (key, None, row_offset, 0, 0)  # one sample, sigma = exp(logvar / 2), a KL a row
+    weight = 1 / (batch or len(pixels))
 
-    packed, encoder_inputs = forward(encoder, as_float(pixels))
+    packed, encoder_inputs = forward(encoder, x)
     bounded = packed.clamp(-model.bound, model.bound)
     z, rate = kernels.reparam_kl_packed.default(bounded, *options)
     logits, decoder_inputs = forward(decoder, z)
-    log_prob = kernels.bernoulli_log_prob.default(logits, pixels)
+    log_prob, grad = kernels.bernoulli_log_prob_and_gradient.default(logits, pixels, -weight)
 
-    share = 1 / len(pixels)
-    grad = kernels.bernoulli_log_prob_backward.default(torch.full_like(rate, -share), logits, pixels)
-    grad = backward(decoder, decoder_inputs, grad) @ decoder[0].weight
-    grad = kernels.reparam_kl_packed_backward.default(grad, torch.full_like(rate, beta * share), bounded, *options)
+    grad = backward(decoder, decoder_inputs, grad, parts) @ decoder[0].weight
+    grad = kernels.reparam_kl_packed_backward.default(grad, torch.full_like(rate, beta * weight), bounded, *options)
     grad *= packed == bounded
-    backward(encoder, encoder_inputs, grad)
+    backward(encoder, encoder_inputs, grad, parts)
     return Terms(-log_prob, rate)
 
 
@@ -66,13 +70,18 @@ def forward(layers: list[nn.Linear], x: Tensor) -> tuple[Tensor, list[Tensor]]:
     return torch.addmm(layers[-1].bias, inputs[-1], layers[-1].weight.t()), inputs
 
 
-def backward(layers: list[nn.Linear], inputs: list[Tensor], grad: Tensor) -> Tensor:
+def backward(layers: list[nn.Linear], inputs: list[Tensor], grad: Tensor, parts: int) -> Tensor:
     """Writes the parameters' gradients for what comes to the output; returns what comes to the first layer's output."""
     for i in reversed(range(len(layers))):
-        weight, bias = layers[i].weight, layers[i].bias
-        torch.mm(grad.t(), inputs[i], out=weight.grad)
-        torch.sum(grad, dim=0, out=bias.grad)
+        of_weight, of_bias = layers[i].weight.grad, layers[i].bias.grad
+        assert of_weight is not None and of_bias is not None
+        (first, x), *more = zip(grad.tensor_split(parts), inputs[i].tensor_split(parts), strict=True)
+        torch.mm(first.t(), x, out=of_weight)
+        torch.sum(first, dim=0, out=of_bias)
+        for part, x in more:
+            of_weight.addmm_(part.t(), x)
+            of_bias += part.sum(dim=0)
         if i > 0:
             # Through ReLU, which gave inputs[i].
-            grad = torch.ops.aten.threshold_backward(grad @ weight, inputs[i], 0)
+            grad = torch.ops.aten.threshold_backward(grad @ layers[i].weight, inputs[i], 0)
     return grad

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 import vae_ext
-from pipeline.data import Bytes, read_split, to_device
+from pipeline.data import Bytes, as_float, read_split, to_device
 from pipeline.objective import Stream, stream_key
 
 if TYPE_CHECKING:
     from pipeline.params import Params
+
+Batch = tuple[Tensor, Tensor]
 
 
 class Resident:
@@ -27,9 +29,18 @@ class Resident:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def take(self, rows: Tensor) -> Tensor:
-        """Those rows: [B, D], bytes, of rows int64 [B] on the device."""
-        return self.pixels.index_select(0, rows)
+    def take(self, rows: Tensor, draw_key: Tensor | None = None, row_offset: int = 0) -> Batch:
+        """A batch.
+
+        Args:
+            rows: int64 [B], on ``rows_device``.
+            draw_key: of the noise by which the pixels are drawn black or white; None: they stay as they are.
+            row_offset: of that noise.
+
+        Returns:
+            the pixels, bytes [B, D], and the same as float32 in [0, 1].
+        """
+        return vae_ext.take_pixels(self.pixels, rows, draw_key, row_offset=row_offset)
 
     def read_ahead(self, rows: Tensor) -> None:
         """There is nothing to wait for."""
@@ -52,11 +63,14 @@ class Streamed:
     def __len__(self) -> int:
         return len(self.images)
 
-    def take(self, rows: Tensor) -> Tensor:
-        """As :meth:`Resident.take`, of rows on the CPU."""
+    def take(self, rows: Tensor, draw_key: Tensor | None = None, row_offset: int = 0) -> Batch:
+        """As :meth:`Resident.take`."""
         ahead, self.ahead = self.ahead, None
         found = ahead[1].result() if ahead is not None and torch.equal(ahead[0], rows) else self._read(rows)
-        return torch.from_numpy(found).flatten(1).to(self.device)
+        pixels = torch.from_numpy(found).flatten(1).to(self.device)
+        if draw_key is not None:
+            pixels = vae_ext.binarize(pixels, draw_key, row_offset=row_offset)
+        return pixels, as_float(pixels)
 
     def read_ahead(self, rows: Tensor) -> None:
         """Begins to read what the next :meth:`take` will ask for."""

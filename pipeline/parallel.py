@@ -33,8 +33,9 @@ class Group:
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """Which of a batch's rows are this process's: an even part, in order."""
-        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+        """Which of a batch's rows are this process's: an even part, in order, the longer ones first as in ``tensor_split``."""
+        start, stop = (count // self.size * rank + min(rank, count % self.size) for rank in (self.rank, self.rank + 1))
+        return slice(start, stop)
 
     def add(self, values: Tensor) -> Tensor:
         """The sum over all processes, in place; every process gets the same bits."""

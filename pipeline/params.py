@@ -44,9 +44,6 @@ class Train(Section):
     epochs: Count
     batch_size: Count = Field(description="Of all processes together.")
     learning_rate: Positive = Field(description="Adam's, at the start; it falls to 0 along a half cosine.")
-    epsilon: Positive = Field(
-        description="Adam's. A gradient far below it is rounding noise, of which a smaller one would make whole steps."
-    )
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
         description="Of the matrix products: tf32 rounds their inputs on a GPU, bfloat16 runs them in that type by autocast."
     )

@@ -205,9 +205,8 @@ def validate(model: VAE, images: Resident | Streamed, params: Params, group: Gro
     for start in range(0, len(images), VALIDATED_AT_ONCE):
         mine = group.share(min(VALIDATED_AT_ONCE, len(images) - start))
         first = start + mine.start
-        pixels = images.take(torch.arange(first, start + mine.stop, device=images.rows_device))
-        if params.binarize:
-            pixels = vae_ext.binarize(pixels, draw_key, row_offset=first)
+        rows = torch.arange(first, start + mine.stop, device=images.rows_device)
+        pixels, _ = images.take(rows, draw_key if params.binarize else None, first)
         terms = elbo_terms(model, pixels, key, row_offset=first)
         sums[RATE] += terms.rate.sum()
         sums[DISTORTION] += terms.distortion.sum()

@@ -1,7 +1,7 @@
 """The reparameterised sample and the Gaussian KL in one pass, with noise that is the same bits everywhere."""
 
 from vae_ext.backend import BackendError, backend, backend_report
-from vae_ext.bernoulli import bernoulli_log_prob, binarize
+from vae_ext.bernoulli import bernoulli_log_prob, binarize, take_pixels
 from vae_ext.noise import noise_key, standard_normal
 from vae_ext.ops import reparam_kl, reparam_kl_packed, reparam_log_ratio
 
@@ -16,4 +16,5 @@ __all__ = [
     "reparam_kl_packed",
     "reparam_log_ratio",
     "standard_normal",
+    "take_pixels",
 ]

@@ -1,4 +1,4 @@
-"""Bernoulli pixels: the log-likelihood of a decoder's logits, and draws of bytes that are probabilities.
+"""Bernoulli pixels: the log-likelihood of a decoder's logits, batches of images, and draws of bytes that are probabilities.
 
 The ELBO's other half: where PyTorch's cross-entropy makes one tensor of the images' size after another and sums the last, one
 pass reads logits and bytes and writes a number a row.
@@ -39,7 +39,7 @@ def bernoulli_log_prob(logits: Tensor, pixels: Tensor) -> Tensor:
         raise TypeError(f"logits: expected a Tensor, got {type(logits).__name__}")
     if logits.dtype not in FLOATS:
         raise TypeError(f"logits: expected float32, float64, bfloat16 or float16, got {logits.dtype}")
-    _check_pixels(pixels)
+    _check_bytes("pixels", pixels, "[B, D]")
     if logits.dim() < 2 or logits.shape[-2:] != pixels.shape:
         raise ValueError(f"logits: expected [..., {', '.join(map(str, pixels.shape))}] as pixels, got {list(logits.shape)}")
     if logits.device != pixels.device:
@@ -72,10 +72,8 @@ def binarize(pixels: Tensor, key: Tensor, *, row_offset: int = 0) -> Tensor:
     Raises:
         TypeError, ValueError: for an argument that is not what it should be.
     """
-    _check_pixels(pixels)
-    check_key(key)
-    if key.device != pixels.device:
-        raise ValueError(f"key: expected the device of pixels, {pixels.device}, got {key.device}")
+    _check_bytes("pixels", pixels, "[B, D]")
+    _check_key("pixels", pixels, key)
     check_counts(None, row_offset, pixels.shape[0])
     if by_reference(pixels):
         return reference.binarize(pixels, key, row_offset)
@@ -83,13 +81,58 @@ def binarize(pixels: Tensor, key: Tensor, *, row_offset: int = 0) -> Tensor:
     return drawn
 
 
-def _check_pixels(pixels: Tensor) -> None:
-    if not isinstance(pixels, Tensor):
-        raise TypeError(f"pixels: expected a Tensor, got {type(pixels).__name__}")
-    if pixels.dtype != torch.uint8:
-        raise TypeError(f"pixels: expected uint8, got {pixels.dtype}")
-    if pixels.dim() != 2:
-        raise ValueError(f"pixels: expected [B, D], got {list(pixels.shape)}")
+def take_pixels(images: Tensor, rows: Tensor, key: Tensor | None = None, *, row_offset: int = 0) -> tuple[Tensor, Tensor]:
+    """A batch of images, as bytes and as an encoder's input: ``pixels = images[rows]`` and ``pixels / 255`` in one pass.
+
+    With a key each byte is drawn to 0 or 255, as :func:`binarize` draws ``images[rows]``: the noise belongs to a row's place
+    in the batch, not to the image.
+
+    Args:
+        images: [N, D], uint8.
+        rows: [B], int64, 0 <= row < N in any order and any number of times, on the device of the images.
+        key: int64 [2], from :func:`noise_key`, on the device of the images; None: the bytes as they are.
+        row_offset: where this batch's first row stands in the global batch.
+
+    Returns:
+        pixels: [B, D], uint8.
+        x: [B, D], float32, pixels / 255; the same bits on every device.
+
+    Raises:
+        TypeError, ValueError: for an argument that is not what it should be.
+        IndexError: for a row that is not one of the images. On a GPU the kernel asserts it, as PyTorch's do, and the error
+            comes at the next synchronisation.
+    """
+    _check_bytes("images", images, "[N, D]")
+    if not isinstance(rows, Tensor):
+        raise TypeError(f"rows: expected a Tensor, got {type(rows).__name__}")
+    if rows.dtype != torch.int64:
+        raise TypeError(f"rows: expected int64, got {rows.dtype}")
+    if rows.dim() != 1:
+        raise ValueError(f"rows: expected [B], got {list(rows.shape)}")
+    if rows.device != images.device:
+        raise ValueError(f"rows: expected the device of images, {images.device}, got {rows.device}")
+    if key is not None:
+        _check_key("images", images, key)
+    check_counts(None, row_offset, rows.shape[0])
+    if by_reference(images):
+        return reference.take_pixels(images, rows, key, row_offset)
+    pixels, x = call_kernel(torch.ops.vae_ext.take_pixels, images, rows, key, row_offset)
+    return pixels, x
+
+
+def _check_bytes(name: str, t: Tensor, shape: str) -> None:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name}: expected a Tensor, got {type(t).__name__}")
+    if t.dtype != torch.uint8:
+        raise TypeError(f"{name}: expected uint8, got {t.dtype}")
+    if t.dim() != 2:
+        raise ValueError(f"{name}: expected {shape}, got {list(t.shape)}")
+
+
+def _check_key(name: str, t: Tensor, key: Tensor) -> None:
+    check_key(key)
+    if key.device != t.device:
+        raise ValueError(f"key: expected the device of {name}, {t.device}, got {key.device}")
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Any) -> None:
@@ -128,9 +171,18 @@ def _register() -> None:
     def fake_log_prob(logits: Tensor, pixels: Tensor) -> Tensor:
         return logits.new_empty(logits.shape[0], dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
 
+    def fake_log_prob_and_gradient(logits: Tensor, pixels: Tensor, _weight: float) -> tuple[Tensor, Tensor]:
+        return fake_log_prob(logits, pixels), logits.new_empty(logits.shape)
+
+    def fake_take_pixels(images: Tensor, rows: Tensor, _key: Tensor | None, _row_offset: int) -> tuple[Tensor, Tensor]:
+        shape = (rows.shape[0], images.shape[1])
+        return images.new_empty(shape), images.new_empty(shape, dtype=torch.float32)
+
     torch.library.register_fake("vae_ext::bernoulli_log_prob", fake_log_prob)
     torch.library.register_fake("vae_ext::bernoulli_log_prob_backward", lambda _g, logits, _p: logits.new_empty(logits.shape))
+    torch.library.register_fake("vae_ext::bernoulli_log_prob_and_gradient", fake_log_prob_and_gradient)
     torch.library.register_fake("vae_ext::binarize", lambda pixels, _k, _r: pixels.new_empty(pixels.shape))
+    torch.library.register_fake("vae_ext::take_pixels", fake_take_pixels)
     torch.library.register_autograd("vae_ext::bernoulli_log_prob", _LogProb.backward, setup_context=_save)
 
 

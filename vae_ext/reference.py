@@ -90,3 +90,18 @@ def binarize(pixels: Tensor, key: Tensor, row_offset: int) -> Tensor:
     noise = words(key, rows, dim, row_offset=row_offset)[0, :, :dim]
     white = (pixels != 0) & (noise <= pixels.long() * 0x01010101)
     return white.to(torch.uint8) * 255
+
+
+def take_pixels(images: Tensor, rows: Tensor, key: Tensor | None, row_offset: int) -> tuple[Tensor, Tensor]:
+    """Rows [B] of images [N, D], drawn where there is a key, and the same over 255: uint8 and float32 [B, D]."""
+    try:
+        pixels = images.index_select(0, rows)
+    except (IndexError, RuntimeError):  # on a GPU there is none: index_select's kernel asserts, as ours does
+        wrong = rows[(rows < 0) | (rows >= images.shape[0])]
+        if wrong.numel() == 0:
+            raise
+        raise IndexError(f"rows: expected 0 <= row < {images.shape[0]}, got {wrong[0].item()}") from None
+    if key is not None:
+        pixels = binarize(pixels, key, row_offset)
+    # By a number PyTorch divides on the CPU alone: on a GPU it multiplies by 1 / 255.
+    return pixels, pixels.float() / pixels.new_full((), 255, dtype=torch.float32)

@@ -47,7 +47,7 @@ PROVIDERS = ("fused", "no graph", "autograd", "reference", "example", "example, 
 
 def parameters() -> Any:
     """What a step reads of params.yaml, whose own reader is not on every GPU machine."""
-    train = SimpleNamespace(epochs=1, batch_size=BATCH, learning_rate=1e-3, epsilon=1e-4, precision="float32")
+    train = SimpleNamespace(epochs=1, batch_size=BATCH, learning_rate=1e-3, precision="float32")
     model = SimpleNamespace(hidden=[400], latent_dim=20, logvar_bound=20.0)
     return SimpleNamespace(seed=1, beta=1.0, binarize=False, model=model, train=train)
 
@@ -111,13 +111,14 @@ def example_epoch(model: Example, loader: DataLoader[Tensor], optimizer: torch.o
 def check(stepper: Stepper, example: Example) -> None:
     """The same weights compute the same: posterior, rate and, for one z, distortion; and the gradient, by hand or not."""
     close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
-    model, pixels, key = stepper.model, stepper.images.take(torch.arange(BATCH, device=stepper.device)), stepper.key
-    mu, logvar = model.encode(as_float(pixels))
-    close(example.encode(as_float(pixels)), (mu, logvar))
+    model, key = stepper.model, stepper.key
+    pixels, x = stepper.images.take(torch.arange(BATCH, device=stepper.device))
+    mu, logvar = model.encode(x)
+    close(example.encode(x), (mu, logvar))
     z, kl = reference.reparam_kl(mu, logvar, key, None, 0, 0, 0)
-    terms = stepper.write_gradient(pixels, 0, BATCH)
+    terms = stepper.write_gradient(pixels, x, 0, BATCH)
     close((terms.rate, textbook(mu, logvar)[1]), (kl, kl))
-    close(F.binary_cross_entropy(example.decode(z), as_float(pixels), reduction="none").sum(-1), terms.distortion)
+    close(F.binary_cross_entropy(example.decode(z), x, reduction="none").sum(-1), terms.distortion)
     gradient = stepper.gradient.clone()
     with torch.enable_grad():
         loss = objective.elbo_terms(model, pixels, key).loss(stepper.params.beta)

@@ -48,6 +48,10 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         logits = torch.randn(k, rows, dim, device="cuda").to(dtype).requires_grad_()
         pixels = torch.randint(256, (rows, dim), device="cuda").to(torch.uint8)
         vae_ext.bernoulli_log_prob(logits, vae_ext.binarize(pixels, key)).sum().backward()
+        torch.ops.vae_ext.bernoulli_log_prob_and_gradient(logits.detach().flatten(0, 1), pixels, 0.5)
+        taken = torch.randint(rows, (2 * rows + 1,), device="cuda")
+        for chosen in (None, key):
+            vae_ext.take_pixels(pixels, taken, chosen)
 torch.cuda.synchronize()
 """
 FOUND = 86  # exit status by which compute-sanitizer says that it found something

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import vae_ext
+from pipeline.data import as_float
 from pipeline.gradient import by_hand, write_gradient
 from pipeline.model import VAE, flatten_parameters
 from pipeline.objective import elbo_terms
@@ -30,7 +31,7 @@ def test_gradient_by_hand_is_autograds(hidden: list[int], logvar_bound: float, b
     pixels = torch.randint(0, 256, (41, 50), dtype=torch.uint8)
     key = vae_ext.noise_key(1, 2)
     gradient.fill_(torch.nan)
-    terms = write_gradient(model, pixels, key, beta)
+    terms = write_gradient(model, pixels, as_float(pixels), key, beta)
 
     expected = elbo_terms(model, pixels, key)
     for parameter in model.parameters():
@@ -40,6 +41,19 @@ def test_gradient_by_hand_is_autograds(hidden: list[int], logvar_bound: float, b
     assert torch.equal(terms.distortion, expected.distortion)
     autograds = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     torch.testing.assert_close(gradient, autograds, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.7])
+def test_two_parts_are_the_sum_of_two_halves(beta: float) -> None:
+    model, gradient = model_of([32, 16], 20.0)
+    pixels = torch.randint(0, 256, (41, 50), dtype=torch.uint8)
+    key = vae_ext.noise_key(1, 2)
+    halves = torch.zeros_like(gradient)
+    for row, part in ((0, pixels[:21]), (21, pixels[21:])):
+        write_gradient(model, part, as_float(part), key, beta, row_offset=row, batch=41)
+        halves += gradient
+    write_gradient(model, pixels, as_float(pixels), key, beta, parts=2)
+    torch.testing.assert_close(gradient, halves, rtol=1e-5, atol=1e-7)
 
 
 def test_other_layers_and_other_backends_are_left_to_autograd(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import vae_ext
 from pipeline import prepare, train
 from pipeline.parallel import Group
 from pipeline.paths import CURVES, WEIGHTS
+from pipeline.weights import load_model
 from tests.pipeline.conftest import ROOT, set_params
 
 SPLITS = [(split, name) for split in ("train", "validation") for name in ("elbo", "distortion", "rate")]
@@ -37,9 +38,13 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
 
 
-def assert_close(actual: pd.DataFrame, expected: pd.DataFrame) -> None:
+def assert_close(actual: pd.DataFrame, expected: pd.DataFrame, tolerance: float) -> None:
     assert len(actual) == len(expected) > 0
-    assert ((actual - expected).abs() <= 1e-4 * expected.abs()).all(axis=None)
+    assert ((actual - expected).abs() <= tolerance * expected.abs()).all(axis=None)
+
+
+def weights() -> torch.Tensor:
+    return torch.cat([t.flatten() for t in load_model(WEIGHTS, torch.device("cpu")).state_dict().values()])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -60,18 +65,27 @@ def test_noise_of_the_shares_is_that_of_the_batch_bit_for_bit() -> None:
     assert torch.equal(torch.cat(drawn), vae_ext.binarize(pixels, key))
 
 
-@pytest.mark.parametrize("binarize", [False, True])
-def test_two_processes_have_the_curves_of_one(prepared: Path, binarize: bool) -> None:
-    set_params(prepared / "params.yaml", {"train.threads": 1, "binarize": binarize})
+def test_shares_are_those_of_tensor_split() -> None:
+    rows = torch.arange(81)
+    for size in (2, 3, 5):
+        assert all(torch.equal(rows[Group(i, size).share(81)], part) for i, part in enumerate(rows.tensor_split(size)))
+
+
+def test_two_processes_have_the_curves_of_one(prepared: Path) -> None:
+    # 300 images in batches of 64: the last has 44.
+    set_params(prepared / "params.yaml", {"train.batch_size": 64, "train.epochs": 5, "binarize": True, "beta": 0.7})
     train.main()
-    alone = curves()
+    alone, of_one = curves(), weights()
     # By the parameter, which starts them.
     set_params(prepared / "params.yaml", {"train.processes": 2})
     done = run(sys.executable, "-m", "pipeline.train")
     assert done.returncode == 0, done.stderr
     assert "processes 2" in done.stdout
-    assert done.stdout.count("ELBO train") == 2  # one of them speaks
-    assert_close(curves(), alone)
+    assert done.stdout.count("ELBO train") == 5  # one of them speaks
+    assert_close(curves(), alone, 1e-4)
+    # With the default's layers these are the same bits where this was written; of such small ones not every BLAS computes a row
+    # alike in another batch.
+    torch.testing.assert_close(weights(), of_one, rtol=1e-3, atol=1e-4)
 
 
 def test_torchrun_starts_it_too_also_with_shares_that_are_empty(prepared: Path) -> None:
@@ -82,7 +96,7 @@ def test_torchrun_starts_it_too_also_with_shares_that_are_empty(prepared: Path) 
     WEIGHTS.unlink()
     done = run(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m", "pipeline.train")
     assert done.returncode == 0, done.stderr
-    assert_close(curves(), alone)
+    assert_close(curves(), alone, 1e-4)
     assert WEIGHTS.is_file()
 
 
@@ -117,5 +131,5 @@ def test_run_of_one_process_goes_on_with_two(prepared: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "going on after 2 of 3 epochs" in done.stdout
     assert "made with processes 1, going on with 2" in done.stdout
-    assert_close(curves(), alone)
+    assert_close(curves(), alone, 1e-4)
     assert json.loads((CURVES / "metrics.json").read_text())["step"] == 2

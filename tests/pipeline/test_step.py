@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.images import Resident
+from pipeline.images import Batch, Resident
 from pipeline.model import VAE
 from pipeline.parallel import Group
 from pipeline.step import REPLAYED, Stepper
@@ -29,7 +29,7 @@ import tests.benchmarks.gpu, tests.benchmarks.bench_step, tests.pipeline.test_st
 
 
 def stepper(device: str, **changes: Any) -> Stepper:
-    train = {"epochs": 3, "batch_size": BATCH, "learning_rate": 1e-3, "epsilon": 1e-4, "precision": "float32"}
+    train = {"epochs": 3, "batch_size": BATCH, "learning_rate": 1e-3, "precision": "float32"}
     own = {"seed": 1, "beta": 0.5, "binarize": False, **{k: v for k, v in changes.items() if k not in train}}
     params: Any = SimpleNamespace(**own, train=SimpleNamespace(**{k: changes.get(k, v) for k, v in train.items()}))
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, 9, 9), np.uint8)
@@ -98,9 +98,9 @@ def test_every_image_is_met_once_an_epoch(device: str, monkeypatch: pytest.Monke
     met: list[torch.Tensor] = []
     take = this.images.take
 
-    def noting(rows: torch.Tensor) -> torch.Tensor:
+    def noting(rows: torch.Tensor, *rest: Any) -> Batch:
         met.append(rows.clone())
-        return take(rows)
+        return take(rows, *rest)
 
     monkeypatch.setattr(this.images, "take", noting)
     this.begin(0)

@@ -84,14 +84,28 @@ uint64_t run_bernoulli(uint64_t checksum, vae::Dtype dtype, int64_t samples, int
   const auto strided = [&](int64_t rows) { return rows == 0 ? 0 : (rows - 1) * (dim + gap) + dim; };
   const int64_t rows = samples * images, stride = dim + gap;
   const Block logits(strided(rows), dtype, 0), grad_logits(rows * dim, dtype, 1), log_prob(rows, arithmetic, 2);
-  const Block pixels(strided(images)), drawn(images * dim);
+  const Block grad_too(rows * dim, dtype, 3), log_prob_too(rows, arithmetic, 4);
+  const Block pixels(strided(images)), drawn(images * dim), taken(rows * dim), x(rows * dim, vae::Dtype::kFloat32, 5);
   const std::vector<int64_t> key{-1, 4294967295};
   const auto* bytes = static_cast<const uint8_t*>(pixels.get());
   const vae::Bernoulli inputs{dtype, rows, images, dim, logits.get(), stride, bytes, stride};
-  const vae::Binarize binarize{images, dim, bytes, stride, key.data(), 4294967290u, static_cast<uint8_t*>(drawn.get())};
+  const vae::TakePixels binarize{images, images, dim, bytes, stride, nullptr, key.data(), 4294967290u,
+                                 static_cast<uint8_t*>(drawn.get()), nullptr};
+  std::vector<int64_t> index;
+  for (int64_t row = 0; row < rows; ++row) index.push_back(images - 1 - row * 5 % images);
+  vae::TakePixels take{images, rows, dim, bytes, stride, index.data(), nullptr, 4294967290u,
+                       static_cast<uint8_t*>(taken.get()), static_cast<float*>(x.get())};
   for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, rows / 2}, {rows / 2, rows}}) {
     vae::cpu::run(vae::LogProb{inputs, log_prob.get()}, begin, end);
     vae::cpu::run(vae::LogProbBackward{inputs, log_prob.get(), grad_logits.get()}, begin, end);
+    vae::cpu::run(vae::LogProbAndGradient{inputs, -1 / 3., log_prob_too.get(), grad_too.get()}, begin, end);
+  }
+  checksum = grad_too.add_to(log_prob_too.add_to(checksum));
+  for (const auto* drawn_by : {static_cast<const int64_t*>(nullptr), key.data()}) {
+    take.key = drawn_by;
+    vae::cpu::run(take, 0, rows / 2);
+    vae::cpu::run(take, rows / 2, rows);
+    checksum = x.add_to(taken.add_to(checksum));
   }
   vae::cpu::run(binarize, 0, images / 2);
   vae::cpu::run(binarize, images / 2, images);

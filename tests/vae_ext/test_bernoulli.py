@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.vae_ext.test_reparam_kl import COPIES, assert_close, assert_same_bits
-from vae_ext import bernoulli_log_prob, binarize, noise_key, reference
+from vae_ext import bernoulli_log_prob, binarize, noise_key, reference, take_pixels
 from vae_ext.ops import FLOATS
 
 DIMS = [1, 2, 33, 401, 784, 1271, 5000]
@@ -134,11 +134,27 @@ def test_same_bits_on_every_instruction_set_and_thread_count(
                         [
                             torch.ops.vae_ext.bernoulli_log_prob(logits, pixels),
                             torch.ops.vae_ext.bernoulli_log_prob_backward(upstream, logits, pixels),
+                            *torch.ops.vae_ext.bernoulli_log_prob_and_gradient(logits, pixels, -0.3),
                         ]
                     )
             for result in results:
                 for a, b in zip(result, results[0], strict=True):
                     assert_same_bits(a, b)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("samples", [1, 3])
+def test_value_and_gradient_in_one_pass_are_the_bits_of_the_two(device: torch.device, dtype: torch.dtype, samples: int) -> None:
+    ops = torch.ops.vae_ext
+    for dim in [0, *DIMS]:
+        # Rows of any stride and any first element; logits that are not finite.
+        wide, wide_pixels = random_logits(samples * 5, dim + 1, dtype=dtype, device=device), random_bytes(5, dim + 1, device)
+        wide[-1] = torch.tensor([float("nan"), float("inf"), -float("inf")], device=device).repeat(dim + 1)[: dim + 1]
+        for part, weight in ((slice(0, dim), -1 / 3), (slice(1, dim + 1), 1e30), (slice(0, dim), 0.0)):
+            logits, pixels = wide[:, part], wide_pixels[:, part]
+            log_prob, grad = ops.bernoulli_log_prob_and_gradient(logits, pixels, weight)
+            assert_same_bits(log_prob, ops.bernoulli_log_prob(logits, pixels))
+            assert_same_bits(grad, ops.bernoulli_log_prob_backward(torch.full_like(log_prob, weight), logits, pixels))
 
 
 @pytest.mark.parametrize("dim", [33, 784])
@@ -272,7 +288,11 @@ def test_raw_operators_pass_opcheck(module: ModuleType, device: torch.device, dt
         torch.library.opcheck(torch.ops.vae_ext.bernoulli_log_prob, (logits, pixels))
         upstream = torch.randn(rows, dtype=torch.promote_types(dtype, torch.float32), device=device)
         torch.library.opcheck(torch.ops.vae_ext.bernoulli_log_prob_backward, (upstream, logits.detach(), pixels))
-    torch.library.opcheck(torch.ops.vae_ext.binarize, (pixels, noise_key(1, device=device), 3))
+        torch.library.opcheck(torch.ops.vae_ext.bernoulli_log_prob_and_gradient, (logits.detach(), pixels, 0.5))
+    key, taken = noise_key(1, device=device), torch.tensor([2, 0, 1, 2], device=device)
+    torch.library.opcheck(torch.ops.vae_ext.binarize, (pixels, key, 3))
+    torch.library.opcheck(torch.ops.vae_ext.take_pixels, (pixels, taken, key, 3))
+    torch.library.opcheck(torch.ops.vae_ext.take_pixels, (pixels, taken, None, 0))
 
 
 def test_binarize_is_the_reference_on_every_instruction_set_and_thread_count(
@@ -325,7 +345,131 @@ def test_another_step_or_seed_gives_other_draws(device: torch.device) -> None:
         assert 0.45 < (first == other).double().mean() < 0.55
 
 
+def some_rows(count: int, images: int, device: torch.device | str = "cpu") -> Tensor:
+    """In no order and, with more rows than images, some of them several times; the first and the last image among them."""
+    rows = torch.randint(images, (count,), generator=torch.Generator().manual_seed(count))
+    rows[:2] = torch.tensor([images - 1, 0])[:count]
+    return rows.to(device)
+
+
+def assert_taken(result: tuple[Tensor, Tensor], pixels: Tensor) -> None:
+    """The bytes, and their quotients in every bit; on the CPU, where PyTorch's own quotient is one."""
+    assert torch.equal(result[0], pixels)
+    assert result[1].dtype == torch.float32
+    assert_same_bits(result[1].cpu(), pixels.cpu() / 255)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_taken_pixels_are_the_images_rows_and_their_draws(device: torch.device, dim: int) -> None:
+    wide, key = random_bytes(50, dim + 1, device), noise_key(3, 4, device=device)
+    for part in (slice(0, dim), slice(1, dim + 1)):
+        images = wide[:, part]  # rows of any stride and any first element
+        for count in (1, 7, 300):
+            rows = some_rows(count, 50, device)
+            assert_taken(take_pixels(images, rows), images[rows])
+            for offset in (0, 7):
+                assert_taken(take_pixels(images, rows, key, row_offset=offset), binarize(images[rows], key, row_offset=offset))
+
+
+def test_taken_pixels_are_the_references_on_every_instruction_set_and_thread_count(
+    module: ModuleType, each_capability: list[str], threads: None
+) -> None:
+    key = noise_key(-3, 2**32 - 1)
+    for count, dim in [(1, 1), (3, 2), (1000, 33), (128, 784), (40, 1271), (30, 5000)]:
+        images, rows = random_bytes(60, dim), some_rows(count, 60)
+        expected = [reference.take_pixels(images, rows, None, 0), reference.take_pixels(images, rows, key, 7)]
+        for name in each_capability:
+            assert module.set_cpu_capability(name)
+            for threads_used in (1, 2):
+                torch.set_num_threads(threads_used)
+                actual = [take_pixels(images, rows), take_pixels(images, rows, key, row_offset=7)]
+                for (pixels, x), (expected_pixels, expected_x) in zip(actual, expected, strict=True):
+                    assert torch.equal(pixels, expected_pixels), (name, count, dim)
+                    assert_same_bits(x, expected_x)
+
+
+def test_every_byte_is_divided_by_255(device: torch.device) -> None:
+    images = torch.arange(256, dtype=torch.uint8, device=device)[None]
+    rows = torch.zeros(3, dtype=torch.int64, device=device)
+    assert_taken(take_pixels(images, rows), images.expand(3, 256))
+    assert_taken(reference.take_pixels(images, rows, None, 0), images.expand(3, 256))
+
+
+def test_a_part_of_the_rows_has_the_draws_of_the_whole(device: torch.device) -> None:
+    images, rows, key = random_bytes(50, 33, device), some_rows(100, 50, device), noise_key(4, 5, device=device)
+    whole = take_pixels(images, rows, key, row_offset=3)[0]
+    for part in (slice(0, 41), slice(41, 100)):
+        assert torch.equal(take_pixels(images, rows[part], key, row_offset=3 + part.start)[0], whole[part])
+    # Nor is an image that comes twice drawn alike.
+    twice = take_pixels(images, rows[:1].expand(2), key)[0]
+    assert not torch.equal(twice[0], twice[1])
+
+
+def test_pixels_are_taken_in_one_pass_without_a_copy(device: torch.device) -> None:
+    images, rows = random_bytes(50, 40, device)[:, :33], some_rows(20, 50, device)
+    for key in (None, noise_key(1, device=device)):
+        with torch.profiler.profile() as profile:
+            take_pixels(images, rows, key)
+        names = {event.key for event in profile.key_averages() if "::" in event.key}
+        assert names == {"vae_ext::take_pixels"}
+
+
+def test_images_and_rows_of_any_layout_are_taken(device: torch.device) -> None:
+    key = noise_key(1, device=device)
+    columns, rows = random_bytes(784, 12, device).T, some_rows(20, 12, device)
+    for images in (columns, columns[:1].expand(12, 784), columns.flip(0)[::2].repeat(2, 1)):
+        for chosen in (rows, rows[::3], rows[:1].expand(9)):
+            assert_taken(take_pixels(images, chosen), images[chosen])
+            assert_taken(take_pixels(images, chosen, key), binarize(images[chosen], key))
+
+
+@pytest.mark.parametrize(("images", "count", "dim"), [(3, 0, 5), (0, 0, 5), (3, 4, 0), (0, 0, 0)])
+def test_no_rows_and_no_pixels_are_taken_too(device: torch.device, images: int, count: int, dim: int) -> None:
+    data = torch.zeros(images, dim, dtype=torch.uint8, device=device)
+    rows = torch.zeros(count, dtype=torch.int64, device=device)
+    for key in (None, noise_key(1, device=device)):
+        assert_taken(take_pixels(data, rows, key), data.new_empty(count, dim))
+        assert_taken(reference.take_pixels(data, rows, key, 0), data.new_empty(count, dim))
+
+
+@pytest.mark.parametrize(("images", "dim"), [(5, 3), (1, 2000), (0, 3), (5, 0)])
+def test_a_row_that_is_no_image_is_an_error_before_anything_is_read(images: int, dim: int) -> None:
+    data, key = torch.zeros(images, dim, dtype=torch.uint8), noise_key(1)
+    for wrong in (-1, images, 2**62, -(2**63)):
+        rows = torch.zeros(40, dtype=torch.int64)
+        rows[17] = wrong
+        message = re.escape(f"rows: expected 0 <= row < {images}, got {wrong if images > 0 else 0}")
+        for chosen in (None, key):
+            with pytest.raises(IndexError, match=message):
+                take_pixels(data, rows, chosen)
+        if dim > 0:  # of nothing PyTorch takes any row
+            with pytest.raises(IndexError, match=message):
+                reference.take_pixels(data, rows, None, 0)
+
+
+def test_taken_pixels_under_vmap_export_and_compile(device: torch.device) -> None:
+    class Taken(torch.nn.Module):
+        def forward(self, images: Tensor, rows: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return *take_pixels(images, rows, key), take_pixels(images, rows)[1]
+
+    images, key = random_bytes(12, 33, device), noise_key(2, device=device)
+    rows = some_rows(20, 12, device).view(4, 5)
+    expected = [Taken()(images, row, key) for row in rows]
+    vmapped = torch.func.vmap(lambda rows: Taken()(images, rows, key))(rows)
+    compiled = torch.compile(Taken(), fullgraph=True, backend="aot_eager")(images, rows[0], key)
+    shapes = {"images": {0: torch.export.Dim("images")}, "rows": {0: torch.export.Dim("rows")}, "key": None}
+    exported = torch.export.export(Taken(), (images[:7], rows[:, 0] % 7, key), dynamic_shapes=shapes).module()
+    for i, of_one in enumerate(expected):
+        for a, b in zip((t[i] for t in vmapped), of_one, strict=True):
+            assert torch.equal(a, b)
+        for a, b in zip(exported(images, rows[i], key), of_one, strict=True):
+            assert torch.equal(a, b)
+    for a, b in zip(compiled, expected[0], strict=True):
+        assert torch.equal(a, b)
+
+
 BYTES = torch.zeros(2, 3, dtype=torch.uint8)
+ROWS = torch.zeros(2, dtype=torch.int64)
 LOGITS_ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"logits": [1.0]}, TypeError, "logits: expected a Tensor, got list"),
     ({"logits": BYTES}, TypeError, "logits: expected float32, float64, bfloat16 or float16, got torch.uint8"),
@@ -347,6 +491,18 @@ BINARIZE_ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"row_offset": -1}, ValueError, "row_offset: expected 0 to 4294967295, got -1"),
     ({"row_offset": 2**32 - 1}, ValueError, "row_offset: expected 0 to 2**32 - 2 for 2 rows, got 4294967295"),
 ]
+TAKE_ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"images": 1}, TypeError, "images: expected a Tensor, got int"),
+    ({"images": torch.zeros(2, 3)}, TypeError, "images: expected uint8, got torch.float32"),
+    ({"images": BYTES[0]}, ValueError, "images: expected [N, D], got [3]"),
+    ({"rows": [0]}, TypeError, "rows: expected a Tensor, got list"),
+    ({"rows": ROWS.int()}, TypeError, "rows: expected int64, got torch.int32"),
+    ({"rows": ROWS[:, None]}, ValueError, "rows: expected [B], got [2, 1]"),
+    ({"rows": ROWS.to("meta")}, ValueError, "rows: expected the device of images, cpu, got meta"),
+    ({"key": 3}, TypeError, "key: expected a Tensor, as noise_key() gives, got int"),
+    ({"key": noise_key(0, device="meta")}, ValueError, "key: expected the device of images, cpu, got meta"),
+    ({"row_offset": 2**32 - 1}, ValueError, "row_offset: expected 0 to 2**32 - 2 for 2 rows, got 4294967295"),
+]
 
 
 @pytest.mark.parametrize(("wrong", "error", "message"), LOGITS_ERRORS)
@@ -363,6 +519,13 @@ def test_bad_input_of_binarize_is_named(wrong: dict[str, Any], error: type[Excep
         binarize(**arguments)
 
 
+@pytest.mark.parametrize(("wrong", "error", "message"), TAKE_ERRORS)
+def test_bad_input_of_take_pixels_is_named(wrong: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments = {"images": BYTES, "rows": ROWS, "key": noise_key(0)} | wrong
+    with pytest.raises(error, match=re.escape(message)):
+        take_pixels(**arguments)
+
+
 def test_raw_operators_refuse_what_they_cannot_read(module: ModuleType) -> None:
     ops = torch.ops.vae_ext
     logits, upstream = torch.zeros(4, 3), torch.zeros(4)
@@ -376,9 +539,18 @@ def test_raw_operators_refuse_what_they_cannot_read(module: ModuleType) -> None:
             ops.bernoulli_log_prob(logits, wrong)
         with pytest.raises(RuntimeError, match=re.escape(message)):
             ops.bernoulli_log_prob_backward(upstream, logits, wrong)
+        with pytest.raises(RuntimeError, match=re.escape(message)):
+            ops.bernoulli_log_prob_and_gradient(logits, wrong, 1.0)
     with pytest.raises(RuntimeError, match="grad: expected the shape of its output"):
         ops.bernoulli_log_prob_backward(upstream[:2], logits, BYTES)
     with pytest.raises(RuntimeError, match="grad: expected the dtype of its output"):
         ops.bernoulli_log_prob_backward(upstream.double(), logits, BYTES)
     with pytest.raises(RuntimeError, match=re.escape("pixels: expected uint8 [B, D]")):
         ops.binarize(logits, noise_key(0), 0)
+    with pytest.raises(RuntimeError, match=re.escape("images: expected uint8 [N, D]")):
+        ops.take_pixels(logits, ROWS, None, 0)
+    for wrong in (ROWS.int(), ROWS[None]):
+        with pytest.raises(RuntimeError, match=re.escape("rows: expected int64 [B]")):
+            ops.take_pixels(BYTES, wrong, None, 0)
+    with pytest.raises(RuntimeError, match=re.escape("key: expected int64 [2], seed and step")):
+        ops.take_pixels(BYTES, ROWS, ROWS[:1], 0)

@@ -39,8 +39,8 @@ def test_no_kernel_spills_or_keeps_an_array_in_local_memory(tmp_path: Path, arch
         pytest.skip(f"this nvcc does not know {architecture}")
     said = compile_cuda(str(NVCC), f"-arch={architecture}", "-Xptxas", "-v", "-cubin", "-o", str(tmp_path / "cuda.cubin"))
     usage = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
-    # With and without vectors: forward and backward of four types, plain and not; log_prob's of four types; binarize.
-    assert len(usage) == 2 * (2 * 4 * 2 + 2 * 4 + 1)
+    # With and without vectors: forward and backward of four types, plain and not; log_prob's three of four; take_pixels.
+    assert len(usage) == 2 * (2 * 4 * 2 + 3 * 4 + 1)
     assert set(usage) == {("0", "0", "0")}
 
 
@@ -62,9 +62,12 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("15backward_kernelIfLb1ELb1E", "[buf]32", 3, 2, 3),  # mu, logvar, grad_z -> two gradients; the step, grad_kl
         ("15log_prob_kernelIfLb1E", "[buf]32", 1, 0, 1),  # logits; log_prob
         ("24log_prob_backward_kernelIfLb1E", "[buf]32", 1, 1, 1),  # logits -> their gradient; grad
+        ("28log_prob_and_gradient_kernelIfLb1E", "[buf]32", 1, 1, 1),  # logits -> their gradient; log_prob
         ("15log_prob_kernelIfLb1E", "[bu]8", 1, 0, 0),  # pixels
         ("24log_prob_backward_kernelIfLb1E", "[bu]8", 1, 0, 0),
-        ("15binarize_kernelILb1E", "[bu]8", 1, 1, 0),
+        ("28log_prob_and_gradient_kernelIfLb1E", "[bu]8", 1, 0, 0),
+        ("18take_pixels_kernelILb1E", "[bu]8", 1, 1, 0),
+        ("18take_pixels_kernelILb1E", "[buf]32", 0, 1, 1),  # x; the key's step
     ],
 )
 def test_four_neighbours_are_moved_at_once(

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.vae_ext.test_reparam_kl import assert_close, assert_same_bits, call
-from vae_ext import bernoulli_log_prob, binarize, noise_key, reference, reparam_kl, reparam_kl_packed, standard_normal
+from vae_ext import (
+    bernoulli_log_prob,
+    binarize,
+    noise_key,
+    reference,
+    reparam_kl,
+    reparam_kl_packed,
+    standard_normal,
+    take_pixels,
+)
 from vae_ext.ops import FLOATS, Output
 
 LAYOUTS = ("dense", "gap after each row", "columns", "one row for all", "from the middle")
@@ -145,3 +154,11 @@ def test_any_logits_and_bytes_agree_with_the_reference_in_float64(device: torch.
     key = noise_key(case["seed"], device=device)
     drawn = binarize(pixels, key, row_offset=case["row_offset"])
     assert torch.equal(drawn, reference.binarize(pixels, key, case["row_offset"]))
+
+    images = pixels.shape[0]
+    rows = torch.randint(max(1, images), (min(images, 1) * 2 * images,), generator=generator).to(device)
+    for chosen in (None, key):
+        taken, x = take_pixels(pixels, rows, chosen, row_offset=case["row_offset"])
+        expected_taken, expected_x = reference.take_pixels(pixels, rows, chosen, case["row_offset"])
+        assert torch.equal(taken, expected_taken)
+        assert_same_bits(x, expected_x)

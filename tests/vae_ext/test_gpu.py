@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from tests.vae_ext.test_bernoulli import DIMS, random_bytes, random_logits, value_and_gradient
+from tests.vae_ext.test_bernoulli import DIMS, random_bytes, random_logits, some_rows, value_and_gradient
 from tests.vae_ext.test_reparam_kl import assert_same_bits
-from vae_ext import bernoulli_log_prob, binarize, noise_key, reparam_kl, reparam_kl_packed
+from vae_ext import bernoulli_log_prob, binarize, noise_key, reparam_kl, reparam_kl_packed, take_pixels
 from vae_ext.ops import FLOATS
+from vae_ext.source import ROOT
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -70,6 +74,14 @@ def test_log_prob_and_its_gradient_are_the_cpus_bits(dtype: torch.dtype, lead: t
             )
             for a, b in zip(ours, theirs, strict=True):
                 assert_same_bits(a, b.cpu())
+            ours, theirs = (
+                torch.ops.vae_ext.bernoulli_log_prob_and_gradient(
+                    logits.flatten(0, -2).to(device)[:, part], pixels.to(device)[:, part], -1 / 3
+                )
+                for device in ("cpu", "cuda")
+            )
+            for a, b in zip(ours, theirs, strict=True):
+                assert_same_bits(a, b.cpu())
 
 
 def test_draws_are_the_cpus() -> None:
@@ -83,17 +95,58 @@ def test_draws_are_the_cpus() -> None:
             assert torch.equal(ours, theirs.cpu())
 
 
+def test_taken_pixels_are_the_cpus() -> None:
+    for dim in DIMS:
+        images, rows = random_bytes(70, dim + 1), some_rows(300, 70)
+        for part in (slice(0, dim), slice(1, dim + 1)):
+            for seed in (None, 3):
+                ours, theirs = (
+                    take_pixels(
+                        images.to(device)[:, part],
+                        rows.to(device),
+                        None if seed is None else noise_key(seed, 4, device=device),
+                        row_offset=2**32 - 300,
+                    )
+                    for device in ("cpu", "cuda")
+                )
+                assert torch.equal(ours[0], theirs[0].cpu())
+                assert_same_bits(ours[1], theirs[1].cpu())
+
+
+TAKE = """
+import sys, torch, vae_ext
+images = torch.zeros(5, int(sys.argv[1]), dtype=torch.uint8, device="cuda")
+rows = torch.tensor([0, 4, int(sys.argv[2]), 1], device="cuda")
+vae_ext.take_pixels(images, rows)
+torch.cuda.synchronize()
+"""
+
+
+@pytest.mark.parametrize("dim", [33, 784])
+def test_the_kernel_asserts_that_rows_are_images(dim: int) -> None:
+    # In processes of their own: after a failed assertion a process has no GPU any more.
+    for row, passes in ((3, True), (5, False), (-1, False)):
+        command = [sys.executable, "-c", TAKE, str(dim), str(row)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) == passes, done.stderr
+        assert ("rows: expected indices of images" in done.stderr) != passes
+        assert ("device-side assert" in done.stderr) != passes
+
+
 def test_nothing_synchronises() -> None:
     packed = torch.randn(64, 40, device="cuda", requires_grad=True)
     key = noise_key(1, device="cuda")
     upstream = [torch.ones(64, 20, device="cuda"), torch.ones(64, device="cuda")]
-    pixels = random_bytes(64, 40, "cuda")
+    pixels, rows = random_bytes(64, 40, "cuda"), some_rows(64, 64, "cuda")
     torch.cuda.set_sync_debug_mode("error")
     try:
         torch.autograd.grad(reparam_kl_packed(packed, key), packed, upstream)
         reparam_kl(packed[:, :20], packed[:, 20:])
         value_and_gradient(packed, binarize(pixels, key), upstream[1])
         bernoulli_log_prob(packed, pixels)
+        taken, _ = take_pixels(pixels, rows, key)
+        torch.ops.vae_ext.bernoulli_log_prob_and_gradient(packed.detach(), taken, 0.5)
+        take_pixels(pixels, rows)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
