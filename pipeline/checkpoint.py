@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import vae_ext.source
+from pipeline.cli import UserError
 from pipeline.data import MANIFEST
 from pipeline.files import whole_folder
 from pipeline.params import Params
@@ -31,7 +32,7 @@ from pipeline.paths import CHECKPOINTS, PREPARED
 
 KEPT = 2  # the newest, and the one before it, should that be damaged
 # Of the parameters under train, those that say how and not what: with another value a run computes the same, but for rounding.
-HOW = {"checkpoint_every", "processes", "threads", "stream"}
+HOW = {"on_nonfinite", "checkpoint_every", "processes", "threads", "stream"}
 Curves = list[dict[str, dict[str, float]]]
 
 
@@ -64,8 +65,12 @@ def loaded_code() -> list[Path]:
 
 
 @contextmanager
-def checkpoints_of(key: str) -> Iterator[Checkpoints]:
-    """The run's checkpoints, for one process at a time: another that is to train the same waits until this one is done."""
+def checkpoints_of(key: str, wait: bool = True) -> Iterator[Checkpoints]:
+    """The run's checkpoints, for one process at a time: another that is to train the same waits until this one is done.
+
+    Raises:
+        UserError: instead of waiting, if that is not wanted.
+    """
     # A queued experiment runs in a copy of the repository that is thrown away; DVC_ROOT is where it came from.
     folder = Path(os.environ.get("DVC_ROOT", ".")) / CHECKPOINTS / key
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -73,6 +78,8 @@ def checkpoints_of(key: str) -> Iterator[Checkpoints]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        if not wait:
+            raise UserError(f"{folder}: another process trains the same; wait for it to end") from None
         print(f"{folder}: another process trains the same; waiting for it to end", flush=True)
         lock.acquire()
     try:
@@ -104,12 +111,13 @@ class Checkpoints:
         return path
 
     def newest(self) -> Path | None:
-        """The newest one that is whole; says which are not."""
+        """The newest one that is whole; says which are not, and removes them: they would count as the newest ever after."""
         for path in reversed(self.found()):
             fault = damage(path)
             if fault is None:
                 return path
             print(f"{path}: damaged, {fault}; looking for the one before", file=sys.stderr)
+            shutil.rmtree(path)
         return None
 
     def load(self, path: Path) -> tuple[Progress, dict[str, Tensor]]:
@@ -130,7 +138,9 @@ def damage(path: Path) -> str | None:
         if file_hash(path / "state.safetensors") != whole["content"]["tensors"]:
             return "state.safetensors does not have the checksum that state.json names"
         load_file(path / "state.safetensors")
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except KeyError as error:
+        return f"state.json has no {error}"
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
         return " ".join(str(error).split()) or type(error).__name__
     return None
 

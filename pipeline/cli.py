@@ -26,6 +26,9 @@ def run(stage: Callable[[], None]) -> None:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(error.status)
+    except OSError as error:  # a full disk, a folder that must not be written
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(UserError.status)
     except Interrupted as interruption:
         print(interruption, file=sys.stderr)
         sys.exit(interruption.status)

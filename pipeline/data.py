@@ -128,5 +128,5 @@ def to_device(images: Bytes, device: torch.device) -> Tensor:
 
 
 def as_float(pixels: Tensor) -> Tensor:
-    """Bytes 0..255 as float32 in [0, 1]."""
-    return pixels / 255
+    """Bytes 0..255 as float32 in [0, 1]: a quotient everywhere, where a GPU would multiply by a number's reciprocal."""
+    return pixels / torch.full((), 255.0, device=pixels.device)

@@ -6,10 +6,14 @@ does, on this one. Batches, order and noise are those of a single process.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -18,6 +22,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.cli import UserError
+
+PATIENCE = 20  # seconds, for the others when one process has failed
 
 
 @dataclass(frozen=True)
@@ -40,26 +46,51 @@ class Group:
     def add(self, values: Tensor) -> Tensor:
         """The sum over all processes, in place; every process gets the same bits."""
         if self.size > 1:
-            dist.all_reduce(values)
+            with said_if_lost():
+                dist.all_reduce(values)
         return values
 
     def copy_of_first(self, values: Tensor) -> Tensor:
         """The first process's values, in place."""
         if self.size > 1:
-            dist.broadcast(values, 0)
+            with said_if_lost():
+                dist.broadcast(values, 0)
         return values
+
+    def check_same(self, key: str, what: str) -> None:
+        """Makes sure that all processes have the key of the first.
+
+        Raises:
+            UserError: where that is not so.
+        """
+        mine = torch.tensor(int(key[:15], 16), device=self.device())
+        if self.copy_of_first(mine.clone()) != mine:
+            raise UserError(f"process {self.rank}: expected the {what} of the first process, got others")
+
+    def device(self) -> str:
+        """Where what is sent must lie."""
+        return "cuda" if self.size > 1 and dist.get_backend() == "nccl" else "cpu"
 
     def any(self, mine: bool) -> bool:
         """Whether it is so in any process: what all must agree on."""
         if self.size == 1:
             return mine
-        votes = torch.tensor(float(mine), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        votes = torch.tensor(float(mine), device=self.device())
         return bool(self.add(votes).item())
+
+
+@contextmanager
+def said_if_lost() -> Iterator[None]:
+    """Turns the failure of a talk between processes into a line."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(f"another process of the group is gone: {str(error).splitlines()[0]}") from None
 
 
 def is_member() -> bool:
     """Whether torchrun, or :func:`launch`, started this process as one of a group."""
-    return "WORLD_SIZE" in os.environ
+    return {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys()
 
 
 def join(device: torch.device) -> Group:
@@ -70,8 +101,8 @@ def join(device: torch.device) -> Group:
     return Group(dist.get_rank(), dist.get_world_size())
 
 
-def leave(group: Group) -> None:
-    if group.size > 1:
+def leave() -> None:
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 
@@ -111,31 +142,37 @@ def launch(processes: int) -> int:
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
     }
-    command = [sys.executable, "-m", "pipeline.train"]
-    running = []
-    for rank in range(processes):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        running.append(subprocess.Popen(command, env={**os.environ, **everyone, **own}))
+    running: dict[int, subprocess.Popen[bytes]] = {}
 
     def pass_on(signum: int, _frame: object) -> None:
-        for process in running:
+        for process in running.values():
             process.send_signal(signum)
 
     # Ctrl-C reaches the processes by itself; they save, and end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, pass_on)
-    while running:
-        for process in running:
-            try:
-                status = process.wait(timeout=0.1)
-            except subprocess.TimeoutExpired:
+    try:
+        for rank in range(processes):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            running[rank] = subprocess.Popen([sys.executable, "-m", "pipeline.train"], env={**os.environ, **everyone, **own})
+        return wait_for(running)
+    finally:
+        for process in running.values():
+            process.kill()
+
+
+def wait_for(running: dict[int, subprocess.Popen[bytes]]) -> int:
+    """Waits until all have ended, or until one has failed and the others have had time to follow; returns the worst status."""
+    status, patience = 0, math.inf
+    while running and time.monotonic() < patience:
+        time.sleep(0.05)
+        for rank, process in [*running.items()]:
+            ended = process.poll()
+            if ended is None:
                 continue
-            running.remove(process)
-            if status != 0:
-                # The others would wait for it.
-                for other in running:
-                    other.terminate()
-                    other.wait()
-                return status
-            break
-    return 0
+            del running[rank]
+            if ended < 0:
+                print(f"error: process {rank} was ended by signal {-ended}; run it again, and it goes on", file=sys.stderr)
+            if ended != 0 and status == 0:
+                status, patience = (ended if ended > 0 else UserError.status), time.monotonic() + PATIENCE
+    return status

@@ -70,7 +70,8 @@ class Stepper:
         self.position = 0  # cursor, on the host
         self.by_hand = by_hand(model, device) and params.train.precision != "bfloat16"
         self.parts = PARTS[device.type] if group.size == 1 else 1
-        self.replays = device.type == "cuda" and isinstance(images, Resident) and group.size == 1
+        kernels = vae_ext.backend(device) == "cuda"
+        self.replays = kernels and isinstance(images, Resident) and group.size == 1
         self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
 
     def begin(self, epoch: int, position: int = 0) -> None:
@@ -111,7 +112,7 @@ class Stepper:
         sums = self.group.add(torch.stack([terms.rate.sum(), terms.distortion.sum()]))
         found = torch.cat([sums, torch.dot(self.gradient, self.gradient)[None]])
         self.record.index_copy_(0, self.cursor, found[None])
-        torch.ne(found.sum() * 0, 0, out=self.nonfinite)
+        torch.ne((found * 0).sum(), 0, out=self.nonfinite)
         torch.index_select(self.rates, 0, self.cursor, out=self.learning_rate)
         self.update()
         self.counters += self.one_more
@@ -138,7 +139,7 @@ class Stepper:
             with torch.autocast(self.device.type, torch.bfloat16, bfloat16, cache_enabled=False):
                 terms = elbo_terms(self.model, pixels, self.key, row_offset)
             (terms.distortion + self.params.beta * terms.rate).sum().div(size).backward()
-            torch.cat([p.grad.flatten() for p in self.model.parameters() if p.grad is not None], out=self.gradient)
+            torch.cat([p.grad.flatten() for p in self.model.parameters()], out=self.gradient)  # type: ignore[union-attr]
         self.group.add(self.gradient)
         return Terms(terms.distortion.detach(), terms.rate.detach())
 

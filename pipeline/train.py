@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from dvclive.live import Live
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,7 +24,7 @@ import vae_ext
 from pipeline import parallel
 from pipeline.checkpoint import Checkpoints, Curves, Progress, checkpoints_of, run_key
 from pipeline.cli import Interrupted, UserError, run
-from pipeline.data import read_split
+from pipeline.data import Split, read_split
 from pipeline.device import choose_device
 from pipeline.images import Resident, Streamed, byte_means
 from pipeline.model import VAE
@@ -31,7 +32,7 @@ from pipeline.objective import Stream, elbo_terms, stream_key
 from pipeline.parallel import Group
 from pipeline.params import Params, load_params
 from pipeline.paths import CURVES, WEIGHTS
-from pipeline.step import DISTORTION, RATE, TERMS, Stepper
+from pipeline.step import DISTORTION, RATE, REPLAYED, TERMS, Stepper
 from pipeline.weights import save_model
 
 VALIDATED_AT_ONCE = 1000
@@ -61,6 +62,10 @@ def signals_heard() -> Iterator[Wish]:
     finally:
         for heard, handler in before.items():
             signal.signal(heard, handler)
+
+
+class DivergedError(UserError):
+    """A loss or a gradient is no number."""
 
 
 class Run:
@@ -112,7 +117,10 @@ class Run:
     def save(self) -> None:
         if self.checkpoints is not None:
             progress = Progress(self.step, self.curves, self.environment)
-            self.saved = self.checkpoints.save(progress, self.stepper.state())
+            try:
+                self.checkpoints.save(progress, self.stepper.state())
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"{self.checkpoints.folder}: the checkpoint could not be written: {error}") from None
 
     def train(self, live: Live | None, wish: Wish) -> None:
         """All epochs that are left.
@@ -137,34 +145,40 @@ class Run:
                     self.step += stepper.advance()
                     bar.update(min(stepper.position * stepper.batch_size, len(stepper.images)) - before * stepper.batch_size)
                     # Reading the record waits for the GPU: there only what the bar shows, now and then, and the epoch's end.
-                    if self.device.type == "cpu":
-                        self.check(epoch, before)
+                    if self.device.type == "cpu" and stepper.nonfinite.item():
+                        self.check(epoch)
                     if not bar.disable and stepper.position // 100 > before // 100:
                         bar.set_postfix_str(f"epoch {epoch + 1}/{train.epochs}, ELBO {self.averages()['elbo']:.2f}")
-                    if self.group.any(wish.to_end) and self.step < train.epochs * stepper.steps:
-                        self.check(epoch)
-                        self.save()
-                        raise Interrupted(f"interrupted after {self.step} steps; run it again, and it goes on from there")
+                    # Between processes a vote takes time, and on GPUs waits for them.
+                    votes = self.group.size == 1 or stepper.position % REPLAYED == 0
+                    if votes and stepper.position < stepper.steps and self.group.any(wish.to_end):
+                        self.end_early(epoch)
                 self.check(epoch)
-                images = len(stepper.images) - already * stepper.batch_size
-                speed = images / (time.perf_counter() - began)
-                self.finish_epoch(epoch, live, speed)
+                averages = self.averages()
+                speed = (len(stepper.images) - already * stepper.batch_size) / (time.perf_counter() - began)
+                self.finish_epoch(epoch, averages, speed, live)
                 position = 0
+                if epoch + 1 < train.epochs and self.group.any(wish.to_end):
+                    self.end_early(epoch)
 
-    def check(self, epoch: int, position: int | None = None) -> None:
-        """Looks for a number that is none: in one step's record, or in the epoch's."""
+    def end_early(self, epoch: int) -> None:
+        self.check(epoch)
+        self.save()
+        self.group.any(False)  # all have come this far: nobody's end cuts the writing short
+        raise Interrupted(f"interrupted after {self.step} steps; run it again, and it goes on from there")
+
+    def check(self, epoch: int) -> None:
+        """Looks through the epoch's record for a number that is none."""
         if self.params.train.on_nonfinite == "skip":
-            return
-        if position is not None and not self.stepper.nonfinite.item():
             return
         for i, found in enumerate(self.stepper.record[: self.stepper.position].isfinite().logical_not().tolist()):
             if any(found):
                 saved = self.checkpoints.newest() if self.checkpoints is not None else None
                 kept = f"the last good checkpoint is {saved}" if saved else "there is no checkpoint yet"
-                raise UserError(
-                    f"training diverged: in step {epoch * self.stepper.steps + i} (epoch {epoch + 1}) the "
+                raise DivergedError(
+                    f"training diverged: in step {epoch * self.stepper.steps + i + 1} (epoch {epoch + 1}) the "
                     f"{TERMS[found.index(True)]} was no number, before any other; {kept}; try a lower train.learning_rate, "
-                    "or train.on_nonfinite: skip"
+                    "or train.on_nonfinite: skip, which goes on from there"
                 )
 
     def averages(self) -> dict[str, float]:
@@ -174,14 +188,17 @@ class Run:
         images = sum(self.stepper.size_of(i) for i in counted.nonzero()[:, 0].tolist())
         return averages(record[counted].double().sum(0), images)
 
-    def finish_epoch(self, epoch: int, live: Live | None, speed: float) -> None:
+    def finish_epoch(self, epoch: int, averages: dict[str, float], speed: float, live: Live | None) -> None:
         skipped = (~self.stepper.record.isfinite().all(dim=1)).sum().item()
         held_out = validate(self.model, self.held_out, self.params, self.group)
-        curves = {"train": {**self.averages(), "skipped_steps": skipped}, "validation": held_out}
+        curves = {"train": {**averages, "skipped_steps": skipped}, "validation": held_out}
         self.curves.append(curves)
         log(live, curves)
         if (epoch + 1) % self.params.train.checkpoint_every == 0:
-            self.save()
+            try:
+                self.save()
+            except UserError as error:
+                self.say(f"warning: {error}; going on without it")
         self.say(
             f"epoch {epoch + 1:3d}/{self.params.train.epochs}: ELBO train {curves['train']['elbo']:.2f}, "
             f"validation {held_out['elbo']:.2f} (distortion {held_out['distortion']:.2f}, rate {held_out['rate']:.2f}), "
@@ -223,36 +240,41 @@ def log(live: Live | None, curves: dict[str, dict[str, float]]) -> None:
     live.next_step()
 
 
-def set_precision(params: Params) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = params.train.precision == "tf32"
-
-
 def train(params: Params, device: torch.device, group: Group) -> None:
-    """Trains to the end, from the seed's weights or from where a run of the same key was stopped, and writes the weights."""
-    set_precision(params)
+    """Trains to the end, from the seed's weights or from where a run of the same key was stopped, and writes the weights.
+
+    Raises:
+        UserError: if the processes of the group are not about to do the same, and for what :meth:`Run.train` raises.
+    """
+    if params.train.precision == "tf32":
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+    key = run_key(params)
+    group.check_same(key, "parameters, code or data")
+    if not group.is_first:
+        go_on(Run(params, device, group, None), None)
+        return
+    with checkpoints_of(key, wait=group.size == 1) as checkpoints:
+        this = Run(params, device, group, checkpoints)
+        with Live(str(CURVES), report=None, save_dvc_exp=False, dvcyaml=None) as live:
+            go_on(this, live)
+        save_model(WEIGHTS, this.model, params)
+        checkpoints.remove()
+        print(f"{WEIGHTS}: written")
+
+
+def go_on(this: Run, live: Live | None) -> None:
     with signals_heard() as wish:
-        if not group.is_first:
-            go_on(Run(params, device, group, None), None, wish)
-            return
-        with checkpoints_of(run_key(params)) as checkpoints:
-            this = Run(params, device, group, checkpoints)
-            with Live(str(CURVES), report=None, save_dvc_exp=False, dvcyaml=None) as live:
-                go_on(this, live, wish)
-            save_model(WEIGHTS, this.model, params)
-            checkpoints.remove()
-            print(f"{WEIGHTS}: written")
-
-
-def go_on(this: Run, live: Live | None, wish: Wish) -> None:
-    this.resume()
-    this.train(live, wish)
+        this.resume()
+        this.train(live, wish)
 
 
 def main() -> None:
     params = load_params()
     device = parallel.local_device(choose_device())
+    splits: tuple[Split, ...] = ("train", "validation")
+    for split in splits:  # a fault of the data is said once, before anything begins
+        read_split(split)
     if params.train.processes > 1 and not parallel.is_member():
-        read_split("train")  # a fault of the data is said once
         sys.exit(parallel.launch(params.train.processes))
     parallel.set_threads(params.train.threads)
     group = parallel.join(device)
@@ -260,13 +282,13 @@ def main() -> None:
         if group.is_first:
             print(vae_ext.backend_report(), flush=True)
         train(params, device, group)
-    except (UserError, Interrupted) as error:
-        # It happens to all of them alike, and the first one says it.
+    except (DivergedError, Interrupted) as end:
+        # It comes to all of them alike, and the first one says it.
         if group.is_first:
             raise
-        sys.exit(error.status)
+        sys.exit(end.status)
     finally:
-        parallel.leave(group)
+        parallel.leave()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
 
@@ -107,6 +108,22 @@ def test_processes_end_together_and_one_says_why(prepared: Path) -> None:
     assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == done.stderr.splitlines()
     assert done.stderr.startswith("error: training diverged")
     assert not WEIGHTS.exists()
+
+
+def test_process_that_is_killed_ends_all_with_a_line(prepared: Path) -> None:
+    set_params(prepared / "params.yaml", {"train.processes": 2, "train.epochs": 10_000})
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline.train"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None and running.stderr is not None
+        assert any("ELBO train" in line for line in running.stdout)
+        second = max(psutil.Process(running.pid).children(), key=lambda process: process.pid)
+        second.kill()
+        said = running.stderr.read()
+    assert running.returncode == 2
+    assert "error: process 1 was ended by signal 9; run it again, and it goes on" in said
+    assert all(line.startswith("error: ") for line in said.splitlines()), said
 
 
 KILLED_AFTER_TWO_EPOCHS = """

@@ -22,7 +22,7 @@ FAULTS: list[tuple[dict[str, object], str]] = [
     ({"seed": 2**32}, "seed: expected less than 4294967296, got 4294967296"),
     ({"seed": 1.5}, "seed: expected a valid integer, got 1.5"),
     ({"trian": {}}, "trian: unknown key; did you mean train?"),
-    ({"gamma_ray": 1}, "gamma_ray: unknown key; expected one of seed, beta, data, model, train, evaluate, plot"),
+    ({"gamma_ray": 1}, "gamma_ray: unknown key; expected one of seed, beta, binarize, data, model, train, evaluate, plot"),
     ({"model.latent_dim": 0}, "model.latent_dim: expected greater than or equal to 1, got 0"),
     ({"model.hiden": [3]}, "model.hiden: unknown key; did you mean hidden?"),
     ({"model.hidden": []}, "model.hidden: List should have at least 1 item after validation, not 0, got []"),

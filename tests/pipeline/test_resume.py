@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import prepare, train
-from pipeline.checkpoint import run_key
+from pipeline.checkpoint import loaded_code, run_key
 from pipeline.cli import Interrupted
 from pipeline.params import load_params
 from pipeline.paths import CHECKPOINTS, CURVES, WEIGHTS
@@ -143,6 +143,14 @@ def test_no_whole_checkpoint_means_from_the_start(
     assert results() == undisturbed
 
 
+def test_damaged_checkpoints_do_not_stand_in_the_way_of_new_ones(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_killed_after(4 * STEPS, monkeypatch)
+    for path in checkpoints():
+        (path / "state.json").unlink()
+    train_killed_after(2 * STEPS, monkeypatch)
+    assert [path.name for path in checkpoints()] == ["step-0000000005", "step-0000000010"]
+
+
 @pytest.mark.parametrize(
     "change", [{"beta": 0.5}, {"seed": 2}, {"train.epochs": EPOCHS + 1}, {"model.hidden": [16]}, {"binarize": True}]
 )
@@ -159,6 +167,7 @@ def test_other_parameters_never_resume_it(
 
 def test_key_is_of_parameters_code_and_data(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key = run_key(load_params())
+    assert {"train.py", "step.py", "objective.py", "ops.py", "reference.py"} <= {path.name for path in loaded_code()}
     assert run_key(load_params()) == key
     for name, value in {"checkpoint_every": 3, "processes": 2, "threads": 1, "stream": True}.items():
         set_params(prepared / "params.yaml", {f"train.{name}": value})
@@ -233,6 +242,67 @@ def test_interrupted_run_saves_within_the_epoch_and_resumes_to_the_same_bits(lon
     out, _ = start().communicate()
     assert "going on after" in out
     assert results() == long_run
+
+
+def test_checkpoint_that_cannot_be_written_is_said_and_the_run_goes_on(
+    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipeline.checkpoint.save_file", full)
+    train.main()
+    assert capsys.readouterr().out.count("the checkpoint could not be written: [Errno 28] No space left on device") == EPOCHS
+    assert results() == undisturbed
+    assert checkpoints() == []
+
+
+@pytest.mark.parametrize("batch_size", [64, 300])  # five steps an epoch, and one
+def test_interrupt_at_an_epochs_last_step_loses_no_curve(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    set_params(prepared / "params.yaml", {"train.batch_size": batch_size, "train.checkpoint_every": 10})
+    train.main()
+    undisturbed = results()
+    advance = Stepper.advance
+
+    def interrupting(self: Stepper) -> int:
+        if self.position == self.steps - 1:
+            signal.raise_signal(signal.SIGTERM)
+        return advance(self)
+
+    for epoch in range(1, EPOCHS):
+        with monkeypatch.context() as patch:
+            patch.setattr(Stepper, "advance", interrupting)
+            with pytest.raises(Interrupted, match=f"interrupted after {epoch * -(-300 // batch_size)} steps"):
+                train.main()
+    train.main()
+    assert results() == undisturbed
+
+
+def test_weights_that_were_not_written_are_written_from_the_last_checkpoint(
+    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "save_model", lambda *_: (_ for _ in ()).throw(KilledError))
+        with pytest.raises(KilledError):
+            train.main()
+    capsys.readouterr()
+    train.main()
+    assert "ELBO train" not in capsys.readouterr().out
+    assert results() == undisturbed
+
+
+def test_run_waits_for_another_that_trains_the_same(
+    prepared: Path, undisturbed: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = prepared / CHECKPOINTS / f"{run_key(load_params())}.lock"
+    code = f"import filelock, time; filelock.FileLock({str(lock)!r}).acquire(); print('held', flush=True); time.sleep(1)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        train.main()
+    assert "another process trains the same; waiting for it to end" in capsys.readouterr().out
+    assert results() == undisturbed
 
 
 def test_signal_between_steps_is_granted_once(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,13 @@ def test_same_seed_gives_the_same_weights_and_another_does_not(prepared: Path) -
     assert files[0] != files[2]
 
 
+def test_data_that_are_missing_are_named_before_anything_begins(workspace: Path) -> None:
+    with pytest.raises(UserError, match=r"data/prepared/manifest.json: missing; run `dvc repro prepare`"):
+        train.main()
+    assert not CURVES.exists()
+    assert not CHECKPOINTS.exists()
+
+
 def test_order_is_a_permutation_that_seed_and_epoch_decide() -> None:
     order = epoch_order(1, 0, 1000)
     assert torch.equal(order.sort().values, torch.arange(1000))
@@ -96,8 +103,8 @@ def test_number_that_is_none_ends_the_run_and_is_named(prepared: Path, monkeypat
         train.main()
     (newest,) = CHECKPOINTS.glob("*/step-0000000005")
     assert str(error.value) == (
-        f"training diverged: in step 7 (epoch 2) the {term} was no number, before any other; the last good checkpoint is "
-        f"{newest}; try a lower train.learning_rate, or train.on_nonfinite: skip"
+        f"training diverged: in step 8 (epoch 2) the {term} was no number, before any other; the last good checkpoint is "
+        f"{newest}; try a lower train.learning_rate, or train.on_nonfinite: skip, which goes on from there"
     )
     assert not WEIGHTS.exists()
 
@@ -126,7 +133,7 @@ def test_skipped_steps_are_counted_and_change_nothing(prepared: Path, monkeypatc
 def test_divergence_is_said_and_writes_no_weights(prepared: Path) -> None:
     set_params(prepared / "params.yaml", {"train.learning_rate": 1e20})
     with pytest.raises(
-        UserError, match=r"training diverged: in step 1 .*there is no checkpoint yet; try a lower train.learning"
+        UserError, match=r"training diverged: in step 2 .*there is no checkpoint yet; try a lower train.learning"
     ):
         train.main()
     assert not WEIGHTS.exists()
