@@ -297,7 +297,7 @@ def test_run_waits_for_another_that_trains_the_same(
     prepared: Path, undisturbed: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lock = prepared / CHECKPOINTS / f"{run_key(load_params())}.lock"
-    code = f"import filelock, time; filelock.FileLock({str(lock)!r}).acquire(); print('held', flush=True); time.sleep(1)"
+    code = f"import filelock, time; l = filelock.FileLock({str(lock)!r}); l.acquire(); print('held', flush=True); time.sleep(1)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         train.main()
