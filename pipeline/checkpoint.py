@@ -98,7 +98,7 @@ class Checkpoints:
         """Oldest first."""
         return sorted(self.folder.glob("step-*"))
 
-    def save(self, progress: Progress, tensors: dict[str, Tensor]) -> Path:
+    def save(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
         """Writes one, and removes those that it makes superfluous."""
         path = self.folder / f"step-{progress.step:010d}"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,6 @@ class Checkpoints:
             (temporary / "state.json").write_text(json.dumps({"content": content, "sha256": content_hash(content)}, indent=1))
         for old in self.found()[:-KEPT]:
             shutil.rmtree(old)
-        return path
 
     def newest(self) -> Path | None:
         """The newest one that is whole; says which are not, and removes them: they would count as the newest ever after."""

@@ -42,9 +42,6 @@ class Resident:
         """
         return vae_ext.take_pixels(self.pixels, rows, draw_key, row_offset=row_offset)
 
-    def read_ahead(self, rows: Tensor) -> None:
-        """There is nothing to wait for."""
-
 
 class Streamed:
     """Images that stay on disk: each batch is read when it is needed or, in the background, while the one before is used.
