@@ -43,11 +43,12 @@ class Progress:
     step: int  # done, since the start
     curves: Curves  # of the epochs done: split, then name
     environment: dict[str, str | int]  # what the bits depend on besides the key
+    seconds: float  # of training, in all lives of the run
 
 
 def run_key(params: Params) -> str:
     """The hash of what a training run computes: parameters, code, and the data's checksums."""
-    decisive = params.model_dump(include={"seed", "beta", "binarize", "model", "train"})
+    decisive = params.model_dump(include={"seed", "beta", "binarize", "model", "objective", "train"})
     decisive["train"] = {name: value for name, value in decisive["train"].items() if name not in HOW}
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
     digest.update(vae_ext.source.source_digest().encode())

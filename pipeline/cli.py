@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
+
+from pipeline.paths import DEFAULT, RECIPES, Place, place_of
 
 
 class UserError(Exception):
@@ -35,3 +38,17 @@ def run(stage: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(Interrupted.status)
+
+
+def run_stage(stage: Callable[[Place], None], about: str | None) -> None:
+    """Runs a stage of the default's pipeline or, where the command line names one, of a recipe's."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", nargs="?", help="a file of recipes/, without .yaml; without one, params.yaml is all there is")
+    recipe: str | None = parser.parse_args().recipe
+
+    def here() -> None:
+        if recipe is not None and not (RECIPES / f"{recipe}.yaml").is_file():
+            raise UserError(f"{RECIPES / recipe}.yaml: missing; expected a recipe of that name")
+        stage(DEFAULT if recipe is None else place_of(recipe))
+
+    run(here)

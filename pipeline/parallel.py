@@ -154,7 +154,9 @@ def launch(processes: int) -> int:
     try:
         for rank in range(processes):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            running[rank] = subprocess.Popen([sys.executable, "-m", "pipeline.train"], env={**os.environ, **everyone, **own})
+            running[rank] = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.train", *sys.argv[1:]], env={**os.environ, **everyone, **own}
+            )
         return wait_for(running)
     finally:
         for process in running.values():

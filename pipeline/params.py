@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -21,6 +22,8 @@ from pipeline.paths import PARAMS, SCHEMA
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -29,21 +32,61 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+AnySection = TypeVar("AnySection", bound=Section)
+
+
 class Data(Section):
     path: str = Field(description="Folder of the four IDX files.")
     validation: Count = Field(description="How many of the last training images are held out for validation.")
 
 
-class Model(Section):
-    hidden: list[Count] = Field(min_length=1, description="Widths of the encoder's layers; the decoder mirrors them.")
+class Layers(Section):
+    conv: list[Annotated[list[Count], Field(min_length=2, max_length=2)]] = Field(
+        description="3 x 3 convolutions, as [channels, stride] each, nearest the image first."
+    )
+    hidden: list[Count] = Field(description="Widths of the linear layers after them.")
+
+
+class Model(Layers):
+    decoder: Layers | None = Field(
+        description="The decoder's own layers, as an encoder's that it mirrors; null: the encoder's."
+    )
+    activation: Literal["relu", "tanh"]
     latent_dim: Count = Field(description="Dimensions of z.")
-    logvar_bound: Positive = Field(description="The encoder's logvar is clamped to plus or minus this.")
+    posterior: Literal["normal", "point"] = Field(description="q(z|x): N(mu, sigma^2), or the point mu, an autoencoder's code.")
+    scale: Literal["exp", "softplus"] = Field(description="sigma = exp(logvar / 2) or softplus(rho) of the encoder's output.")
+    logvar_bound: Positive = Field(description="The encoder's logvar (or rho) is clamped to plus or minus this.")
+    likelihood: Literal["bernoulli", "gaussian", "categorical"] = Field(description="p(x|z), pixel by pixel.")
+    sigma: Positive | None = Field(description="The Gaussian likelihood's, for pixels in [0, 1]; null: learned.")
+    levels: Annotated[int, Field(ge=2, le=256)] = Field(description="Of grey, among which the categorical likelihood chooses.")
+
+
+class Objective(Section):
+    bound: Literal["elbo", "iwae"] = Field(description="What is maximised: the ELBO, or the importance-weighted bound.")
+    samples: Count = Field(description="Of z, an image: averaged by the ELBO, weighed by the importance-weighted bound.")
+    first_samples: Count = Field(description="The same, for the first epochs.")
+    first_epochs: Annotated[int, Field(ge=0)] = Field(description="How many those are.")
+    kl: Literal["closed_form", "monte_carlo"] = Field(description="The ELBO's rate: by formula, or by the samples' log-ratios.")
+    warm_up: Annotated[int, Field(ge=0)] = Field(description="Epochs over which beta rises from 0.")
+    free_bits: NonNegative = Field(description="Nats of rate a dimension, below which it is not pressed further.")
+    sparsity: NonNegative = Field(description="An autoencoder's: weight of the L1 norm of its code.")
+    noise: NonNegative = Field(description="Standard deviation of Gaussian noise on what the encoder sees in training.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(description="Share of pixels set to 0 in what it sees.")
 
 
 class Train(Section):
     epochs: Count
     batch_size: Count = Field(description="Of all processes together.")
-    learning_rate: Positive = Field(description="Adam's, at the start; it falls to 0 along a half cosine.")
+    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"]
+    learning_rate: Positive = Field(description="At the start.")
+    schedule: Literal["constant", "cosine", "burda"] = Field(
+        description="Of the learning rate: cosine falls to 0 along half of one, burda to a tenth in eight stages of 3^i parts."
+    )
+    betas: list[Share] = Field(min_length=2, max_length=2, description="Adam's, AdamW's: the decay of its two moments.")
+    epsilon: Positive = Field(description="Adam's, AdamW's and RMSprop's: added to the root that they divide by.")
+    momentum: Share = Field(description="SGD's.")
+    weight_decay: NonNegative
+    clip: Positive | None = Field(description="The norm to which a longer gradient is shortened; null: none is.")
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
         description="Of the matrix products: tf32 rounds their inputs on a GPU, bfloat16 runs them in that type by autocast."
     )
@@ -64,6 +107,7 @@ class Evaluate(Section):
 class Plot(Section):
     reconstructions: Count = Field(description="How many test images are shown with their reconstructions.")
     samples: Count = Field(description="Side of the square of samples from the prior.")
+    manifold: Count = Field(description="Side of the square of decodings of a latent plane, where z has two dimensions.")
 
 
 class Params(Section):
@@ -75,9 +119,35 @@ class Params(Section):
     )
     data: Data
     model: Model
+    objective: Objective
     train: Train
     evaluate: Evaluate
     plot: Plot
+
+    @model_validator(mode="after")
+    def fits(self) -> Params:
+        """Options that would be ignored are faults: whoever sets one wants it to do something."""
+        model, objective = self.model, self.objective
+        uses_kl = model.posterior == "normal" and objective.bound == "elbo" and objective.kl == "closed_form"
+        for fault, key, wanted in (
+            (model.posterior == "point" and objective.bound == "iwae", "objective.bound", "elbo with model.posterior point"),
+            (model.posterior == "point" and objective.samples > 1, "objective.samples", "1 with model.posterior point"),
+            (
+                objective.first_epochs > self.train.epochs,
+                "objective.first_epochs",
+                f"at most train.epochs, {self.train.epochs}",
+            ),
+            (model.posterior == "normal" and objective.sparsity > 0, "objective.sparsity", "0.0 with model.posterior normal"),
+            (objective.free_bits > 0 and not uses_kl, "objective.free_bits", "0.0 without a KL in closed form"),
+            (objective.warm_up > self.train.epochs, "objective.warm_up", f"at most train.epochs, {self.train.epochs}"),
+            (self.train.momentum > 0 and self.train.optimizer != "sgd", "train.momentum", "0.0 without train.optimizer sgd"),
+        ):
+            if fault:
+                section, name = key.split(".")
+                got = getattr(getattr(self, section), name)
+                words = {"key": key, "wanted": wanted, "got": repr(got)}
+                raise PydanticCustomError("combination", "{key}: expected {wanted}, got {got}", words)
+        return self
 
 
 def load_params(path: Path = PARAMS) -> Params:
@@ -86,25 +156,44 @@ def load_params(path: Path = PARAMS) -> Params:
     Raises:
         UserError: a line for each fault, naming the key, what is allowed and what was found.
     """
+    return validated(Params, read_yaml(path), path)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        UserError: if it is missing, or is not YAML.
+    """
     try:
-        raw = YAML(typ="safe", pure=True).load(path.read_text())
+        return YAML(typ="safe", pure=True).load(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: missing; run this from the root of the repository") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def validated(kind: type[AnySection], raw: Any, path: Path) -> AnySection:
+    """Raw values as a typed section.
+
+    Raises:
+        UserError: a line for each fault.
+    """
     try:
-        return Params.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{path}: {_fault(fault['loc'], fault['type'], fault['msg'], fault['input'])}" for fault in error.errors()]
-        raise UserError("\n".join(lines)) from None
+        faults = [_fault(kind, fault["loc"], fault["type"], fault["msg"], fault["input"]) for fault in error.errors()]
+        raise UserError("\n".join(f"{path}: {fault}" for fault in faults)) from None
 
 
-def _fault(place: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
+def _fault(section: type[Section], place: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
     key = ".".join(map(str, place)) or "the file"
     if kind == "extra_forbidden":
-        known = _keys_beside(place)
+        known = _keys_beside(section, place)
         close = difflib.get_close_matches(str(place[-1]), known, n=1)
         return f"{key}: unknown key; {f'did you mean {close[0]}?' if close else 'expected one of ' + ', '.join(known)}"
+    if kind == "combination":
+        return message
     if kind == "missing":
         return f"{key}: missing; every parameter must be given"
     if kind == "model_type":
@@ -112,10 +201,10 @@ def _fault(place: tuple[int | str, ...], kind: str, message: str, value: Any) ->
     return f"{key}: {message.replace('Input should be', 'expected')}, got {value!r}"
 
 
-def _keys_beside(place: tuple[int | str, ...]) -> list[str]:
-    section: Any = Params
+def _keys_beside(section: Any, place: tuple[int | str, ...]) -> list[str]:
     for key in place[:-1]:
-        section = section.model_fields[key].annotation
+        annotation = section.model_fields[key].annotation
+        section = next((kind for kind in get_args(annotation) if kind is not type(None)), annotation)
     return list(section.model_fields)
 
 

@@ -1,13 +1,55 @@
 """Where each stage leaves what the next ones read, relative to the root of the repository."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
 SCHEMA = Path("params.schema.json")
 PREPARED = Path("data/prepared")
-WEIGHTS = Path("models/vae.safetensors")
 CHECKPOINTS = Path("checkpoints")
-CURVES = Path("results/train")
-METRICS = Path("results/evaluate/metrics.json")
-DIMENSIONS = Path("results/evaluate/dimensions.csv")
-FIGURES = Path("results/plot")
+RECIPES = Path("recipes")
+RESULTS = Path("results")
+
+
+@dataclass(frozen=True)
+class Place:
+    """The parameters, weights and results of one run."""
+
+    params: Path
+    models: Path
+    results: Path
+
+    @property
+    def weights(self) -> Path:
+        return self.models / "vae.safetensors"
+
+    @property
+    def time(self) -> Path:
+        return self.results / "time.json"
+
+    @property
+    def curves(self) -> Path:
+        return self.results / "train"
+
+    @property
+    def metrics(self) -> Path:
+        return self.results / "evaluate/metrics.json"
+
+    @property
+    def dimensions(self) -> Path:
+        return self.results / "evaluate/dimensions.csv"
+
+    @property
+    def figures(self) -> Path:
+        return self.results / "plot"
+
+
+DEFAULT = Place(PARAMS, Path("models/default"), RESULTS)
+
+
+def place_of(recipe: str) -> Place:
+    """Of a recipe's run; its parameters are the whole set, as the recipe resolves to."""
+    results = RESULTS / "recipes" / recipe
+    return Place(results / "params.yaml", Path("models") / recipe, results)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 import vae_ext
 from pipeline.gradient import by_hand, write_gradient
 from pipeline.images import Batch, Resident, Streamed
 from pipeline.model import VAE, flatten_parameters
-from pipeline.objective import Stream, Terms, elbo_terms, stream_key
+from pipeline.objective import Stream, Terms, corrupt, objective_terms, stream_key
+from pipeline.optimizer import Optimizer, learning_rates
 from pipeline.parallel import Group
 
 if TYPE_CHECKING:
@@ -49,26 +49,22 @@ class Stepper:
         self.parameters, self.gradient = flatten_parameters(model)
         self.device = device = self.parameters.device
 
-        # Tensors, because numbers would freeze in a CUDA graph.
-        self.adam = {
-            "exp_avg": torch.zeros_like(self.gradient),
-            "exp_avg_sq": torch.zeros_like(self.gradient),
-            "step": torch.zeros((), device=device),
-        }
-        self.learning_rate = torch.zeros(1, device=device)
-        self.nonfinite = torch.zeros((), device=device)  # 1: something in this step is no number, and Adam leaves it out
+        self.optimizer = Optimizer(params.train, self.parameters, self.gradient)
 
-        # What counts the steps, in one tensor that counts in one call: the step within the epoch, and two keys of noise.
-        keys = [stream_key(params.seed, stream, device) for stream in (Stream.TRAIN, Stream.BINARIZE_TRAIN)]
+        # What counts the steps, in one tensor that counts in one call: the step within the epoch, and three keys of noise.
+        keys = [stream_key(params.seed, stream, device) for stream in (Stream.TRAIN, Stream.BINARIZE_TRAIN, Stream.CORRUPT)]
         self.counters = torch.cat([keys[0].new_zeros(1), *keys])
-        self.cursor, self.key, self.draw_key = self.counters.split([1, 2, 2])
-        self.one_more = torch.tensor([1, 0, 1, 0, 1], device=device)
+        self.cursor, *self.keys = self.counters.split([1, 2, 2, 2])
+        self.key, self.draw_key, self.corrupt_key = self.keys
+        self.one_more = torch.tensor([1, 0, 1, 0, 1, 0, 1], device=device)
         self.order = torch.zeros(self.steps, self.batch_size, dtype=torch.int64, device=images.rows_device)
         self.rates = torch.zeros(self.steps, device=device)
+        self.betas = torch.zeros(self.steps, device=device)
         self.record = torch.zeros(self.steps, len(TERMS), device=device)
 
         self.position = 0  # cursor, on the host
-        self.by_hand = by_hand(model, device) and params.train.precision != "bfloat16"
+        self.samples = params.objective.samples
+        self.by_hand = by_hand(model, params.objective, device) and params.train.precision != "bfloat16"
         self.parts = PARTS[device.type] if group.size == 1 else 1
         kernels = vae_ext.backend(device) == "cuda"
         self.replays = kernels and isinstance(images, Resident) and group.size == 1
@@ -79,11 +75,18 @@ class Stepper:
         first, last = epoch * self.steps, self.params.train.epochs * self.steps
         order = epoch_order(self.params.seed, epoch, len(self.images))
         self.order.view(-1)[: len(order)] = order.to(self.order.device)
-        half_cosine = [0.5 * (1 + math.cos(math.pi * step / last)) for step in range(first, first + self.steps)]
-        self.rates.copy_(self.params.train.learning_rate * torch.tensor(half_cosine, dtype=torch.float64))
+        self.rates.copy_(learning_rates(self.params.train, first, self.steps, last))
+        warm_up = self.params.objective.warm_up * self.steps
+        rising = [min(1.0, (step + 1) / warm_up) if warm_up else 1.0 for step in range(first, first + self.steps)]
+        self.betas.copy_(self.params.beta * torch.tensor(rising, dtype=torch.float64))
+        objective = self.params.objective
+        samples = objective.first_samples if epoch < objective.first_epochs else objective.samples
+        if samples != self.samples:
+            self.samples, self.graphs = samples, {}
         self.position = position
         self.cursor.fill_(position)
-        self.key[1], self.draw_key[1] = first + position, first + position
+        for key in self.keys:
+            key[1] = first + position
         if position == 0:
             self.record.zero_()
 
@@ -112,9 +115,9 @@ class Stepper:
         sums = self.group.add(torch.stack([terms.rate.sum(), terms.distortion.sum()]))
         found = torch.cat([sums, torch.dot(self.gradient, self.gradient)[None]])
         self.record.index_copy_(0, self.cursor, found[None])
-        torch.ne((found * 0).sum(), 0, out=self.nonfinite)
-        torch.index_select(self.rates, 0, self.cursor, out=self.learning_rate)
-        self.update()
+        torch.ne((found * 0).sum(), 0, out=self.optimizer.nonfinite)
+        torch.index_select(self.rates, 0, self.cursor, out=self.optimizer.learning_rate)
+        self.optimizer.step(found[GRADIENT])
         self.counters += self.one_more
 
     def take(self, mine: slice) -> Batch:
@@ -129,44 +132,33 @@ class Stepper:
 
     def write_gradient(self, pixels: Tensor, x: Tensor, row_offset: int, size: int) -> Terms:
         """The gradient of the mean over the batch of all processes, where the optimiser reads it; and this one's terms."""
-        if self.by_hand:
+        if self.by_hand and self.samples == 1:
             options = {"row_offset": row_offset, "batch": size, "parts": self.parts}
             terms = write_gradient(self.model, pixels, x, self.key, self.params.beta, **options)
         else:
             for parameter in self.model.parameters():
                 parameter.grad = None
+            objective = self.params.objective
+            if objective.noise > 0 or objective.dropout > 0:
+                x = corrupt(x, self.corrupt_key, objective.noise, objective.dropout, row_offset)
+            beta = self.betas.index_select(0, self.cursor)
             bfloat16 = self.params.train.precision == "bfloat16"
             with torch.autocast(self.device.type, torch.bfloat16, bfloat16, cache_enabled=False):
-                terms = elbo_terms(self.model, pixels, self.key, row_offset)
-            (terms.distortion + self.params.beta * terms.rate).sum().div(size).backward()
+                loss, terms = objective_terms(
+                    self.model,
+                    pixels,
+                    x,
+                    self.key,
+                    beta,
+                    objective,
+                    self.samples,
+                    row_offset,
+                    lambda rows: self.group.add(rows.sum(0)) / size,
+                )
+            loss.sum().div(size).backward()
             torch.cat([p.grad.flatten() for p in self.model.parameters()], out=self.gradient)  # type: ignore[union-attr]
         self.group.add(self.gradient)
         return Terms(terms.distortion.detach(), terms.rate.detach())
-
-    def update(self) -> None:
-        """Adam (Kingma, Ba: Adam: A Method for Stochastic Optimization. 2015), unless something is no number.
-
-        By the function under torch.optim.Adam: the optimiser around it takes longer to set out than the arithmetic of a small
-        model, and hides what tells its kernel to leave a step out.
-        """
-        adam(
-            [self.parameters],
-            [self.gradient],
-            [self.adam["exp_avg"]],
-            [self.adam["exp_avg_sq"]],
-            [],
-            [self.adam["step"]],
-            fused=True,
-            capturable=self.device.type == "cuda",
-            found_inf=self.nonfinite,
-            amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
-            lr=self.learning_rate[0],
-            weight_decay=0.0,
-            eps=1e-8,
-            maximize=False,
-        )
 
     def graph(self, size: int, count: int) -> torch.cuda.CUDAGraph:
         """So many steps as one CUDA graph, captured when it is first asked for."""
@@ -190,7 +182,7 @@ class Stepper:
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint must hold besides the number of the step."""
-        return {"parameters": self.parameters, "record": self.record, **self.adam}
+        return {"parameters": self.parameters, "record": self.record, **self.optimizer.state}
 
     def changing(self) -> dict[str, Tensor]:
         """All that a step changes and the next one reads."""

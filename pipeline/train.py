@@ -23,15 +23,16 @@ from tqdm import tqdm
 import vae_ext
 from pipeline import parallel
 from pipeline.checkpoint import Checkpoints, Curves, Progress, checkpoints_of, run_key
-from pipeline.cli import Interrupted, UserError, run
+from pipeline.cli import Interrupted, UserError, run_stage
 from pipeline.data import Split, read_split
 from pipeline.device import choose_device
+from pipeline.files import write_json
 from pipeline.images import Resident, Streamed, byte_means
 from pipeline.model import VAE
 from pipeline.objective import Stream, elbo_terms, stream_key
 from pipeline.parallel import Group
 from pipeline.params import Params, load_params
-from pipeline.paths import CURVES, WEIGHTS
+from pipeline.paths import DEFAULT, Place
 from pipeline.step import DISTORTION, RATE, REPLAYED, TERMS, Stepper
 from pipeline.weights import save_model
 
@@ -78,10 +79,11 @@ class Run:
         self.held_out = source(read_split("validation").images, device)
 
         torch.manual_seed(params.seed)
-        self.model = VAE(images[0].size, params.model).to(device)
+        self.model = VAE(images.shape[1:], params.model).to(device)
         self.model.start_at((byte_means(images) / 255).to(device))
         self.stepper = Stepper(self.model, source(images, device), params, group)
         self.step, self.curves = 0, Curves()
+        self.before, self.began = 0.0, time.perf_counter()
         self.environment: dict[str, str | int] = {
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -103,7 +105,7 @@ class Run:
         if self.checkpoints is not None and (path := self.checkpoints.newest()) is not None:
             progress, tensors = self.checkpoints.load(path)
             self.stepper.load(tensors)
-            self.step, self.curves = progress.step, progress.curves
+            self.step, self.curves, self.before = progress.step, progress.curves, progress.seconds
             epoch, position = divmod(self.step, self.stepper.steps)
             self.say(f"{path}: going on after {epoch} of {self.params.train.epochs} epochs and {position} steps")
             for name, value in progress.environment.items():
@@ -114,9 +116,13 @@ class Run:
         for tensor in state.values():
             self.group.copy_of_first(tensor)
 
+    def seconds(self) -> float:
+        """Of training so far, in this life and the ones before."""
+        return self.before + time.perf_counter() - self.began
+
     def save(self) -> None:
         if self.checkpoints is not None:
-            progress = Progress(self.step, self.curves, self.environment)
+            progress = Progress(self.step, self.curves, self.environment, self.seconds())
             try:
                 self.checkpoints.save(progress, self.stepper.state())
             except (OSError, SafetensorError) as error:
@@ -145,10 +151,11 @@ class Run:
                     self.step += stepper.advance()
                     bar.update(min(stepper.position * stepper.batch_size, len(stepper.images)) - before * stepper.batch_size)
                     # Reading the record waits for the GPU: there only what the bar shows, now and then, and the epoch's end.
-                    if self.device.type == "cpu" and stepper.nonfinite.item():
+                    if self.device.type == "cpu" and stepper.optimizer.nonfinite.item():
                         self.check(epoch)
                     if not bar.disable and stepper.position // 100 > before // 100:
-                        bar.set_postfix_str(f"epoch {epoch + 1}/{train.epochs}, ELBO {self.averages()['elbo']:.2f}")
+                        name, value = next(iter(self.averages().items()))
+                        bar.set_postfix_str(f"epoch {epoch + 1}/{train.epochs}, {name} {value:.2f}")
                     # Between processes a vote takes time, and on GPUs waits for them.
                     votes = self.group.size == 1 or stepper.position % REPLAYED == 0
                     if votes and stepper.position < stepper.steps and self.group.any(wish.to_end):
@@ -186,7 +193,7 @@ class Run:
         record = self.stepper.record[: self.stepper.position].cpu()
         counted = record.isfinite().all(dim=1)
         images = sum(self.stepper.size_of(i) for i in counted.nonzero()[:, 0].tolist())
-        return averages(record[counted].double().sum(0), images)
+        return averages(self.model, record[counted].double().sum(0), images)
 
     def finish_epoch(self, epoch: int, averages: dict[str, float], speed: float, live: Live | None) -> None:
         skipped = (~self.stepper.record.isfinite().all(dim=1)).sum().item()
@@ -200,16 +207,25 @@ class Run:
             except UserError as error:
                 self.say(f"warning: {error}; going on without it")
         self.say(
-            f"epoch {epoch + 1:3d}/{self.params.train.epochs}: ELBO train {curves['train']['elbo']:.2f}, "
-            f"validation {held_out['elbo']:.2f} (distortion {held_out['distortion']:.2f}, rate {held_out['rate']:.2f}), "
-            f"{speed:,.0f} images/s" + f", {skipped} steps skipped" * bool(skipped)
+            f"epoch {epoch + 1:3d}/{self.params.train.epochs}: {comparison(averages, held_out)}, {speed:,.0f} images/s"
+            + f", {skipped} steps skipped" * bool(skipped)
         )
 
 
-def averages(sums: Tensor, count: int) -> dict[str, float]:
-    """The curves' values from the sums of a record's rows: averages an image, in nats."""
+def averages(model: VAE, sums: Tensor, count: int) -> dict[str, float]:
+    """The curves' values from the sums of a record's rows: averages an image, in nats. An autoencoder has no ELBO."""
     distortion, rate = (sums[term].item() / count if count else math.nan for term in (DISTORTION, RATE))
+    if model.is_point:
+        return {"distortion": distortion}
     return {"elbo": -(distortion + rate), "distortion": distortion, "rate": rate}
+
+
+def comparison(train: dict[str, float], validation: dict[str, float]) -> str:
+    """An epoch's averages in a line."""
+    if "elbo" not in train:
+        return f"distortion train {train['distortion']:.2f}, validation {validation['distortion']:.2f}"
+    terms = ", ".join(f"{name} {validation[name]:.2f}" for name in ("distortion", "rate"))
+    return f"ELBO train {train['elbo']:.2f}, validation {validation['elbo']:.2f} ({terms})"
 
 
 @torch.no_grad()
@@ -227,7 +243,7 @@ def validate(model: VAE, images: Resident | Streamed, params: Params, group: Gro
         terms = elbo_terms(model, pixels, key, row_offset=first)
         sums[RATE] += terms.rate.sum()
         sums[DISTORTION] += terms.distortion.sum()
-    return averages(group.add(sums), len(images))
+    return averages(model, group.add(sums), len(images))
 
 
 def log(live: Live | None, curves: dict[str, dict[str, float]]) -> None:
@@ -240,7 +256,7 @@ def log(live: Live | None, curves: dict[str, dict[str, float]]) -> None:
     live.next_step()
 
 
-def train(params: Params, device: torch.device, group: Group) -> None:
+def train(params: Params, place: Place, device: torch.device, group: Group) -> None:
     """Trains to the end, from the seed's weights or from where a run of the same key was stopped, and writes the weights.
 
     Raises:
@@ -255,11 +271,13 @@ def train(params: Params, device: torch.device, group: Group) -> None:
         return
     with checkpoints_of(key, wait=group.size == 1) as checkpoints:
         this = Run(params, device, group, checkpoints)
-        with Live(str(CURVES), report=None, save_dvc_exp=False, dvcyaml=None) as live:
+        with Live(str(place.curves), report=None, save_dvc_exp=False, dvcyaml=None) as live:
             go_on(this, live)
-        save_model(WEIGHTS, this.model, params)
+        save_model(place.weights, this.model, params)
+        # Apart from the metrics, which are the same each time.
+        write_json(place.time, {"seconds": round(this.seconds(), 1), **this.environment})
         checkpoints.remove()
-        print(f"{WEIGHTS}: written")
+        print(f"{place.weights}: written")
 
 
 def go_on(this: Run, live: Live | None) -> None:
@@ -268,8 +286,8 @@ def go_on(this: Run, live: Live | None) -> None:
         this.train(live, wish)
 
 
-def main() -> None:
-    params = load_params()
+def main(place: Place = DEFAULT) -> None:
+    params = load_params(place.params)
     device = parallel.local_device(choose_device())
     splits: tuple[Split, ...] = ("train", "validation")
     for split in splits:  # a fault of the data is said once, before anything begins
@@ -281,7 +299,7 @@ def main() -> None:
     try:
         if group.is_first:
             print(vae_ext.backend_report(), flush=True)
-        train(params, device, group)
+        train(params, place, device, group)
     except (DivergedError, Interrupted) as end:
         # It comes to all of them alike, and the first one says it.
         if group.is_first:
@@ -292,4 +310,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main, __doc__)

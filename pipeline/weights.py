@@ -20,7 +20,9 @@ def save_model(path: Path, model: VAE, params: Params) -> None:
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     with whole_file(path) as temporary:
         # One key: safetensors keeps the header's entries in no fixed order, and the file should be the same bytes each time.
-        save_file(tensors, temporary, metadata={"vae": json.dumps({"pixels": model.pixels, "params": params.model_dump()})})
+        save_file(
+            tensors, temporary, metadata={"vae": json.dumps({"image_shape": model.image_shape, "params": params.model_dump()})}
+        )
 
 
 def load_model(path: Path, device: torch.device) -> VAE:
@@ -32,10 +34,10 @@ def load_model(path: Path, device: torch.device) -> VAE:
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             made = json.loads((file.metadata() or {})["vae"])
-            model = VAE(made["pixels"], Params.model_validate(made["params"]).model).to(device)
+            model = VAE(made["image_shape"], Params.model_validate(made["params"]).model).to(device)
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; run `dvc repro train`") from None
+        raise UserError(f"{path}: missing; run the train stage, by `dvc repro`") from None
     # RuntimeError: tensors that do not fit the model; ValueError: metadata that is not JSON, or not these parameters.
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())

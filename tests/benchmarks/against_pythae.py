@@ -37,7 +37,7 @@ def main() -> None:
     params = parameters()
     images = read_idx_pair(ROOT / "data/raw/mnist", "t10k").images
     torch.manual_seed(0)
-    stepper = Stepper(VAE(images[0].size, params.model), Resident(images, torch.device("cpu")), params, Group())
+    stepper = Stepper(VAE(images.shape[1:], params.model), Resident(images, torch.device("cpu")), params, Group())
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "images.npy"

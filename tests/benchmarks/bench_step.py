@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,7 @@ from pipeline.parallel import Group
 from pipeline.step import Stepper
 from tests.benchmarks.bench import textbook
 from tests.benchmarks.timing import DEVICES, TURNS, timed
+from tests.plain import plain_params
 from vae_ext import reference
 from vae_ext.source import ROOT
 
@@ -46,10 +46,8 @@ PROVIDERS = ("fused", "no graph", "autograd", "reference", "example", "example, 
 
 
 def parameters() -> Any:
-    """What a step reads of params.yaml, whose own reader is not on every GPU machine."""
-    train = SimpleNamespace(epochs=1, batch_size=BATCH, learning_rate=1e-3, precision="float32")
-    model = SimpleNamespace(hidden=[400], latent_dim=20, logvar_bound=20.0)
-    return SimpleNamespace(seed=1, beta=1.0, binarize=False, model=model, train=train)
+    """Of the case."""
+    return plain_params(hidden=[400], latent_dim=20, epochs=1, batch_size=BATCH)
 
 
 class Example(nn.Module):
@@ -144,7 +142,7 @@ def our_epoch(stepper: Stepper) -> Tensor:
     while stepper.position < stepper.steps:
         stepper.advance()
         if stepper.device.type == "cpu":
-            stepper.nonfinite.item()
+            stepper.optimizer.nonfinite.item()
     return stepper.record.cpu()
 
 
@@ -171,7 +169,7 @@ def epochs(device: str) -> dict[str, Callable[[], object]]:
     params = parameters()
     images = read_idx_pair(ROOT / "data/raw/mnist", SET[device]).images[: IMAGES[device]]
     torch.manual_seed(0)
-    models = [VAE(784, params.model).to(device) for _ in range(4)]
+    models = [VAE((28, 28), params.model).to(device) for _ in range(4)]
     hand, step_by_step, autograd, plain = (Stepper(m, Resident(images, torch.device(device)), params, Group()) for m in models)
     assert hand.by_hand
     autograd.by_hand = plain.by_hand = False

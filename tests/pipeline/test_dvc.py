@@ -90,7 +90,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
 def test_after_repro_everything_is_there_and_status_is_clean(clone: Clone) -> None:
     assert "up to date" in clone.must("dvc", "status", "dvc.yaml")  # the benchmarks' pipeline has its own time
     assert clone.must("git", "status", "--porcelain") == ""
-    assert (clone.folder / "models/vae.safetensors").is_file()
+    assert (clone.folder / "models/default/vae.safetensors").is_file()
     assert len(list((clone.folder / "results/plot").glob("*.png"))) == 5
 
 
@@ -108,7 +108,7 @@ def test_results_and_no_data_are_in_git(clone: Clone) -> None:
     assert "results/evaluate/metrics.json" in tracked
     assert "results/train/plots/metrics/train/elbo.tsv" in tracked
     assert "results/plot/latent.png" in tracked
-    assert not [name for name in tracked if name.startswith(("models/vae", "data/prepared"))]
+    assert not [name for name in tracked if name.startswith(("models/", "data/prepared"))]
 
 
 def test_another_beta_skips_prepare_and_trades_rate_for_distortion(clone: Clone) -> None:
@@ -209,7 +209,7 @@ def test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache(cl
     clone.must("git", "commit", "--quiet", "--message", "beta 4")
     clone.must("git", "clone", "--quiet", str(clone.folder), str(tmp_path / "other"))
     other = Clone(tmp_path / "other", clone.cache)
-    assert not (other.folder / "models/vae.safetensors").exists()
+    assert not (other.folder / "models/default/vae.safetensors").exists()
     metrics = json.loads(other.must("dvc", "metrics", "diff", "--json", "HEAD~1", "HEAD"))
     assert metrics["results/evaluate/metrics.json"]["rate"]["diff"] < 0
     params = json.loads(other.must("dvc", "params", "diff", "--json", "HEAD~1", "HEAD"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,23 +13,30 @@ from pipeline.data import as_float
 from pipeline.gradient import by_hand, write_gradient
 from pipeline.model import VAE, flatten_parameters
 from pipeline.objective import elbo_terms
-from pipeline.params import Model
+from tests.plain import plain_params
 
 CPU = torch.device("cpu")
 
 
-def model_of(hidden: list[int], logvar_bound: float) -> tuple[VAE, Tensor]:
+def model_of(**changes: Any) -> tuple[VAE, Tensor]:
     torch.manual_seed(0)
-    model = VAE(50, Model(hidden=hidden, latent_dim=6, logvar_bound=logvar_bound))
+    model = VAE((5, 10), plain_params(**changes).model)
     return model, flatten_parameters(model)[1]
 
 
-@pytest.mark.parametrize("hidden", [[32], [32, 16], [32, 16, 8]])
+def serves(**changes: Any) -> bool:
+    params = plain_params(**changes)
+    return by_hand(VAE((5, 10), params.model), params.objective, CPU)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("hidden", [[], [32], [32, 16], [32, 16, 8]])
 @pytest.mark.parametrize("logvar_bound", [20.0, 0.3])  # with the second, some are at the bound, where no gradient passes
 @pytest.mark.parametrize("beta", [1.0, 0.0, 4.0])
-def test_gradient_by_hand_is_autograds(hidden: list[int], logvar_bound: float, beta: float) -> None:
-    model, gradient = model_of(hidden, logvar_bound)
-    assert by_hand(model, CPU)
+def test_gradient_by_hand_is_autograds(hidden: list[int], activation: str, logvar_bound: float, beta: float) -> None:
+    changes = {"hidden": hidden, "activation": activation, "logvar_bound": logvar_bound}
+    model, gradient = model_of(**changes)
+    assert serves(**changes)
     pixels = torch.randint(0, 256, (41, 50), dtype=torch.uint8)
     key = vae_ext.noise_key(1, 2)
     gradient.fill_(torch.nan)
@@ -45,7 +54,7 @@ def test_gradient_by_hand_is_autograds(hidden: list[int], logvar_bound: float, b
 
 @pytest.mark.parametrize("beta", [1.0, 0.7])
 def test_two_parts_are_the_sum_of_two_halves(beta: float) -> None:
-    model, gradient = model_of([32, 16], 20.0)
+    model, gradient = model_of(hidden=[32, 16])
     pixels = torch.randint(0, 256, (41, 50), dtype=torch.uint8)
     key = vae_ext.noise_key(1, 2)
     halves = torch.zeros_like(gradient)
@@ -56,17 +65,34 @@ def test_two_parts_are_the_sum_of_two_halves(beta: float) -> None:
     torch.testing.assert_close(gradient, halves, rtol=1e-5, atol=1e-7)
 
 
-def test_other_layers_and_other_backends_are_left_to_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, _ = model_of([32], 20.0)
-    model.encoder.insert(1, torch.nn.Dropout())
-    assert not by_hand(model, CPU)
-    model, _ = model_of([32], 20.0)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bound": "iwae"},
+        {"kl": "monte_carlo"},
+        {"warm_up": 1},
+        {"free_bits": 0.1},
+        {"noise": 0.1},
+        {"dropout": 0.1},
+        {"posterior": "point"},
+        {"scale": "softplus"},
+        {"likelihood": "gaussian"},
+        {"likelihood": "categorical"},
+        {"conv": [[4, 2]]},
+    ],
+)
+def test_what_it_does_not_know_is_left_to_autograd(changes: dict[str, Any]) -> None:
+    assert serves()
+    assert not serves(**changes)
+
+
+def test_the_reference_is_left_to_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vae_ext, "backend", lambda _device: "reference")
-    assert not by_hand(model, CPU)
+    assert not serves()
 
 
 def test_flat_parameters_are_the_models_own() -> None:
-    model, gradient = model_of([32], 20.0)
+    model, gradient = model_of(hidden=[32])
     flat, _ = flatten_parameters(model)
     assert flat.numel() == gradient.numel() == sum(p.numel() for p in model.parameters())
     flat.fill_(3.0)

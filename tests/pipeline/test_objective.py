@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from pipeline import likelihood
 from pipeline.data import as_float
 from pipeline.model import VAE
-from pipeline.objective import Stream, Terms, elbo_terms, log_likelihood_bound, stream_key
-from pipeline.params import Model
+from pipeline.objective import Stream, Terms, corrupt, elbo_terms, log_likelihood_bound, objective_terms, stream_key
+from tests.plain import plain_params
 from vae_ext import standard_normal
 
 CPU = torch.device("cpu")
-PARAMS = Model(hidden=[16], latent_dim=3, logvar_bound=20.0)
+SMALL = {"hidden": [16], "latent_dim": 3}
 
 
-def model_and_images() -> tuple[VAE, torch.Tensor]:
+def model_and_images(**changes: Any) -> tuple[VAE, Tensor]:
     """A model in float64, and bytes."""
     torch.manual_seed(0)
-    return VAE(12, PARAMS).double(), torch.randint(0, 256, (40, 12), dtype=torch.uint8)
+    model = VAE((3, 4), plain_params(**{**SMALL, **changes}).model)
+    return model.double(), torch.randint(0, 256, (40, 12), dtype=torch.uint8)
 
 
-def test_log_prob_is_the_bernoulli_formula() -> None:
-    logits, pixels = torch.randn(3, 5, 12, dtype=torch.float64), torch.randint(0, 256, (5, 12), dtype=torch.uint8)
-    x = pixels.double() / 255
-    p = torch.sigmoid(logits)
-    expected = (x * p.log() + (1 - x) * (1 - p).log()).sum(-1)
-    torch.testing.assert_close(likelihood.log_prob(logits, pixels), expected)
-
-
-def test_log_prob_is_finite_where_a_probability_rounds_to_one() -> None:
-    assert likelihood.log_prob(torch.full((1, 1), 200.0), torch.zeros(1, 1, dtype=torch.uint8)).item() == -200
+def objective_of(model: VAE, pixels: Tensor, key: Tensor, beta: float = 1.0, **changes: Any) -> tuple[Tensor, Terms]:
+    objective = plain_params(**changes).objective
+    return objective_terms(model, pixels, as_float(pixels).double(), key, beta, objective, objective.samples)
 
 
 def test_terms_are_those_of_the_noise() -> None:
@@ -42,7 +37,7 @@ def test_terms_are_those_of_the_noise() -> None:
     terms = elbo_terms(model, pixels, key, row_offset=7)
     mu, logvar = model.encode(as_float(pixels).double())
     z = mu + torch.exp(logvar / 2) * standard_normal(key, 40, 3, row_offset=7)
-    torch.testing.assert_close(terms.distortion, -likelihood.log_prob(model.decode(z), pixels))
+    torch.testing.assert_close(terms.distortion, -model.likelihood.log_prob(model.decode(z), pixels))
     torch.testing.assert_close(terms.rate, 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(-1))
     torch.testing.assert_close(terms.elbo, -(terms.distortion + terms.rate))
 
@@ -76,7 +71,7 @@ def test_bound_is_the_likelihood_where_the_decoder_ignores_z() -> None:
         model.decoder[0].weight.zero_()  # type: ignore[operator]
         model.encoder[-1].weight.zero_()  # type: ignore[operator]
     # q(z|x) is the prior and p(x|z) = p(x): every importance weight is p(x) itself.
-    exact = likelihood.log_prob(model.decode(torch.zeros(40, 3, dtype=torch.float64)), pixels)
+    exact = model.likelihood.log_prob(model.decode(torch.zeros(40, 3, dtype=torch.float64)), pixels)
     bound = log_likelihood_bound(model, pixels, stream_key(0, Stream.IMPORTANCE, CPU), 5)
     torch.testing.assert_close(bound, exact)
 
@@ -89,17 +84,127 @@ def test_streams_have_noise_of_their_own() -> None:
 
 
 def test_logvar_is_bounded_for_sample_rate_and_gradient_alike() -> None:
-    model = VAE(12, Model(hidden=[16], latent_dim=3, logvar_bound=2.0))
+    model = VAE((3, 4), plain_params(**SMALL, logvar_bound=2.0).model)
     with torch.no_grad():
         model.encoder[-1].bias.fill_(50.0)  # type: ignore[operator]
     _, logvar = model.encode(torch.rand(4, 12))
     assert torch.equal(logvar, torch.full((4, 3), 2.0))
 
 
-def test_an_untrained_decoder_starts_at_the_mean_image() -> None:
-    model, _ = model_and_images()
-    mean = torch.linspace(0, 1, 12, dtype=torch.float64)
-    model.start_at(mean)
+@pytest.mark.parametrize("scale", ["exp", "softplus"])
+def test_the_plain_objective_is_the_beta_elbo(scale: str) -> None:
+    model, pixels = model_and_images(scale=scale)
+    key = stream_key(5, Stream.TRAIN, CPU)
+    loss, terms = objective_of(model, pixels, key, beta=0.7)
+    expected = elbo_terms(model, pixels, key)
+    torch.testing.assert_close((terms.distortion, terms.rate), (expected.distortion, expected.rate))
+    torch.testing.assert_close(loss.mean(), expected.loss(0.7))
+
+
+def test_softplus_is_the_scale_of_sample_and_rate() -> None:
+    model, pixels = model_and_images(scale="softplus")
+    key = stream_key(5, Stream.TRAIN, CPU)
+    mu, rho = model.encode(as_float(pixels).double())
+    posterior = torch.distributions.Normal(mu, torch.nn.functional.softplus(rho))
+    prior = torch.distributions.Normal(torch.zeros_like(mu), 1.0)
+    terms = elbo_terms(model, pixels, key)
+    torch.testing.assert_close(terms.rate, torch.distributions.kl_divergence(posterior, prior).sum(-1))
+    z = posterior.mean + posterior.stddev * standard_normal(key, 40, 3)
+    torch.testing.assert_close(terms.distortion, -model.likelihood.log_prob(model.decode(z), pixels))
+
+
+def test_importance_weighted_objective_is_the_formula() -> None:
+    model, pixels = model_and_images()
+    key = stream_key(5, Stream.TRAIN, CPU)
+    loss, terms = objective_of(model, pixels, key, bound="iwae", samples=7)
+    mu, logvar = model.encode(as_float(pixels).double())
+    posterior = torch.distributions.Normal(mu, torch.exp(logvar / 2))
+    prior = torch.distributions.Normal(torch.zeros_like(mu), 1.0)
+    log_w = []
+    for sample in range(7):
+        z = posterior.mean + posterior.stddev * standard_normal(key, 40, 3, num_samples=7)[sample]
+        ratio = (prior.log_prob(z) - posterior.log_prob(z)).sum(-1)
+        log_w.append(model.likelihood.log_prob(model.decode(z), pixels) + ratio)
+    torch.testing.assert_close(loss, math.log(7) - torch.stack(log_w).logsumexp(0))
+    torch.testing.assert_close(terms.elbo, torch.stack(log_w).mean(0))
+    assert (-loss >= terms.elbo - 1e-9).all()
+
+
+def test_importance_weighting_with_one_sample_is_the_elbo_by_monte_carlo() -> None:
+    model, pixels = model_and_images()
+    key = stream_key(5, Stream.TRAIN, CPU)
     torch.testing.assert_close(
-        likelihood.mean(model.decode(torch.zeros(1, 3, dtype=torch.float64)))[0], mean.clamp(0.001, 0.999)
+        objective_of(model, pixels, key, bound="iwae")[0], objective_of(model, pixels, key, kl="monte_carlo")[0]
     )
+
+
+def test_kl_by_monte_carlo_has_the_mean_of_the_closed_form_within_three_standard_errors() -> None:
+    model, pixels = model_and_images()
+    key = stream_key(5, Stream.TRAIN, CPU)
+    samples = 4000
+    _, exact = objective_of(model, pixels, key)
+    rates = torch.stack(
+        [objective_of(model, pixels, key + torch.tensor([0, i]), kl="monte_carlo")[1].rate for i in range(samples)]
+    )
+    mean = rates.mean(1)  # over images, of each draw
+    error = mean.std() / math.sqrt(samples)
+    assert (mean.mean() - exact.rate.mean()).abs() < 3 * error
+    assert rates.var(0).min() > 0
+
+
+def test_more_samples_lower_the_variance_and_not_the_mean() -> None:
+    model, pixels = model_and_images()
+    few, many = (
+        torch.stack(
+            [
+                objective_of(model, pixels, stream_key(i, Stream.TRAIN, CPU), kl="monte_carlo", samples=samples)[0]
+                for i in range(300)
+            ]
+        )
+        for samples in (1, 16)
+    )
+    ratio = (few.var(0).mean() / many.var(0).mean()).item()
+    assert 12 < ratio < 21
+    error = few.mean(1).std() / math.sqrt(300)
+    assert (few.mean() - many.mean()).abs() < 4 * error
+
+
+def test_free_bits_leave_alone_what_is_below_and_press_what_is_above() -> None:
+    model, pixels = model_and_images()
+    key = stream_key(5, Stream.TRAIN, CPU)
+    mu, logvar = model.encode(as_float(pixels).double())
+    kl = 0.5 * (mu**2 + logvar.exp() - 1 - logvar)
+    lowest, highest = kl.mean(0).sort().values[[0, 2]].tolist()
+    between = (lowest + highest) / 2
+    loss, terms = objective_of(model, pixels, key, free_bits=between)
+    pressed = kl.mean(0) > between
+    assert 0 < pressed.sum() < 3
+    torch.testing.assert_close(terms.rate, kl.sum(-1))
+    expected = terms.distortion.mean() + kl.mean(0)[pressed].sum() + between * (~pressed).sum()
+    torch.testing.assert_close(loss.mean(), expected)
+
+
+def test_an_autoencoder_pays_for_distortion_and_its_codes_norm_alone() -> None:
+    model, pixels = model_and_images(posterior="point")
+    key = stream_key(5, Stream.TRAIN, CPU)
+    loss, terms = objective_of(model, pixels, key, sparsity=0.3)
+    z = model.mu(as_float(pixels).double())
+    torch.testing.assert_close(terms.distortion, -model.likelihood.log_prob(model.decode(z), pixels))
+    torch.testing.assert_close(loss, terms.distortion + 0.3 * z.abs().sum(-1))
+    assert not terms.rate.any()
+    assert torch.equal(elbo_terms(model, pixels, key).distortion, terms.distortion)
+
+
+def test_corruption_adds_noise_and_drops_pixels_as_it_says() -> None:
+    key = stream_key(5, Stream.CORRUPT, CPU)
+    x = torch.full((400, 200), 0.5)
+    noisy = corrupt(x, key, noise=0.2, dropout=0.0)
+    assert (noisy - x).std().item() == pytest.approx(0.2, rel=0.02)
+    assert (noisy - x).mean().item() == pytest.approx(0.0, abs=0.003)
+    dropped = corrupt(x, key, noise=0.0, dropout=0.3)
+    assert set(dropped.unique().tolist()) == {0.0, 0.5}
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
+    # The two draws are not one.
+    both = corrupt(x, key, noise=0.2, dropout=0.3)
+    assert noisy[both != 0].mean().item() == pytest.approx(0.5, abs=0.005)
+    assert torch.equal(torch.cat([corrupt(x[:9], key, 0.2, 0.3), corrupt(x[9:], key, 0.2, 0.3, row_offset=9)]), both)

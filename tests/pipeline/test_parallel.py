@@ -16,7 +16,7 @@ import torch
 import vae_ext
 from pipeline import prepare, train
 from pipeline.parallel import Group
-from pipeline.paths import CURVES, WEIGHTS
+from pipeline.paths import DEFAULT
 from pipeline.weights import load_model
 from tests.pipeline.conftest import ROOT, set_params
 
@@ -30,7 +30,7 @@ def prepared(workspace: Path) -> Path:
 
 
 def curves() -> pd.DataFrame:
-    files = {pair: CURVES / "plots/metrics" / pair[0] / f"{pair[1]}.tsv" for pair in SPLITS}
+    files = {pair: DEFAULT.curves / "plots/metrics" / pair[0] / f"{pair[1]}.tsv" for pair in SPLITS}
     return pd.DataFrame({pair: pd.read_csv(file, sep="\t")[pair[1]] for pair, file in files.items()})
 
 
@@ -45,7 +45,7 @@ def assert_close(actual: pd.DataFrame, expected: pd.DataFrame, tolerance: float)
 
 
 def weights() -> torch.Tensor:
-    return torch.cat([t.flatten() for t in load_model(WEIGHTS, torch.device("cpu")).state_dict().values()])
+    return torch.cat([t.flatten() for t in load_model(DEFAULT.weights, torch.device("cpu")).state_dict().values()])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -94,11 +94,11 @@ def test_torchrun_starts_it_too_also_with_shares_that_are_empty(prepared: Path) 
     set_params(prepared / "params.yaml", {"train.threads": 1, "train.batch_size": 299})
     train.main()
     alone = curves()
-    WEIGHTS.unlink()
+    DEFAULT.weights.unlink()
     done = run(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m", "pipeline.train")
     assert done.returncode == 0, done.stderr
     assert_close(curves(), alone, 1e-4)
-    assert WEIGHTS.is_file()
+    assert DEFAULT.weights.is_file()
 
 
 def test_processes_end_together_and_one_says_why(prepared: Path) -> None:
@@ -107,7 +107,7 @@ def test_processes_end_together_and_one_says_why(prepared: Path) -> None:
     assert done.returncode == 2
     assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == done.stderr.splitlines()
     assert done.stderr.startswith("error: training diverged")
-    assert not WEIGHTS.exists()
+    assert not DEFAULT.weights.exists()
 
 
 def test_process_that_is_killed_ends_all_with_a_line(prepared: Path) -> None:
@@ -149,4 +149,4 @@ def test_run_of_one_process_goes_on_with_two(prepared: Path) -> None:
     assert "going on after 2 of 3 epochs" in done.stdout
     assert "made with processes 1, going on with 2" in done.stdout
     assert_close(curves(), alone, 1e-4)
-    assert json.loads((CURVES / "metrics.json").read_text())["step"] == 2
+    assert json.loads((DEFAULT.curves / "metrics.json").read_text())["step"] == 2

@@ -17,7 +17,7 @@ from pipeline import prepare, train
 from pipeline.checkpoint import loaded_code, run_key
 from pipeline.cli import Interrupted
 from pipeline.params import load_params
-from pipeline.paths import CHECKPOINTS, CURVES, WEIGHTS
+from pipeline.paths import CHECKPOINTS, DEFAULT
 from pipeline.step import Stepper
 from tests.pipeline.conftest import ROOT, set_params
 
@@ -56,7 +56,7 @@ def train_killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def results() -> Files:
     """What a run leaves: its weights and its curves."""
-    return {str(path): path.read_bytes() for path in (WEIGHTS, *sorted(CURVES.rglob("*"))) if path.is_file()}
+    return {str(path): path.read_bytes() for path in (DEFAULT.weights, *sorted(DEFAULT.curves.rglob("*"))) if path.is_file()}
 
 
 def checkpoints() -> list[Path]:
@@ -68,7 +68,7 @@ def undisturbed(prepared: Path) -> Files:
     train.main()
     files = results()
     assert len(files) == 8
-    WEIGHTS.unlink()
+    DEFAULT.weights.unlink()
     return files
 
 
@@ -77,7 +77,7 @@ def test_killed_run_resumes_to_the_same_weights_and_curves(
     undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], steps: int
 ) -> None:
     train_killed_after(steps, monkeypatch)
-    assert not WEIGHTS.exists()
+    assert not DEFAULT.weights.exists()
     capsys.readouterr()
     train.main()
     said = capsys.readouterr().out
@@ -201,7 +201,7 @@ def long_run(prepared: Path) -> Files:
     set_params(prepared / "params.yaml", {"train.epochs": 40, "train.batch_size": 4})
     train.main()
     files = results()
-    WEIGHTS.unlink()
+    DEFAULT.weights.unlink()
     return files
 
 
@@ -224,7 +224,7 @@ def test_sigkill_at_random_moments_changes_no_bit(long_run: Files) -> None:
         time.sleep(moments.uniform(0, 0.3))
         process.kill()
         process.communicate()
-        assert not WEIGHTS.exists()
+        assert not DEFAULT.weights.exists()
     said, _ = start().communicate()
     assert "going on after" in said
     assert results() == long_run

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,25 @@ from pipeline.images import Batch, Resident
 from pipeline.model import VAE
 from pipeline.parallel import Group
 from pipeline.step import REPLAYED, Stepper
+from tests.plain import plain_params
 from vae_ext.source import ROOT
 
 BATCH = 16
 IMAGES = (2 * REPLAYED + 3) * BATCH + 5  # two replays of many steps, three of one, and a batch that is not full
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))
+
+# Of each kind of step one: by hand, by autograd, with each optimiser and objective.
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"binarize": True},
+    {"precision": "bfloat16"},
+    {"optimizer": "adamw", "weight_decay": 0.1, "warm_up": 1},
+    {"bound": "iwae", "samples": 3, "first_samples": 2, "first_epochs": 1, "activation": "tanh"},
+    {"optimizer": "rmsprop", "posterior": "point", "noise": 0.3, "dropout": 0.2, "sparsity": 0.1},
+    {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 1e-4, "clip": 1.0, "free_bits": 0.1},
+    {"likelihood": "gaussian", "kl": "monte_carlo", "samples": 2, "scale": "softplus"},
+    {"likelihood": "categorical", "conv": [[4, 2]]},
+]
 
 BLOCKED = """
 import sys
@@ -29,13 +42,11 @@ import tests.benchmarks.gpu, tests.benchmarks.bench_step, tests.pipeline.test_st
 
 
 def stepper(device: str, **changes: Any) -> Stepper:
-    train = {"epochs": 3, "batch_size": BATCH, "learning_rate": 1e-3, "precision": "float32"}
-    own = {"seed": 1, "beta": 0.5, "binarize": False, **{k: v for k, v in changes.items() if k not in train}}
-    params: Any = SimpleNamespace(**own, train=SimpleNamespace(**{k: changes.get(k, v) for k, v in train.items()}))
+    params = plain_params(batch_size=BATCH, **{"beta": 0.5, **changes})
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, 9, 9), np.uint8)
     torch.manual_seed(0)
-    model: Any = SimpleNamespace(hidden=[32, 16], latent_dim=6, logvar_bound=20.0)
-    return Stepper(VAE(81, model).to(device), Resident(images, torch.device(device)), params, Group())
+    device_ = torch.device(device)
+    return Stepper(VAE((9, 9), params.model).to(device_), Resident(images, device_), params, Group())
 
 
 def run_epochs(stepper: Stepper) -> None:
@@ -50,7 +61,7 @@ def test_what_a_gpu_machine_runs_needs_no_package_of_the_pipelines() -> None:
 
 
 @pytest.mark.parametrize("device", [GPU])
-@pytest.mark.parametrize("changes", [{}, {"binarize": True}, {"precision": "bfloat16"}])
+@pytest.mark.parametrize("changes", CHANGES)
 def test_replayed_steps_are_those_taken_one_by_one(device: str, changes: dict[str, Any]) -> None:
     replayed, one_by_one = stepper(device, **changes), stepper(device, **changes)
     one_by_one.replays = False
@@ -72,9 +83,9 @@ def test_the_first_step_on_a_gpu_is_that_on_a_cpu_but_for_rounding(device: str) 
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
-@pytest.mark.parametrize("position", [1, 7])
-def test_a_state_put_back_goes_on_to_the_same_bits(device: str, position: int) -> None:
-    whole, resumed = stepper(device), stepper(device)
+@pytest.mark.parametrize(("position", "changes"), [(1, {}), *((7, changes) for changes in CHANGES)])
+def test_a_state_put_back_goes_on_to_the_same_bits(device: str, position: int, changes: dict[str, Any]) -> None:
+    whole, resumed = stepper(device, **changes), stepper(device, **changes)
     for each in (whole, resumed):
         each.replays = False
     whole.begin(1)
@@ -107,3 +118,64 @@ def test_every_image_is_met_once_an_epoch(device: str, monkeypatch: pytest.Monke
     while this.position < this.steps:
         this.advance()
     assert torch.equal(torch.cat(met).cpu().sort().values, torch.arange(IMAGES))
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+def test_every_kind_of_step_learns(changes: dict[str, Any]) -> None:
+    this = stepper("cpu", **{"learning_rate": 3e-3, **changes})
+    losses = []
+    for epoch in range(2):
+        this.begin(epoch)
+        while this.position < this.steps:
+            this.advance()
+        losses.append(this.record[:, :2].mean(0).sum().item())
+    assert not this.optimizer.nonfinite
+    assert losses[1] < losses[0]
+
+
+def test_beta_rises_through_the_warm_up_and_stays() -> None:
+    this = stepper("cpu", warm_up=2, beta=0.5)
+    rising = []
+    for epoch in range(3):
+        this.begin(epoch)
+        rising.append(this.betas.clone())
+    steps = torch.arange(1, 2 * this.steps + 1) / (2 * this.steps)
+    torch.testing.assert_close(torch.cat(rising[:2]), 0.5 * steps)
+    assert (rising[2] == 0.5).all()
+
+
+def test_the_first_epochs_take_their_own_number_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    this = stepper("cpu", bound="iwae", samples=5, first_samples=2, first_epochs=1)
+    decode, shapes = this.model.decode, []
+
+    def noting(z: torch.Tensor) -> torch.Tensor:
+        shapes.append(z.shape[0])
+        return decode(z)
+
+    monkeypatch.setattr(this.model, "decode", noting)
+    for epoch in (0, 1):
+        this.begin(epoch)
+        this.advance()
+    assert shapes == [2, 5]
+
+
+def test_what_the_encoder_sees_is_corrupted_and_what_the_decoder_explains_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    this = stepper("cpu", noise=0.5)
+    seen, explained = [], []
+    posterior, log_prob = this.model.posterior, this.model.likelihood.log_prob
+
+    def noting_x(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return posterior(x)
+
+    def noting_pixels(decoded: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        explained.append(pixels)
+        return log_prob(decoded, pixels)
+
+    monkeypatch.setattr(this.model, "posterior", noting_x)
+    monkeypatch.setattr(this.model.likelihood, "log_prob", noting_pixels)
+    this.begin(0)
+    clean = this.images.take(this.order[0])
+    this.step(BATCH)
+    assert torch.equal(explained[0], clean[0])
+    assert (seen[0] - clean[1]).std().item() == pytest.approx(0.5, rel=0.1)

@@ -17,7 +17,7 @@ from pipeline.data import read_split
 from pipeline.images import Resident, Streamed, byte_means
 from pipeline.objective import Terms
 from pipeline.params import load_params
-from pipeline.paths import CHECKPOINTS, CURVES, DIMENSIONS, FIGURES, METRICS, WEIGHTS
+from pipeline.paths import CHECKPOINTS, DEFAULT
 from pipeline.step import Stepper, epoch_order
 from pipeline.weights import load_model
 from tests.pipeline.conftest import set_params
@@ -36,7 +36,7 @@ def test_same_seed_gives_the_same_weights_and_another_does_not(prepared: Path) -
     for seed in (1, 1, 2):
         set_params(prepared / "params.yaml", {"seed": seed})
         train.main()
-        files.append(WEIGHTS.read_bytes())
+        files.append(DEFAULT.weights.read_bytes())
     assert files[0] == files[1]
     assert files[0] != files[2]
 
@@ -44,7 +44,7 @@ def test_same_seed_gives_the_same_weights_and_another_does_not(prepared: Path) -
 def test_data_that_are_missing_are_named_before_anything_begins(workspace: Path) -> None:
     with pytest.raises(UserError, match=r"data/prepared/manifest.json: missing; run `dvc repro prepare`"):
         train.main()
-    assert not CURVES.exists()
+    assert not DEFAULT.curves.exists()
     assert not CHECKPOINTS.exists()
 
 
@@ -58,10 +58,10 @@ def test_order_is_a_permutation_that_seed_and_epoch_decide() -> None:
 
 def test_weights_carry_the_parameters_that_made_them(prepared: Path) -> None:
     train.main()
-    with safe_open(WEIGHTS, framework="pt") as file:
+    with safe_open(DEFAULT.weights, framework="pt") as file:
         made = json.loads(file.metadata()["vae"])
     assert made["params"] == load_params().model_dump()
-    model = load_model(WEIGHTS, CPU)
+    model = load_model(DEFAULT.weights, CPU)
     assert model.latent_dim == 4
     assert not model.training
 
@@ -71,11 +71,13 @@ def test_curves_have_a_row_an_epoch_and_improve(prepared: Path) -> None:
     train.main()
     for split in ("train", "validation"):
         for name in ("elbo", "distortion", "rate"):
-            rows = (CURVES / f"plots/metrics/{split}/{name}.tsv").read_text().splitlines()
+            rows = (DEFAULT.curves / f"plots/metrics/{split}/{name}.tsv").read_text().splitlines()
             assert len(rows) == 5
-    last = json.loads((CURVES / "metrics.json").read_text())
+    last = json.loads((DEFAULT.curves / "metrics.json").read_text())
     assert last["validation"]["elbo"] == pytest.approx(-(last["validation"]["distortion"] + last["validation"]["rate"]))
-    elbo = [float(row.split("\t")[1]) for row in (CURVES / "plots/metrics/validation/elbo.tsv").read_text().splitlines()[1:]]
+    elbo = [
+        float(row.split("\t")[1]) for row in (DEFAULT.curves / "plots/metrics/validation/elbo.tsv").read_text().splitlines()[1:]
+    ]
     assert elbo == sorted(elbo)
 
 
@@ -106,7 +108,7 @@ def test_number_that_is_none_ends_the_run_and_is_named(prepared: Path, monkeypat
         f"training diverged: in step 8 (epoch 2) the {term} was no number, before any other; the last good checkpoint is "
         f"{newest}; try a lower train.learning_rate, or train.on_nonfinite: skip, which goes on from there"
     )
-    assert not WEIGHTS.exists()
+    assert not DEFAULT.weights.exists()
 
 
 @pytest.mark.parametrize("term", ["rate", "distortion", "gradient"])
@@ -124,10 +126,10 @@ def test_skipped_steps_are_counted_and_change_nothing(prepared: Path, monkeypatc
     train.main()
     assert torch.equal(before[2], before[1])
     assert not torch.equal(before[3], before[2])
-    curves = json.loads((CURVES / "metrics.json").read_text())
+    curves = json.loads((DEFAULT.curves / "metrics.json").read_text())
     assert curves["train"]["skipped_steps"] == 1
     assert math.isfinite(curves["train"]["elbo"])
-    assert all(torch.isfinite(p).all() for p in load_model(WEIGHTS, CPU).parameters())
+    assert all(torch.isfinite(p).all() for p in load_model(DEFAULT.weights, CPU).parameters())
 
 
 def test_divergence_is_said_and_writes_no_weights(prepared: Path) -> None:
@@ -136,7 +138,7 @@ def test_divergence_is_said_and_writes_no_weights(prepared: Path) -> None:
         UserError, match=r"training diverged: in step 2 .*there is no checkpoint yet; try a lower train.learning"
     ):
         train.main()
-    assert not WEIGHTS.exists()
+    assert not DEFAULT.weights.exists()
 
 
 @pytest.mark.parametrize("changes", [{"train.stream": True}, {"train.checkpoint_every": 2}])
@@ -145,8 +147,10 @@ def test_how_it_is_computed_changes_no_bit(prepared: Path, changes: dict[str, ob
     for more in ({}, changes):
         set_params(prepared / "params.yaml", more)
         train.main()
-        weights = load_model(WEIGHTS, CPU).state_dict().values()
-        results.append((torch.cat([t.flatten() for t in weights]), [p.read_bytes() for p in sorted(CURVES.rglob("*.tsv"))]))
+        weights = load_model(DEFAULT.weights, CPU).state_dict().values()
+        results.append(
+            (torch.cat([t.flatten() for t in weights]), [p.read_bytes() for p in sorted(DEFAULT.curves.rglob("*.tsv"))])
+        )
     assert torch.equal(results[0][0], results[1][0])
     assert results[0][1] == results[1][1]
 
@@ -167,7 +171,7 @@ def test_bfloat16_trains_about_the_same(prepared: Path) -> None:
     for precision in ("float32", "bfloat16"):
         set_params(prepared / "params.yaml", {"train.precision": precision})
         train.main()
-        elbos.append(json.loads((CURVES / "metrics.json").read_text())["validation"]["elbo"])
+        elbos.append(json.loads((DEFAULT.curves / "metrics.json").read_text())["validation"]["elbo"])
     assert elbos[0] != elbos[1]
     assert elbos[0] == pytest.approx(elbos[1], rel=0.01)
 
@@ -199,16 +203,16 @@ def test_binarized_images_are_black_and_white_and_drawn_anew(prepared: Path, mon
 def test_evaluation_adds_up_and_figures_are_drawn(prepared: Path) -> None:
     train.main()
     evaluate.main()
-    metrics = json.loads(METRICS.read_text())
+    metrics = json.loads(DEFAULT.metrics.read_text())
     assert set(metrics) == {"elbo", "distortion", "rate", "nll", "active_units"}
     assert metrics["elbo"] == pytest.approx(-(metrics["distortion"] + metrics["rate"]))
     assert metrics["nll"] <= -metrics["elbo"] + 0.5
     import pandas as pd
 
-    assert pd.read_csv(DIMENSIONS)["kl"].sum() == pytest.approx(metrics["rate"], rel=1e-4)
+    assert pd.read_csv(DEFAULT.dimensions)["kl"].sum() == pytest.approx(metrics["rate"], rel=1e-4)
     plot.main()
     names = {"kl_per_dimension", "latent", "learning_curves", "reconstructions", "samples"}
-    assert {path.stem for path in FIGURES.iterdir()} == names
+    assert {path.stem for path in DEFAULT.figures.iterdir()} == names
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2])
@@ -225,15 +229,17 @@ def test_evaluation_does_not_depend_on_the_batch_size(prepared: Path) -> None:
     for batch_size in (7, 200):
         set_params(prepared / "params.yaml", {"evaluate.batch_size": batch_size})
         evaluate.main()
-        results.append(json.loads(METRICS.read_text()))
+        results.append(json.loads(DEFAULT.metrics.read_text()))
     for name, value in results[0].items():
         assert value == pytest.approx(results[1][name], rel=1e-5)
 
 
 def test_weights_that_are_missing_or_something_else_are_named(workspace: Path) -> None:
-    with pytest.raises(UserError, match=r"models/vae.safetensors: missing; run `dvc repro train`"):
-        load_model(WEIGHTS, CPU)
-    WEIGHTS.parent.mkdir()
-    WEIGHTS.write_bytes(b"not weights")
-    with pytest.raises(UserError, match=r"models/vae.safetensors: expected weights that this version's train stage wrote"):
-        load_model(WEIGHTS, CPU)
+    with pytest.raises(UserError, match=r"models/default/vae.safetensors: missing; run the train stage, by `dvc repro`"):
+        load_model(DEFAULT.weights, CPU)
+    DEFAULT.weights.parent.mkdir()
+    DEFAULT.weights.write_bytes(b"not weights")
+    with pytest.raises(
+        UserError, match=r"models/default/vae.safetensors: expected weights that this version's train stage wrote"
+    ):
+        load_model(DEFAULT.weights, CPU)

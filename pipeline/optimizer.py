@@ -1,0 +1,120 @@
+"""The optimisers by name, on all parameters as one tensor, and the schedules of their learning rate.
+
+By the functions under torch.optim's classes: the optimiser around them takes longer to set out than the arithmetic of a small
+model, and hides what tells its kernel to leave a step out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
+
+if TYPE_CHECKING:
+    from pipeline.params import Train
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+RMSPROP_ALPHA = 0.99  # as torch.optim has it
+
+
+class Optimizer:
+    """Steps one tensor of parameters by one of gradients.
+
+    All that changes from step to step is a tensor, because numbers would freeze in a CUDA graph.
+
+    Args:
+        params: which optimiser, and its numbers.
+        parameters: [P], stepped in place.
+        gradient: [P], clipped in place.
+    """
+
+    def __init__(self, params: Train, parameters: Tensor, gradient: Tensor) -> None:
+        self.params, self.parameters, self.gradient = params, parameters, gradient
+        self.learning_rate = torch.zeros(1, device=gradient.device)
+        self.nonfinite = torch.zeros((), device=gradient.device)  # 1: something is no number, and the step changes nothing
+        names = {"rmsprop": ("square_avg",), "sgd": ("momentum",) * (params.momentum > 0)}.get(params.optimizer, MOMENTS)
+        self.state: dict[str, Tensor] = {name: torch.zeros_like(gradient) for name in names}
+        if names == MOMENTS:
+            self.state["step"] = torch.zeros((), device=gradient.device)
+
+    def step(self, squared_norm: Tensor) -> None:
+        """One step along the gradient, which its squared norm says how far to clip."""
+        if self.params.clip is not None:
+            # Pascanu, Mikolov, Bengio: On the difficulty of training recurrent neural networks. 2013.
+            self.gradient *= (self.params.clip / (squared_norm.sqrt() + 1e-6)).clamp(max=1)
+        steps = {"adam": self.adam, "adamw": self.adam, "rmsprop": self.rmsprop, "sgd": self.sgd}
+        steps[self.params.optimizer]()
+
+    def adam(self) -> None:
+        """Kingma, Ba: Adam: A Method for Stochastic Optimization. 2015; Loshchilov, Hutter: Decoupled Weight Decay
+        Regularization. 2019.
+        """
+        (adam if self.params.optimizer == "adam" else adamw)(
+            [self.parameters],
+            [self.gradient],
+            [self.state["exp_avg"]],
+            [self.state["exp_avg_sq"]],
+            [],
+            [self.state["step"]],
+            fused=True,
+            capturable=self.gradient.is_cuda,
+            found_inf=self.nonfinite,
+            amsgrad=False,
+            beta1=self.params.betas[0],
+            beta2=self.params.betas[1],
+            lr=self.learning_rate[0],
+            weight_decay=self.params.weight_decay,
+            eps=self.params.epsilon,
+            maximize=False,
+        )
+
+    def sgd(self) -> None:
+        """Descent, with Polyak's momentum: Some methods of speeding up the convergence of iteration methods. 1964."""
+        sgd(
+            [self.parameters],
+            [self.gradient],
+            [self.state.get("momentum")],
+            fused=True,
+            found_inf=self.nonfinite,
+            weight_decay=self.params.weight_decay,
+            momentum=self.params.momentum,
+            lr=self.learning_rate[0],  # type: ignore[arg-type]
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
+
+    def rmsprop(self) -> None:
+        """Tieleman, Hinton: Lecture 6.5, RMSProp. 2012. The arithmetic of torch.optim's, which can't leave a step out."""
+        gradient = self.gradient.add(self.parameters, alpha=self.params.weight_decay).masked_fill_(self.nonfinite > 0, 0)
+        square = self.state["square_avg"]
+        square.lerp_(gradient.square(), (1 - RMSPROP_ALPHA) * (1 - self.nonfinite))
+        self.parameters -= gradient.div_(square.sqrt().add_(self.params.epsilon)).mul_(self.learning_rate)
+
+
+def learning_rates(params: Train, first: int, count: int, total: int) -> Tensor:
+    """The learning rates of so many steps from ``first`` on, out of ``total``; float64 [count].
+
+    - ``constant``;
+    - ``cosine``: half a cosine, down to 0;
+    - ``burda``: eight stages down to a tenth, each three times as long as the one before (Burda et al. 2016, section 5: 3280
+      epochs). With fewer epochs, the stages are shorter.
+    """
+    factor = {
+        "constant": lambda step: 1.0,
+        "cosine": lambda step: 0.5 * (1 + math.cos(math.pi * step / total)),
+        "burda": lambda step: burda(step / total),
+    }[params.schedule]
+    return params.learning_rate * torch.tensor([factor(step) for step in range(first, first + count)], dtype=torch.float64)
+
+
+def burda(progress: float) -> float:
+    """The stage i of 0 to 7, of 3^i epochs each, has the factor round(10^(1 - i / 7), 1) / 10."""
+    stage = sum(progress >= (3 ** (i + 1) - 1) / (3**8 - 1) for i in range(7))
+    factor: float = round(10.0 ** (1 - stage / 7), 1) / 10
+    return factor

@@ -1,0 +1,74 @@
+"""What a model's latent space holds, as pictures: decodings, and planes of codes."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from torch import Tensor
+
+from pipeline.model import VAE
+
+QUANTILES = (0.05, 0.95)  # between which the manifold lies
+Array = npt.NDArray[np.float32]
+
+
+def tiled(images: Array, side: int) -> Array:
+    """side x side images as one, row by row."""
+    _, height, width = images.shape
+    return images.reshape(side, side, height, width).transpose(0, 2, 1, 3).reshape(side * height, side * width)
+
+
+def show(axes: Axes, image: Array) -> None:
+    """One picture, without axes."""
+    axes.imshow(image, cmap="gray_r", vmin=0, vmax=1)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def plane(mu: Tensor) -> tuple[npt.NDArray[np.float64], list[str]]:
+    """Codes in their first two dimensions or, of more, principal components, [N, 2]; and the names of these."""
+    dim = mu.shape[1]
+    mu = mu.double()
+    if dim > 2:
+        mu = mu - mu.mean(dim=0)
+        _, s, v = torch.linalg.svd(mu, full_matrices=False)
+        # A component's sign is arbitrary: let its largest weight be positive, so that two runs' pictures compare.
+        v = v * v.gather(1, v.abs().argmax(dim=1, keepdim=True)).sign()
+        share = (s[:2].square() / s.square().sum()).tolist()
+        names = [f"principal component {i + 1} of {dim} dimensions ({part:.0%} of variance)" for i, part in enumerate(share)]
+        return (mu @ v[:2].T).cpu().numpy(), names
+    if dim == 1:
+        mu = torch.cat([mu, torch.zeros_like(mu)], dim=1)
+    return mu.cpu().numpy(), ["dimension 1", "dimension 2" if dim > 1 else ""]
+
+
+def scatter(axes: Axes, points: npt.NDArray[np.float64], labels: npt.NDArray[np.uint8]) -> PathCollection:
+    """Points coloured by class."""
+    options = {"cmap": "tab10", "vmin": -0.5, "vmax": 9.5, "s": 5, "alpha": 0.6, "linewidths": 0}
+    return axes.scatter(points[:, 0], points[:, 1], c=labels % 10, **options)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def pictures(model: VAE, z: Tensor) -> Array:
+    """E[x|z] as images, [N, H, W]."""
+    decoded: Array = as_images(model, model.likelihood.mean(model.decode(z)))
+    return decoded
+
+
+def as_images(model: VAE, x: Tensor) -> Array:
+    """Flat images [N, D] as [N, H, W]."""
+    images: Array = x.reshape(-1, *model.image_shape).float().cpu().numpy()
+    return images
+
+
+def manifold(model: VAE, mu: Tensor, side: int) -> Array:
+    """E[x|z] on a square of a plane's quantiles: of the prior or, where there is none, of the codes. Up is up."""
+    share = torch.linspace(*QUANTILES, side, dtype=torch.float64)
+    across = [torch.special.ndtri(share)] * 2
+    if model.is_point:
+        across = [torch.quantile(mu[:, i].double().cpu(), share) for i in range(2)]
+    z = torch.cartesian_prod(across[1].flip(0), across[0]).flip(1)
+    return pictures(model, z.to(mu))

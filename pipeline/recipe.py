@@ -1,0 +1,77 @@
+"""Recipes: parameter files that hold only what differs from params.yaml, and say what they are.
+
+``python -m pipeline.recipe NAME`` writes the whole set of parameters that a recipe comes to, which the stages read; without a
+name, it lists the recipes for DVC (recipes/index.json).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from ruamel.yaml import YAML
+
+from pipeline.cli import UserError, run_stage
+from pipeline.files import whole_file, write_json
+from pipeline.params import Params, Section, read_yaml, validated
+from pipeline.paths import DEFAULT, PARAMS, RECIPES, Place
+
+INDEX = RECIPES / "index.json"
+
+
+class Published(Section):
+    """A number to stand beside."""
+
+    metric: Literal["elbo", "nll"]
+    value: float
+    source: str
+
+
+class About(Section):
+    """What a recipe says of itself; its name in the table, and its paragraph for whoever learns from it."""
+
+    system: str = Field(description="What it is, in a line.")
+    look: str = Field(description="What to look at in its results, and why.")
+    faults: str | None = Field(default=None, description="What was wrong in the code that it comes from.")
+    published: Published | None = None
+
+
+def names() -> list[str]:
+    """Of all recipes there are."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml") if path.name != "dvc.yaml")
+
+
+def read_recipe(path: Path) -> tuple[About, Params]:
+    """What a recipe says of itself, and the whole set of parameters that it comes to.
+
+    Raises:
+        UserError: a line for each fault, naming the recipe and the key.
+    """
+    differences = read_yaml(path)
+    if not isinstance(differences, dict):
+        raise UserError(f"{path}: expected keys and values, got {differences!r}")
+    about = validated(About, differences.pop("about", None), path)
+    return about, validated(Params, merged(read_yaml(PARAMS), differences), path)
+
+
+def merged(whole: Any, differences: Any) -> Any:
+    """The first with the second's values where it has any, section by section."""
+    if not (isinstance(whole, dict) and isinstance(differences, dict)):
+        return differences
+    return {**whole, **{key: merged(whole.get(key), value) for key, value in differences.items()}}
+
+
+def main(place: Place) -> None:
+    if place is DEFAULT:
+        write_json(INDEX, {"recipes": names()})
+        print(f"{INDEX}: {len(names())} recipes")
+        return
+    _, params = read_recipe(RECIPES / f"{place.results.name}.yaml")
+    with whole_file(place.params) as temporary, temporary.open("w") as file:
+        file.write(f"# {PARAMS} with what recipes/{place.results.name}.yaml changes.\n")
+        YAML(typ="safe", pure=True).dump(params.model_dump(), file)
+
+
+if __name__ == "__main__":
+    run_stage(main, __doc__)

@@ -1,0 +1,101 @@
+"""Encoders and decoders: for any image's shape, and those of the recipes with the sizes that their sources have."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.model import VAE
+from tests.plain import plain_params
+
+SHAPES = [(8, 8), (13, 17), (28, 28), (1, 9), (3, 32, 32), (3, 7, 5)]
+LAYERS: list[dict[str, Any]] = [
+    {"conv": [], "hidden": [16]},
+    {"conv": [], "hidden": []},
+    {"conv": [[4, 1], [6, 2], [5, 3]], "hidden": [16]},
+    {"conv": [[4, 2]], "hidden": []},
+]
+
+
+def vae(shape: tuple[int, ...], **changes: Any) -> VAE:
+    torch.manual_seed(0)
+    return VAE(shape, plain_params(**changes).model)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "categorical"])
+def test_any_image_goes_in_and_comes_out_in_its_shape(shape: tuple[int, ...], layers: dict[str, Any], likelihood: str) -> None:
+    model = vae(shape, likelihood=likelihood, **layers)
+    pixels = torch.randint(0, 256, (5, math.prod(shape)), dtype=torch.uint8)
+    mu, logvar = model.encode(pixels / 255)
+    assert mu.shape == logvar.shape == (5, 6)
+    for z in (mu, mu.expand(3, 5, 6)):
+        decoded = model.decode(z)
+        assert model.likelihood.log_prob(decoded, pixels).shape == z.shape[:-1]
+        assert model.likelihood.mean(decoded).shape == (*z.shape[:-1], math.prod(shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_an_untrained_decoder_starts_near_the_mean_image(shape: tuple[int, ...], likelihood: str) -> None:
+    mean = torch.linspace(0.1, 0.9, math.prod(shape))
+    model = vae(shape, likelihood=likelihood)
+    model.start_at(mean)
+    torch.testing.assert_close(model.likelihood.mean(model.decode(torch.zeros(1, 6)))[0], mean)
+    model = vae(shape, likelihood=likelihood, conv=[[4, 2]])
+    model.start_at(mean)
+    # A convolution has a bias a colour, not a pixel.
+    *colours, height, width = shape
+    by_colour = mean.view(math.prod(colours), height * width).mean(1).repeat_interleave(height * width)
+    torch.testing.assert_close(model.likelihood.mean(model.decode(torch.zeros(1, 6)))[0], by_colour)
+
+
+def test_a_convolution_sees_neighbours_as_they_lie_in_the_image() -> None:
+    model = vae((7, 5), conv=[[2, 1]], hidden=[])
+    image = torch.zeros(1, 35)
+    image[0, 2 * 5 + 3] = 1
+    seen = model.encoder[:2](image) - model.encoder[:2](torch.zeros(1, 35))
+    assert {tuple(place) for place in seen[0, 0].nonzero().tolist()} == {(i, j) for i in (1, 2, 3) for j in (2, 3, 4)}
+
+
+def test_the_convolutional_recipe_has_the_sources_sizes() -> None:
+    layers = {"conv": [[32, 1], [64, 2], [64, 1], [64, 1]], "hidden": [32], "latent_dim": 2}
+    decoder = plain_params(conv=[[32, 1], [64, 2]], hidden=[]).model
+    model = vae((28, 28), **layers, decoder=decoder)
+    assert sum(p.numel() for p in model.encoder.parameters()) == 320 + 18_496 + 2 * 36_928 + 401_440 + 2 * 66
+    assert sum(p.numel() for p in model.decoder.parameters()) == 37_632 + 18_464 + 289
+
+
+def test_without_a_decoder_of_its_own_it_mirrors_the_encoder() -> None:
+    def widths(layers: torch.nn.Sequential) -> list[tuple[int, int]]:
+        found = []
+        for layer in layers:
+            if isinstance(layer, torch.nn.Linear):
+                found.append((layer.in_features, layer.out_features))
+            elif isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+                found.append((layer.in_channels, layer.out_channels))
+        return found
+
+    model = vae((13, 17), conv=[[4, 1], [6, 2]], hidden=[16, 9])
+    encoder, decoder = widths(model.encoder), widths(model.decoder)
+    assert [(out, into) for into, out in decoder[::-1][:-1]] == encoder[:-1]
+    assert decoder[0] == (6, 9)
+    assert encoder[-1] == (9, 12)
+
+
+def test_a_points_code_is_all_that_its_encoder_gives() -> None:
+    model = vae((8, 8), posterior="point")
+    x = torch.rand(5, 64)
+    assert model.posterior(x).shape == (5, 6)
+    assert torch.equal(model.mu(x), model.posterior(x))
+
+
+@pytest.mark.parametrize("scale", ["exp", "softplus"])
+def test_mu_is_the_encoders_first_half(scale: str) -> None:
+    model = vae((8, 8), scale=scale)
+    x = torch.rand(5, 64)
+    assert torch.equal(model.mu(x), model.encode(x)[0])

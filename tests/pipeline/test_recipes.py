@@ -1,0 +1,153 @@
+"""Every recipe runs; a recipe is what it says and no more; a recipe is added by adding a file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import compare, evaluate, plot, prepare, recipe, train
+from pipeline.cli import UserError
+from pipeline.params import load_params, read_yaml
+from pipeline.paths import RECIPES, place_of
+from pipeline.recipe import INDEX, names, read_recipe
+from tests.pipeline.conftest import ROOT, set_params, small_mnist
+
+NAMES = sorted(path.stem for path in (ROOT / RECIPES).glob("*.yaml") if path.name != "dvc.yaml")
+# What makes a recipe small, where it does not say so itself.
+SMOKE: dict[str, Any] = {"train": {"epochs": 2, "batch_size": 100}, "evaluate": {"importance_samples": 3}}
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small data, and every recipe in smoke size: its own layers, likelihood, objective and optimiser for two epochs."""
+    folder = tmp_path_factory.mktemp("kitchen")
+    small_mnist(folder / "data/raw/small")
+    shutil.copy(ROOT / "params.yaml", folder)
+    set_params(folder / "params.yaml", {"data.path": "data/raw/small", "data.validation": 100})
+    shutil.copytree(ROOT / RECIPES, folder / RECIPES)
+    for name in NAMES:
+        path = folder / RECIPES / f"{name}.yaml"
+        raw = read_yaml(path)
+        for section, values in SMOKE.items():
+            raw[section] = {**raw.get(section, {}), **values}
+        if "first_epochs" in raw.get("objective", {}):
+            raw["objective"]["first_epochs"] = 1
+        with path.open("w") as file:
+            YAML(typ="safe", pure=True).dump(raw, file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        prepare.main()
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_runs(kitchen: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(kitchen)
+    place = place_of(name)
+    for stage in (recipe, train, evaluate, plot):
+        stage.main(place)
+    metrics = json.loads(place.metrics.read_text())
+    params = load_params(place.params)
+    is_point = params.model.posterior == "point"
+    assert set(metrics) == {"distortion", "active_units"} | (set() if is_point else {"elbo", "rate", "nll"})
+    expected = {"learning_curves", "reconstructions", "samples", "latent"}
+    expected |= set() if is_point else {"kl_per_dimension"}
+    expected |= {"manifold"} if params.model.latent_dim == 2 else set()
+    assert {path.stem for path in place.figures.glob("*.png")} == expected
+    assert json.loads(place.time.read_text())["seconds"] > 0
+
+
+def test_all_of_them_compare_in_one_table(kitchen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(kitchen)
+    compare.main()
+    table = pd.read_csv(compare.TABLE).set_index("recipe")
+    assert list(table.index) == NAMES
+    for name in NAMES:
+        metrics = json.loads(place_of(name).metrics.read_text())
+        assert table.loc[name, "distortion"] == pytest.approx(metrics["distortion"], rel=1e-5)
+    text = compare.REPORT.read_text()
+    assert all(f"## {name}\n" in text for name in NAMES)
+    linked = [part.split(")")[0] for part in text.split("](")[1:] if part.split(")")[0].endswith(".png")]
+    assert linked
+    assert all((compare.REPORT.parent / path).is_file() for path in linked)
+    estimators = pd.read_csv(compare.FIGURES / "estimators.csv")
+    difference = (estimators["kl_monte_carlo"] - estimators["kl_closed_form"]).abs()
+    assert (difference < 3 * estimators["standard_error"]).all()
+    assert (estimators["variance_of_kl"].diff()[1:] < 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_holds_only_what_differs(name: str) -> None:
+    whole = read_yaml(ROOT / "params.yaml")
+    raw = read_yaml(ROOT / RECIPES / f"{name}.yaml")
+    raw.pop("about")
+    assert same_as(whole, raw) == []
+
+
+def same_as(whole: Any, differences: dict[str, Any], above: str = "") -> list[str]:
+    """The keys whose values are those of the whole."""
+    found = []
+    for key, value in differences.items():
+        if isinstance(value, dict) and isinstance(whole[key], dict):
+            found += same_as(whole[key], value, f"{above}{key}.")
+        elif whole[key] == value:
+            found.append(above + key)
+    return found
+
+
+def test_the_list_of_recipes_is_that_of_the_files() -> None:
+    assert json.loads((ROOT / INDEX).read_text())["recipes"] == NAMES
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place for recipes, with one."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / RECIPES).mkdir()
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / RECIPES / "mine.yaml"
+    path.write_text("about: {system: a, look: b}\nbeta: 0.5\ntrain: {epochs: 3}\n")
+    return path
+
+
+def test_a_recipe_is_params_yaml_with_its_own_values(shelf: Path) -> None:
+    about, params = read_recipe(shelf)
+    whole = load_params()
+    assert about.system == "a"
+    assert (params.beta, params.train.epochs) == (0.5, 3)
+    assert params.model_copy(update={"beta": whole.beta, "train": whole.train}) == whole
+    recipe.main(place_of("mine"))
+    assert load_params(place_of("mine").params) == params
+
+
+def test_a_recipe_is_added_by_adding_a_file(shelf: Path) -> None:
+    shutil.copy(shelf, shelf.with_name("another.yaml"))
+    assert names() == ["another", "mine"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("beta: 1.0", "the file: expected keys and values, got None"),
+        ("about: {system: a}", "look: missing; every parameter must be given"),
+        ("about: {system: a, look: b}\ntrian: {}", "trian: unknown key; did you mean train?"),
+        ("about: {system: a, look: b}\ntrain: {epoch: 3}", "train.epoch: unknown key; did you mean epochs?"),
+        ("about: {system: a, look: b}\nbeta: -1", "beta: expected greater than or equal to 0, got -1"),
+        ("- beta", "expected keys and values, got ['beta']"),
+        ("beta: [", "not valid YAML"),
+    ],
+)
+def test_a_fault_in_a_recipe_is_one_line_that_names_it(shelf: Path, text: str, message: str) -> None:
+    shelf.write_text(text)
+    with pytest.raises(UserError) as caught:
+        recipe.main(place_of("mine"))
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("recipes/mine.yaml: ")
+    assert len(str(caught.value).splitlines()) == 1
+    assert not place_of("mine").params.exists()
