@@ -4,10 +4,13 @@ VENV := .venv
 READY := $(VENV)/.ready
 ACTIVE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: help setup repro test bench bench-full bench-record bench-compare bench-noise bench-pythae sanitize gpu lock
+.PHONY: help setup repro recipes recipe sweep test bench bench-full bench-record bench-compare bench-noise bench-pythae sanitize gpu lock
 help:
 	@echo "make setup   .venv with the locked packages"
 	@echo "make repro   prepare, train, evaluate, plot: what has changed, by dvc repro"
+	@echo "make recipes the same for every file of recipes/, and a table of them"
+	@echo "make recipe NAME=aevb_mlp_2d     the same for one"
+	@echo "make sweep   experiments over beta (BETAS=0.1,0.3,1,3,10 EPOCHS=5), and rate against distortion"
 	@echo "make test    ruff, mypy, and the tests"
 	@echo "make bench   the operator's speed beside the reference's, PyTorch's and torch.compile's, as a table"
 	@echo "make bench-full      the same for all shapes"
@@ -29,6 +32,22 @@ $(READY): requirements.lock
 repro: $(READY)
 	$(ACTIVE) dvc repro
 	$(ACTIVE) dvc metrics show results/train/metrics.json results/evaluate/metrics.json
+
+recipes: $(READY)
+	$(ACTIVE) python -m pipeline.recipe
+	$(ACTIVE) dvc repro recipes/dvc.yaml
+
+recipe: $(READY)
+	$(ACTIVE) python -m pipeline.recipe
+	$(ACTIVE) dvc repro recipes/dvc.yaml:plot@$(NAME)
+
+# Two at a time on half of the cores each: small models gain little from more.
+BETAS ?= 0.1,0.3,1,3,10
+EPOCHS ?= 5
+sweep: $(READY)
+	$(ACTIVE) dvc exp run --queue -S 'beta=$(BETAS)' -S train.epochs=$(EPOCHS)
+	$(ACTIVE) OMP_NUM_THREADS=$$(( ($$(nproc) + 1) / 2 )) dvc exp run --run-all --jobs 2
+	$(ACTIVE) python -m pipeline.rate_distortion
 
 test: $(READY)
 	$(ACTIVE) ruff check .

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import psutil  # type: ignore[import-untyped]
 import pytest
 
@@ -55,7 +56,7 @@ class Clone:
     def restore(self) -> None:
         """Back to the last commit, without running a stage."""
         self.must("git", "restore", "--staged", "--worktree", ".")
-        self.must("dvc", "checkout", "--quiet")
+        self.must("dvc", "checkout", "--quiet", "dvc.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -258,3 +259,51 @@ def test_a_backend_that_cannot_be_had_is_one_line(clone: Clone, environment: dic
     assert done.returncode == 2
     assert done.stderr.startswith(message)
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_one_command_runs_one_recipe_and_its_parameters_vary_like_any(clone: Clone) -> None:
+    recipe = clone.folder / "recipes/mine.yaml"
+    recipe.write_text("about: {system: mine, look: at it}\nmodel: {latent_dim: 2}\ntrain: {epochs: 1, optimizer: rmsprop}\n")
+    clone.must(sys.executable, "-m", "pipeline.recipe", PYTHONPATH=str(clone.folder))
+    log = clone.must("dvc", "repro", "recipes/dvc.yaml:plot@mine")
+    assert "Stage 'prepare' didn't change, skipping" in log
+    assert re.findall(r"Running stage 'recipes/dvc.yaml:(\w+@\w+)'", log) == [
+        "resolve@mine",
+        "train@mine",
+        "evaluate@mine",
+        "plot@mine",
+    ]
+    folder = clone.folder / "results/recipes/mine"
+    assert (folder / "plot/manifold.png").is_file()
+    # What the training does not read does not train again.
+    recipe.write_text(recipe.read_text() + "plot: {manifold: 3}\n")
+    log = clone.must("dvc", "repro", "recipes/dvc.yaml:plot@mine")
+    assert re.findall(r"Running stage 'recipes/dvc.yaml:(\w+@\w+)'", log) == ["resolve@mine", "plot@mine"]
+    clone.must("git", "add", "--all")
+    clone.must("git", "commit", "--quiet", "--message", "A recipe")
+    before = json.loads((folder / "evaluate/metrics.json").read_text())
+    clone.must("dvc", "exp", "run", "recipes/dvc.yaml:plot@mine", "-S", "recipes/mine.yaml:train.learning_rate=0.01")
+    assert json.loads((folder / "evaluate/metrics.json").read_text())["elbo"] != before["elbo"]
+    assert "learning_rate: 0.01" in (folder / "params.yaml").read_text()
+    clone.must("git", "reset", "--quiet", "--hard", "HEAD~1")
+    clone.restore()
+
+
+def test_a_recipe_that_is_not_there_is_one_line(clone: Clone) -> None:
+    done = clone.run(sys.executable, "-m", "pipeline.train", "nobodys", PYTHONPATH=str(clone.folder))
+    assert (done.returncode, done.stderr) == (2, "error: recipes/nobodys.yaml: missing; expected a recipe of that name\n")
+
+
+def test_rate_and_distortion_of_experiments_are_drawn(clone: Clone) -> None:
+    command = (sys.executable, "-m", "pipeline.rate_distortion")
+    alone = clone.run(*command, PYTHONPATH=str(clone.folder))
+    assert alone.returncode == 2
+    assert "expected experiments of at least two betas, got 1" in alone.stderr
+    clone.must("dvc", "exp", "run", "--queue", "-S", "beta=0.1,5", "-S", "train.epochs=3")
+    clone.must("dvc", "exp", "run", "--run-all", "--jobs", "2", OMP_NUM_THREADS="1")
+    clone.must(*command, PYTHONPATH=str(clone.folder))
+    table = pd.read_csv(clone.folder / "results/rate_distortion.csv")
+    swept = table[table["else"] == "train.epochs=3"].set_index("beta")
+    assert list(swept.index) == [0.1, 5.0]
+    assert swept.loc[0.1, "rate"] > swept.loc[5.0, "rate"]
+    assert (clone.folder / "results/rate_distortion.png").is_file()

@@ -1,0 +1,101 @@
+"""Rate against distortion over DVC's experiments: what beta trades for what. `make sweep` runs some, and draws them.
+
+Reads the last commit's experiments and those of the workspace, and draws as one curve those that differ in beta alone.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pandas as pd
+
+from pipeline.cli import UserError, run
+from pipeline.figure import figure
+from pipeline.files import whole_file
+from pipeline.paths import DEFAULT, PARAMS, RESULTS
+
+TABLE, FIGURE = RESULTS / "rate_distortion.csv", RESULTS / "rate_distortion.png"
+METRICS = ["elbo", "rate", "distortion", "nll", "active_units"]
+
+
+def experiments() -> pd.DataFrame:
+    """A row an experiment: beta, what else differs from params.yaml as it is now, and its metrics."""
+    shown = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True, check=False)
+    if shown.returncode != 0:
+        raise UserError(f"dvc exp show: {shown.stderr.strip().splitlines()[-1]}")
+    rows: dict[str, dict[str, Any]] = {}
+    now: dict[str, Any] = {}
+    for baseline in json.loads(shown.stdout):
+        found = [baseline, *(experiment["revs"][0] for experiment in baseline["experiments"] or [])]
+        for one in found:
+            data = one["data"] or {}
+            params = flat(data.get("params", {}).get(str(PARAMS), {}).get("data", {}))
+            metrics = data.get("metrics", {}).get(str(DEFAULT.metrics), {}).get("data")
+            if one["rev"] == "workspace":
+                now = params
+            elif params and metrics and "rate" in metrics:
+                # Run twice, it is the same experiment: the last stands.
+                rows[json.dumps(params, sort_keys=True)] = {"params": params, **{name: metrics[name] for name in METRICS}}
+    table = pd.DataFrame(list(rows.values()), columns=["params", *METRICS])
+    table.insert(0, "beta", [params["beta"] for params in table["params"]])
+    others = [
+        ", ".join(f"{key}={value}" for key, value in params.items() if key != "beta" and now.get(key) != value)
+        for params in table.pop("params")
+    ]
+    table.insert(1, "else", others)
+    return table.sort_values(["else", "beta"], ignore_index=True)
+
+
+def flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested keys as dotted ones."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found.update(flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value})
+    return found
+
+
+def draw(table: pd.DataFrame) -> None:
+    """The curves. Straight lines of slope -1 join equal ELBOs, since ELBO = -(distortion + rate)."""
+    with figure(FIGURE, width=6.8, height=5) as fig:
+        axes = fig.subplots()
+        for others, curve in table.groupby("else"):
+            axes.plot(curve["rate"], curve["distortion"], "o-", label=str(others) or str(PARAMS))
+            for _, point in curve.iterrows():
+                place = (point["rate"], point["distortion"])
+                axes.annotate(f"β {point['beta']:g}", place, xytext=(5, 5), textcoords="offset points", fontsize=9)
+        limits = axes.get_xlim(), axes.get_ylim()
+        best = table["elbo"].max()
+        axes.plot(
+            limits[0],
+            [-best - rate for rate in limits[0]],
+            color="0.7",
+            linewidth=1,
+            label=f"ELBO {best:.1f}, the best of these",
+        )
+        axes.set(
+            title="What beta trades: test set, nats an image",
+            xlabel="rate  KL(q(z|x) ‖ p(z))",
+            ylabel="distortion  −E log p(x|z)",
+            xlim=limits[0],
+            ylim=limits[1],
+        )
+        axes.legend()
+
+
+def main() -> None:
+    table = experiments()
+    if table["beta"].nunique() < 2:
+        raise UserError(
+            f"dvc exp show: expected experiments of at least two betas, got {table['beta'].nunique()}; make sweep runs some"
+        )
+    with whole_file(TABLE) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
+    draw(table)
+    print(table.to_string(index=False, float_format="%.2f"))
+    print(f"{FIGURE}: written")
+
+
+if __name__ == "__main__":
+    run(main)
