@@ -14,17 +14,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.cli import run
+from pipeline.cli import UserError, run
 from pipeline.data import as_float, read_split, to_device
 from pipeline.device import choose_device
 from pipeline.figure import figure
 from pipeline.files import whole_file
 from pipeline.model import VAE
 from pipeline.objective import Stream, stream_key
-from pipeline.params import read_yaml
+from pipeline.params import load_params
 from pipeline.paths import RECIPES, RESULTS, place_of
 from pipeline.pictures import Array, manifold, pictures, scatter, show, tiled
-from pipeline.recipe import About, names, read_recipe
 from pipeline.weights import load_model
 from vae_ext import reparam_kl, reparam_log_ratio, standard_normal
 
@@ -39,34 +38,27 @@ REPEATS = 100
 def row_of(name: str) -> dict[str, Any]:
     """A recipe's line of the table."""
     place = place_of(name)
-    about, params = read_recipe(RECIPES / f"{name}.yaml")
     metrics = json.loads(place.metrics.read_text())
-    seconds = json.loads(place.time.read_text())["seconds"]
-    published = about.published
+    about = about_of(name)
     return {
         "recipe": name,
-        "system": about.system,
-        "parameters": ", ".join(differences(read_yaml(RECIPES / f"{name}.yaml"))),
-        "epochs": params.train.epochs,
+        "system": about["system"],
+        "parameters": ", ".join(f"{key}={value}" for key, value in about["changes"].items()),
+        "epochs": load_params(place.params).train.epochs,
         **{column: metrics.get(column) for column in COLUMNS[:-1]},
-        "seconds": seconds,
-        "published": f"{published.metric} {published.value:g}: {published.source}" if published else None,
+        "seconds": json.loads(place.time.read_text())["seconds"],
+        "published": "{metric} {value:g}: {source}".format(**about["published"]) if about["published"] else "",
     }
 
 
-def differences(raw: dict[str, Any], above: str = "") -> list[str]:
-    """What a recipe changes, key by key."""
-    found = []
-    for key, value in raw.items():
-        if above == "" and key == "about":
-            continue
-        found += differences(value, f"{above}{key}.") if isinstance(value, dict) else [f"{above}{key}={value}"]
-    return found
+def about_of(name: str) -> dict[str, Any]:
+    """What a recipe says of itself, and what it changes."""
+    about: dict[str, Any] = json.loads(place_of(name).about.read_text())
+    return about
 
 
-def report(table: pd.DataFrame, abouts: dict[str, About], figures: list[Path]) -> str:
+def report(table: pd.DataFrame, figures: list[Path]) -> str:
     """The table, the figures, and a paragraph a recipe, as Markdown."""
-    numbers = table.set_index("recipe")[["epochs", *COLUMNS]]
     lines = [
         "# Recipes",
         "",
@@ -76,21 +68,19 @@ def report(table: pd.DataFrame, abouts: dict[str, About], figures: list[Path]) -
         "| recipe | epochs | ELBO | rate | distortion | NLL | active units | seconds | published |",
         "| --- | --: | --: | --: | --: | --: | --: | --: | --- |",
     ]
-    for name, row in numbers.iterrows():
-        cells = [f"[`{name}`](#{name})", f"{row['epochs']:.0f}"]
+    for _, row in table.iterrows():
+        cells = [f"[`{row['recipe']}`](#{row['recipe']})", f"{row['epochs']:.0f}"]
         cells += [rounded(row[column], 2) for column in ("elbo", "rate", "distortion", "nll")]
-        cells += [rounded(row["active_units"], 0), rounded(row["seconds"], 0)]
-        published = abouts[str(name)].published
-        cells.append(f"{published.metric.upper()} {published.value:g} ({published.source})" if published else "")
+        cells += [rounded(row["active_units"], 0), rounded(row["seconds"], 0), row["published"]]
         lines.append(f"| {' | '.join(cells)} |")
     for path in figures:
         lines += ["", f"![{path.stem}]({path.relative_to(REPORT.parent)})"]
-    for name, about in abouts.items():
-        of_this = table.set_index("recipe").loc[name]
-        lines += ["", f"## {name}", "", f"{about.system}: `{of_this['parameters']}`.", "", about.look]
-        if about.faults:
-            lines += ["", f"*In the source:* {about.faults}"]
-        drawn = sorted(place_of(name).figures.glob("*.png"))
+    for _, row in table.iterrows():
+        about = about_of(row["recipe"])
+        lines += ["", f"## {row['recipe']}", "", f"{about['system']}: `{row['parameters']}`.", "", about["look"]]
+        if about["faults"]:
+            lines += ["", f"*In the source:* {about['faults']}"]
+        drawn = sorted(place_of(row["recipe"]).figures.glob("*.png"))
         links = [f"[{path.stem.replace('_', ' ')}]({path.relative_to(REPORT.parent)})" for path in drawn]
         lines += ["", ", ".join(links)]
     return "\n".join(lines) + "\n"
@@ -250,14 +240,17 @@ def manifolds(path: Path, columns: list[Trained], side: int = 15) -> None:
 
 
 def main() -> None:
-    done = [name for name in names() if place_of(name).metrics.is_file()]
-    for name in sorted(set(names()) - set(done)):
-        print(f"{name}: not run yet, left out; dvc repro recipes/dvc.yaml:plot@{name}")
+    recipes = json.loads((RECIPES / "index.json").read_text())["recipes"]
+    done = [name for name in recipes if place_of(name).metrics.is_file()]
+    if not done:
+        raise UserError(f"{FIGURES.parent / 'recipes'}: expected results of at least one recipe, got none; make recipes")
+    for name in recipes:
+        if name not in done:
+            print(f"{name}: not run yet, left out; dvc repro recipes/dvc.yaml:plot@{name}")
     table = pd.DataFrame([row_of(name) for name in done])
-    abouts = {name: read_recipe(RECIPES / f"{name}.yaml")[0] for name in done}
     with whole_file(TABLE) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
-    text = report(table, abouts, comparisons(set(done)))
+    text = report(table, comparisons(set(done)))
     with whole_file(REPORT) as temporary:
         temporary.write_text(text)
     print(table[["recipe", "epochs", *COLUMNS]].to_string(index=False, float_format="%.2f"))

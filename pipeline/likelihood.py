@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from pipeline.params import Model
 
 
+BETWEEN = 0.2  # times m (1 - m): the share of levels between black and white, of a categorical that starts
+
+
 class Likelihood(nn.Module):
     """What the three have in common; ``outputs`` is how many numbers the decoder gives a pixel."""
 
@@ -92,6 +95,7 @@ class Gaussian(Likelihood):
 
     def log_prob(self, decoded: Tensor, pixels: Tensor) -> Tensor:
         """Sum of -((x - m) / sigma)^2 / 2 - log sigma - log(2 pi) / 2."""
+        decoded = wide(decoded)
         error = as_float(pixels).to(decoded.dtype) - decoded
         constant = decoded.shape[-1] * (self.log_sigma + 0.5 * math.log(2 * math.pi))
         return -0.5 * error.square().sum(-1) * torch.exp(-2 * self.log_sigma) - constant
@@ -115,14 +119,15 @@ class Categorical(Likelihood):
         self.outputs = levels
 
     def start(self, mean: Tensor) -> Tensor:
-        """log of: white m, black 1 - m, and each level between m (1 - m), up to a factor: most pixels are black or white."""
+        """White with probability m, black with 1 - m, and of both a share for the levels between: most pixels are at an end."""
         mean = mean.clamp(0.001, 0.999)
-        between = (mean * (1 - mean)).expand(self.outputs - 2, -1)
-        return torch.cat([(1 - mean)[None], between, mean[None]]).log().flatten()
+        share = BETWEEN * mean * (1 - mean) / max(1, self.outputs - 2)
+        ends = torch.stack([1 - mean, mean]) - (self.outputs > 2) * BETWEEN * mean * (1 - mean) / 2
+        return torch.cat([ends[:1], share.expand(self.outputs - 2, -1), ends[1:]]).log().flatten()
 
     def log_prob(self, decoded: Tensor, pixels: Tensor) -> Tensor:
         """Sum of log softmax(logits)[level]."""
-        logits = decoded.unflatten(-1, (self.outputs, -1))
+        logits = wide(decoded).unflatten(-1, (self.outputs, -1))
         level = (pixels.long() * self.outputs // 256)[:, None].expand(*logits.shape[:-2], 1, -1)
         log_p: Tensor = logits.gather(-2, level).squeeze(-2) - logits.logsumexp(-2)
         return log_p.sum(-1)
@@ -140,6 +145,11 @@ class Categorical(Likelihood):
     def grey(self, like: Tensor) -> Tensor:
         """The grey value in [0, 1] that each level stands for."""
         return torch.linspace(0, 1, self.outputs, dtype=like.dtype, device=like.device)
+
+
+def wide(decoded: Tensor) -> Tensor:
+    """In float32 at least: a sum over pixels in bfloat16 would be rounded to whole nats."""
+    return decoded.to(torch.promote_types(decoded.dtype, torch.float32))
 
 
 def uniform(key: Tensor, like: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ stops a run before anything is touched. The schema does not change with the valu
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -124,30 +124,41 @@ class Params(Section):
     evaluate: Evaluate
     plot: Plot
 
-    @model_validator(mode="after")
-    def fits(self) -> Params:
-        """Options that would be ignored are faults: whoever sets one wants it to do something."""
-        model, objective = self.model, self.objective
-        uses_kl = model.posterior == "normal" and objective.bound == "elbo" and objective.kl == "closed_form"
-        for fault, key, wanted in (
-            (model.posterior == "point" and objective.bound == "iwae", "objective.bound", "elbo with model.posterior point"),
-            (model.posterior == "point" and objective.samples > 1, "objective.samples", "1 with model.posterior point"),
+    def contradictions(self) -> list[str]:
+        """Values that another makes idle, or impossible, a line each: whoever sets one wants it to do something."""
+        model, objective, train = self.model, self.objective, self.train
+        point, closed = model.posterior == "point", objective.bound == "elbo" and objective.kl == "closed_form"
+        by_elbo = "without objective.bound elbo"
+        of_point = "with model.posterior point"
+        checks: list[tuple[str, bool, str]] = [
+            ("beta", point and self.beta != 1, f"1.0 {of_point}"),
+            ("model.scale", point and model.scale != "exp", f"exp {of_point}"),
             (
-                objective.first_epochs > self.train.epochs,
-                "objective.first_epochs",
-                f"at most train.epochs, {self.train.epochs}",
+                "model.sigma",
+                model.sigma is not None and model.likelihood != "gaussian",
+                "null without model.likelihood gaussian",
             ),
-            (model.posterior == "normal" and objective.sparsity > 0, "objective.sparsity", "0.0 with model.posterior normal"),
-            (objective.free_bits > 0 and not uses_kl, "objective.free_bits", "0.0 without a KL in closed form"),
-            (objective.warm_up > self.train.epochs, "objective.warm_up", f"at most train.epochs, {self.train.epochs}"),
-            (self.train.momentum > 0 and self.train.optimizer != "sgd", "train.momentum", "0.0 without train.optimizer sgd"),
-        ):
-            if fault:
-                section, name = key.split(".")
-                got = getattr(getattr(self, section), name)
-                words = {"key": key, "wanted": wanted, "got": repr(got)}
-                raise PydanticCustomError("combination", "{key}: expected {wanted}, got {got}", words)
-        return self
+            ("objective.bound", point and objective.bound != "elbo", f"elbo {of_point}"),
+            ("objective.samples", point and objective.samples > 1, f"1 {of_point}"),
+            ("objective.first_epochs", point and objective.first_epochs > 0, f"0 {of_point}"),
+            ("objective.first_epochs", objective.first_epochs > train.epochs, f"at most train.epochs, {train.epochs}"),
+            ("objective.first_samples", objective.first_epochs == 0 and objective.first_samples > 1, "1 without first_epochs"),
+            ("objective.kl", point and objective.kl != "closed_form", f"closed_form {of_point}"),
+            ("objective.kl", objective.bound == "iwae" and objective.kl != "closed_form", f"closed_form {by_elbo}"),
+            ("objective.warm_up", point and objective.warm_up > 0, f"0 {of_point}"),
+            ("objective.warm_up", objective.warm_up > train.epochs, f"at most train.epochs, {train.epochs}"),
+            ("objective.free_bits", objective.free_bits > 0 and (point or not closed), "0.0 without a KL in closed form"),
+            ("objective.sparsity", objective.sparsity > 0 and not point, "0.0 without model.posterior point"),
+            ("train.momentum", train.momentum > 0 and train.optimizer != "sgd", "0.0 without train.optimizer sgd"),
+        ]
+        return [f"{key}: expected {wanted}, got {self.value(key)!r}" for key, wrong, wanted in checks if wrong]
+
+    def value(self, key: str) -> Any:
+        """Of a dotted key."""
+        found: Any = self
+        for name in key.split("."):
+            found = getattr(found, name)
+        return found
 
 
 def load_params(path: Path = PARAMS) -> Params:
@@ -156,7 +167,7 @@ def load_params(path: Path = PARAMS) -> Params:
     Raises:
         UserError: a line for each fault, naming the key, what is allowed and what was found.
     """
-    return validated(Params, read_yaml(path), path)
+    return validated(Params, read_yaml(path), str(path))
 
 
 def read_yaml(path: Path) -> Any:
@@ -168,22 +179,34 @@ def read_yaml(path: Path) -> Any:
     try:
         return YAML(typ="safe", pure=True).load(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; run this from the root of the repository") from None
+        how = "run this from the root of the repository, and a recipe's stages after its stage resolve"
+        raise UserError(f"{path}: missing; {how}") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def validated(kind: type[AnySection], raw: Any, path: Path) -> AnySection:
-    """Raw values as a typed section.
+def validated(kind: type[AnySection], raw: Any, whose: str) -> AnySection:
+    """Raw values as a typed section; ``whose`` they are begins each line of an error.
 
     Raises:
         UserError: a line for each fault.
     """
     try:
-        return kind.model_validate(raw)
+        section = kind.model_validate(raw)
+        faults = section.contradictions() if isinstance(section, Params) else []
     except ValidationError as error:
         faults = [_fault(kind, fault["loc"], fault["type"], fault["msg"], fault["input"]) for fault in error.errors()]
-        raise UserError("\n".join(f"{path}: {fault}" for fault in faults)) from None
+    if faults:
+        raise UserError("\n".join(f"{whose}: {fault}" for fault in faults))
+    return section
+
+
+def dotted(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested keys as dotted ones."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found.update(dotted(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value})
+    return found
 
 
 def _fault(section: type[Section], place: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
@@ -192,12 +215,11 @@ def _fault(section: type[Section], place: tuple[int | str, ...], kind: str, mess
         known = _keys_beside(section, place)
         close = difflib.get_close_matches(str(place[-1]), known, n=1)
         return f"{key}: unknown key; {f'did you mean {close[0]}?' if close else 'expected one of ' + ', '.join(known)}"
-    if kind == "combination":
-        return message
     if kind == "missing":
         return f"{key}: missing; every parameter must be given"
     if kind == "model_type":
         return f"{key}: expected keys and values, got {value!r}"
+    message = re.sub(r"List should have (.*) after validation, not \d+", r"expected \1", message)
     return f"{key}: {message.replace('Input should be', 'expected')}, got {value!r}"
 
 

@@ -22,6 +22,10 @@ class Place:
     results: Path
 
     @property
+    def about(self) -> Path:
+        return self.results / "recipe.json"
+
+    @property
     def weights(self) -> Path:
         return self.models / "vae.safetensors"
 

@@ -24,6 +24,7 @@ from pipeline.pictures import QUANTILES, Array, as_images, manifold, pictures, p
 from pipeline.weights import load_model
 from vae_ext import reparam_kl, standard_normal
 
+ENCODED_AT_ONCE = 1000
 TRAIN_COLOR, VALIDATION_COLOR = "0.6", "C0"
 
 
@@ -119,7 +120,7 @@ def reconstructions(model: VAE, x: Tensor, seed: int) -> dict[str, Array]:
 def model_figures(model: VAE, params: Params, folder: Path, device: torch.device) -> None:
     """The figures that need the model: reconstructions, samples, latent plane, manifold."""
     x = as_float(test_pixels(params, device))
-    mu = torch.cat([model.mu(batch) for batch in x.split(params.evaluate.batch_size)])
+    mu = torch.cat([model.mu(batch) for batch in x.split(ENCODED_AT_ONCE)])
     rows = reconstructions(model, x[: params.plot.reconstructions], params.seed)
     image_rows(folder / "reconstructions.png", "Test images, and their reconstructions", rows)
     side = params.plot.samples

@@ -14,6 +14,7 @@ import pandas as pd
 from pipeline.cli import UserError, run
 from pipeline.figure import figure
 from pipeline.files import whole_file
+from pipeline.params import dotted
 from pipeline.paths import DEFAULT, PARAMS, RESULTS
 
 TABLE, FIGURE = RESULTS / "rate_distortion.csv", RESULTS / "rate_distortion.png"
@@ -31,7 +32,7 @@ def experiments() -> pd.DataFrame:
         found = [baseline, *(experiment["revs"][0] for experiment in baseline["experiments"] or [])]
         for one in found:
             data = one["data"] or {}
-            params = flat(data.get("params", {}).get(str(PARAMS), {}).get("data", {}))
+            params = dotted(data.get("params", {}).get(str(PARAMS), {}).get("data", {}))
             metrics = data.get("metrics", {}).get(str(DEFAULT.metrics), {}).get("data")
             if one["rev"] == "workspace":
                 now = params
@@ -46,14 +47,6 @@ def experiments() -> pd.DataFrame:
     ]
     table.insert(1, "else", others)
     return table.sort_values(["else", "beta"], ignore_index=True)
-
-
-def flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested keys as dotted ones."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found.update(flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value})
-    return found
 
 
 def draw(table: pd.DataFrame) -> None:

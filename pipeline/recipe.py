@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from pipeline.cli import UserError, run_stage
 from pipeline.files import whole_file, write_json
-from pipeline.params import Params, Section, read_yaml, validated
+from pipeline.params import Params, Section, dotted, read_yaml, validated
 from pipeline.paths import DEFAULT, PARAMS, RECIPES, Place
 
 INDEX = RECIPES / "index.json"
@@ -42,24 +42,24 @@ def names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml") if path.name != "dvc.yaml")
 
 
-def read_recipe(path: Path) -> tuple[About, Params]:
-    """What a recipe says of itself, and the whole set of parameters that it comes to.
+def read_recipe(path: Path) -> tuple[About, dict[str, Any], Params]:
+    """What a recipe says of itself, what it changes, and the whole set of parameters that it comes to.
 
     Raises:
         UserError: a line for each fault, naming the recipe and the key.
     """
-    differences = read_yaml(path)
-    if not isinstance(differences, dict):
-        raise UserError(f"{path}: expected keys and values, got {differences!r}")
-    about = validated(About, differences.pop("about", None), path)
-    return about, validated(Params, merged(read_yaml(PARAMS), differences), path)
+    changes = read_yaml(path)
+    if not isinstance(changes, dict):
+        raise UserError(f"{path}: expected keys and values, got {changes!r}")
+    about = validated(About, changes.pop("about", None), f"{path}: about")
+    return about, changes, validated(Params, merged(read_yaml(PARAMS), changes), f"{path} over {PARAMS}")
 
 
-def merged(whole: Any, differences: Any) -> Any:
+def merged(whole: Any, changes: Any) -> Any:
     """The first with the second's values where it has any, section by section."""
-    if not (isinstance(whole, dict) and isinstance(differences, dict)):
-        return differences
-    return {**whole, **{key: merged(whole.get(key), value) for key, value in differences.items()}}
+    if not (isinstance(whole, dict) and isinstance(changes, dict)):
+        return changes
+    return {**whole, **{key: merged(whole.get(key), value) for key, value in changes.items()}}
 
 
 def main(place: Place) -> None:
@@ -67,9 +67,11 @@ def main(place: Place) -> None:
         write_json(INDEX, {"recipes": names()})
         print(f"{INDEX}: {len(names())} recipes")
         return
-    _, params = read_recipe(RECIPES / f"{place.results.name}.yaml")
+    path = RECIPES / f"{place.results.name}.yaml"
+    about, changes, params = read_recipe(path)
+    write_json(place.about, {**about.model_dump(), "changes": dotted(changes)})
     with whole_file(place.params) as temporary, temporary.open("w") as file:
-        file.write(f"# {PARAMS} with what recipes/{place.results.name}.yaml changes.\n")
+        file.write(f"# {PARAMS} with what {path} changes.\n")
         YAML(typ="safe", pure=True).dump(params.model_dump(), file)
 
 

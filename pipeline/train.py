@@ -264,6 +264,7 @@ def train(params: Params, place: Place, device: torch.device, group: Group) -> N
     """
     if params.train.precision == "tf32":
         torch.backends.cuda.matmul.fp32_precision = "tf32"
+        torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
     key = run_key(params)
     group.check_same(key, "parameters, code or data")
     if not group.is_first:

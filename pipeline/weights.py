@@ -37,7 +37,7 @@ def load_model(path: Path, device: torch.device) -> VAE:
             model = VAE(made["image_shape"], Params.model_validate(made["params"]).model).to(device)
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; run the train stage, by `dvc repro`") from None
+        raise UserError(f"{path}: missing; dvc repro writes it, by the stage train") from None
     # RuntimeError: tensors that do not fit the model; ValueError: metadata that is not JSON, or not these parameters.
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())

@@ -303,7 +303,8 @@ def test_rate_and_distortion_of_experiments_are_drawn(clone: Clone) -> None:
     clone.must("dvc", "exp", "run", "--run-all", "--jobs", "2", OMP_NUM_THREADS="1")
     clone.must(*command, PYTHONPATH=str(clone.folder))
     table = pd.read_csv(clone.folder / "results/rate_distortion.csv")
-    swept = table[table["else"] == "train.epochs=3"].set_index("beta")
-    assert list(swept.index) == [0.1, 5.0]
-    assert swept.loc[0.1, "rate"] > swept.loc[5.0, "rate"]
+    swept = table[table["else"] == "train.epochs=3"]
+    assert swept["beta"].tolist() == [0.1, 5.0]
+    low, high = swept["rate"].tolist()
+    assert low > high
     assert (clone.folder / "results/rate_distortion.png").is_file()

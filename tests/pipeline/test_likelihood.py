@@ -74,12 +74,20 @@ def test_a_decoder_that_starts_at_the_mean_has_that_mean(likelihood: Likelihood)
     torch.testing.assert_close(likelihood.mean(likelihood.start(mean)[None])[0], mean)
 
 
-def test_a_categorical_starts_with_as_much_white_as_the_mean_has() -> None:
-    likelihood = Categorical(LEVELS)
-    mean = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0])
-    probabilities = likelihood.start(mean).view(LEVELS, -1).softmax(0)
-    assert (probabilities[-1].diff() > 0).all()
-    torch.testing.assert_close(likelihood.mean(likelihood.start(mean)[None])[0], mean, atol=0.1, rtol=0)
+@pytest.mark.parametrize("levels", [2, 3, 16, 256])
+def test_a_categorical_starts_at_the_mean_and_mostly_at_its_ends(levels: int) -> None:
+    likelihood = Categorical(levels)
+    mean = torch.tensor([0.001, 0.2, 0.5, 0.9, 0.999])
+    start = likelihood.start(mean)
+    torch.testing.assert_close(likelihood.mean(start[None])[0], mean)
+    assert (start.view(levels, -1).softmax(0)[[0, -1]].sum(0) > 0.94).all()
+
+
+@pytest.mark.parametrize("likelihood", KINDS)
+def test_log_prob_of_narrow_numbers_is_summed_in_wide_ones(likelihood: Likelihood) -> None:
+    decoded, pixels = decoded_and_pixels(likelihood)
+    narrow = decoded.bfloat16()
+    torch.testing.assert_close(likelihood.log_prob(narrow, pixels), likelihood.log_prob(narrow.float(), pixels))
 
 
 def test_a_learned_sigma_goes_to_the_error_that_there_is() -> None:

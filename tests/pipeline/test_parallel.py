@@ -89,6 +89,24 @@ def test_two_processes_have_the_curves_of_one(prepared: Path) -> None:
     torch.testing.assert_close(weights(), of_one, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"free_bits": 0.02, "noise": 0.2, "dropout": 0.2, "warm_up": 1},  # the mean over the batch is that of both
+        {"bound": "iwae", "samples": 3},
+    ],
+)
+def test_two_processes_have_the_curves_of_one_for_other_objectives(prepared: Path, objective: dict[str, object]) -> None:
+    changes: dict[str, object] = {f"objective.{name}": value for name, value in objective.items()}
+    set_params(prepared / "params.yaml", {"train.batch_size": 64, "train.learning_rate": 0.003, **changes})
+    train.main()
+    alone = curves()
+    set_params(prepared / "params.yaml", {"train.processes": 2})
+    done = run(sys.executable, "-m", "pipeline.train")
+    assert done.returncode == 0, done.stderr
+    assert_close(curves(), alone, 1e-4)
+
+
 def test_torchrun_starts_it_too_also_with_shares_that_are_empty(prepared: Path) -> None:
     # 300 images in batches of 299: one is left, for three processes.
     set_params(prepared / "params.yaml", {"train.threads": 1, "train.batch_size": 299})

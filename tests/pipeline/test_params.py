@@ -28,12 +28,19 @@ FAULTS: list[tuple[dict[str, object], str]] = [
     ),
     ({"model.latent_dim": 0}, "model.latent_dim: expected greater than or equal to 1, got 0"),
     ({"model.hiden": [3]}, "model.hiden: unknown key; did you mean hidden?"),
-    ({"model.conv": [[4]]}, "model.conv.0: List should have at least 2 items after validation, not 1, got [4]"),
+    ({"model.conv": [[4]]}, "model.conv.0: expected at least 2 items, got [4]"),
     ({"model.decoder": {"hiden": 3, "hidden": [], "conv": []}}, "model.decoder.hiden: unknown key; did you mean hidden?"),
     ({"model.likelihood": "poisson"}, "model.likelihood: expected 'bernoulli', 'gaussian' or 'categorical', got 'poisson'"),
     ({"objective.first_epochs": 21}, "objective.first_epochs: expected at most train.epochs, 20, got 21"),
     ({"objective.warm_up": 21}, "objective.warm_up: expected at most train.epochs, 20, got 21"),
-    ({"objective.sparsity": 0.1}, "objective.sparsity: expected 0.0 with model.posterior normal, got 0.1"),
+    ({"objective.sparsity": 0.1}, "objective.sparsity: expected 0.0 without model.posterior point, got 0.1"),
+    ({"objective.first_samples": 5}, "objective.first_samples: expected 1 without first_epochs, got 5"),
+    ({"model.sigma": 0.1}, "model.sigma: expected null without model.likelihood gaussian, got 0.1"),
+    ({"model.posterior": "point", "beta": 4.0}, "beta: expected 1.0 with model.posterior point, got 4.0"),
+    (
+        {"objective.bound": "iwae", "objective.kl": "monte_carlo"},
+        "objective.kl: expected closed_form without objective.bound elbo, got 'monte_carlo'",
+    ),
     ({"train.momentum": 0.9}, "train.momentum: expected 0.0 without train.optimizer sgd, got 0.9"),
     ({"train.betas": [0.9, 1.0]}, "train.betas.1: expected less than 1, got 1.0"),
     (
@@ -67,8 +74,9 @@ def test_a_fault_is_one_line_that_names_the_key(params_file: Path, changes: dict
     assert str(caught.value) == f"{params_file}: {message}"
 
 
-def test_every_fault_has_its_line(params_file: Path) -> None:
-    set_params(params_file, {"beta": -1, "model.latent_dim": 0})
+@pytest.mark.parametrize("faults", [{"beta": -1, "model.latent_dim": 0}, {"objective.sparsity": 0.1, "train.momentum": 0.9}])
+def test_every_fault_has_its_line(params_file: Path, faults: dict[str, object]) -> None:
+    set_params(params_file, faults)
     with pytest.raises(UserError) as caught:
         load_params(params_file)
     assert len(str(caught.value).splitlines()) == 2

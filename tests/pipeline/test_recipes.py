@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from pipeline import compare, evaluate, plot, prepare, recipe, train
 from pipeline.cli import UserError
 from pipeline.params import load_params, read_yaml
-from pipeline.paths import RECIPES, place_of
+from pipeline.paths import DEFAULT, RECIPES, place_of
 from pipeline.recipe import INDEX, names, read_recipe
 from tests.pipeline.conftest import ROOT, set_params, small_mnist
 
@@ -82,6 +82,13 @@ def test_all_of_them_compare_in_one_table(kitchen: Path, monkeypatch: pytest.Mon
     assert (estimators["variance_of_kl"].diff()[1:] < 0).all()
 
 
+def test_a_table_of_nothing_is_one_line(shelf: Path) -> None:
+    recipe.main(DEFAULT)
+    with pytest.raises(UserError, match="results/recipes: expected results of at least one recipe, got none; make recipes"):
+        compare.main()
+    assert not compare.TABLE.exists()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_holds_only_what_differs(name: str) -> None:
     whole = read_yaml(ROOT / "params.yaml")
@@ -117,9 +124,10 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_recipe_is_params_yaml_with_its_own_values(shelf: Path) -> None:
-    about, params = read_recipe(shelf)
+    about, changes, params = read_recipe(shelf)
     whole = load_params()
     assert about.system == "a"
+    assert changes == {"beta": 0.5, "train": {"epochs": 3}}
     assert (params.beta, params.train.epochs) == (0.5, 3)
     assert params.model_copy(update={"beta": whole.beta, "train": whole.train}) == whole
     recipe.main(place_of("mine"))
@@ -134,8 +142,8 @@ def test_a_recipe_is_added_by_adding_a_file(shelf: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("beta: 1.0", "the file: expected keys and values, got None"),
-        ("about: {system: a}", "look: missing; every parameter must be given"),
+        ("beta: 1.0", "about: the file: expected keys and values, got None"),
+        ("about: {system: a}", "about: look: missing; every parameter must be given"),
         ("about: {system: a, look: b}\ntrian: {}", "trian: unknown key; did you mean train?"),
         ("about: {system: a, look: b}\ntrain: {epoch: 3}", "train.epoch: unknown key; did you mean epochs?"),
         ("about: {system: a, look: b}\nbeta: -1", "beta: expected greater than or equal to 0, got -1"),
@@ -148,6 +156,6 @@ def test_a_fault_in_a_recipe_is_one_line_that_names_it(shelf: Path, text: str, m
     with pytest.raises(UserError) as caught:
         recipe.main(place_of("mine"))
     assert message in str(caught.value)
-    assert str(caught.value).startswith("recipes/mine.yaml: ")
+    assert str(caught.value).startswith("recipes/mine.yaml")
     assert len(str(caught.value).splitlines()) == 1
     assert not place_of("mine").params.exists()

@@ -1,0 +1,49 @@
+"""DVC runs a stage again when its code has changed: what a stage imports is what dvc.yaml says that it depends on."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.params import read_yaml
+from tests.pipeline.conftest import ROOT
+
+# Of these no result depends: how a program starts and where files lie. What params.py allows, the schema says.
+PLUMBING = {"cli", "device", "files", "params", "paths"}
+FILES = [ROOT / "dvc.yaml", ROOT / "recipes/dvc.yaml"]
+STAGES = [
+    (file, name, stage)
+    for file in FILES
+    for name, stage in read_yaml(file)["stages"].items()
+    if name not in ("check", "resolve")
+]
+
+
+def imported(module: str, seen: set[str]) -> set[str]:
+    """The pipeline's modules that one imports, directly or not, itself among them."""
+    seen.add(module)
+    for node in ast.walk(ast.parse((ROOT / "pipeline" / f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline"):
+            names = [alias.name for alias in node.names] if node.module == "pipeline" else [str(node.module).split(".")[1]]
+            for name in names:
+                if name not in seen:
+                    imported(name, seen)
+    return seen
+
+
+@pytest.mark.parametrize(("file", "name", "stage"), STAGES, ids=[f"{file.parent.name}-{name}" for file, name, _ in STAGES])
+def test_a_stage_depends_on_the_code_that_it_runs(file: Path, name: str, stage: dict[str, Any]) -> None:
+    listed = {Path(dep).stem for dep in stage["deps"] if dep.startswith("pipeline/")}
+    module = stage["cmd"].split()[2].removeprefix("pipeline.")
+    assert listed == imported(module, set()) - PLUMBING
+    if "model" in listed:
+        assert {"vae_ext", "csrc", "setup.py"} <= set(stage["deps"])
+
+
+def test_stages_are_entry_points_and_nothing_imports_them() -> None:
+    entries = {path.stem for path in (ROOT / "pipeline").glob("*.py") if "__main__" in path.read_text()} - {"params"}
+    for path in (ROOT / "pipeline").glob("*.py"):
+        assert not (imported(path.stem, set()) - {path.stem}) & entries
