@@ -77,7 +77,7 @@ class Objective(Section):
 class Train(Section):
     epochs: Count
     batch_size: Count = Field(description="Of all processes together.")
-    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"]
+    optimizer: Literal["adam", "adamw", "muon", "rmsprop", "sgd"]
     learning_rate: Positive = Field(description="At the start.")
     schedule: Literal["constant", "cosine", "burda"] = Field(
         description="Of the learning rate: cosine falls to 0 along half of one, burda to a tenth in eight stages of 3^i parts."

@@ -49,7 +49,7 @@ class Stepper:
         self.parameters, self.gradient = flatten_parameters(model)
         self.device = device = self.parameters.device
 
-        self.optimizer = Optimizer(params.train, self.parameters, self.gradient)
+        self.optimizer = Optimizer(params.train, self.parameters, self.gradient, [p.shape for p in model.parameters()])
 
         # What counts the steps, in one tensor that counts in one call: the step within the epoch, and three keys of noise.
         keys = [stream_key(params.seed, stream, device) for stream in (Stream.TRAIN, Stream.BINARIZE_TRAIN, Stream.CORRUPT)]

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.optimizer import Optimizer, learning_rates
+from pipeline.optimizer import Optimizer, learning_rates, orthogonal, split
 from tests.plain import plain_params
 
-SIZE = 50
+SHAPES = [torch.Size(shape) for shape in ((4, 7), (4,), (9, 2))]  # one wide, one tall, and what is no matrix
+SIZE = sum(shape.numel() for shape in SHAPES)
 Changes = dict[str, Any]
 THEIRS: list[tuple[Changes, Callable[[list[Tensor]], torch.optim.Optimizer]]] = [
     ({"optimizer": "adam"}, lambda p: torch.optim.Adam(p, lr=0.1)),
@@ -36,7 +37,7 @@ THEIRS: list[tuple[Changes, Callable[[list[Tensor]], torch.optim.Optimizer]]] = 
 
 def optimizer_of(**changes: Any) -> Optimizer:
     torch.manual_seed(0)
-    ours = Optimizer(plain_params(**changes).train, torch.randn(SIZE), torch.zeros(SIZE))
+    ours = Optimizer(plain_params(**changes).train, torch.randn(SIZE), torch.zeros(SIZE), SHAPES)
     ours.learning_rate.fill_(0.1)
     return ours
 
@@ -54,7 +55,38 @@ def test_steps_are_those_of_torch_optim(changes: Changes, theirs: Callable[[list
         torch.testing.assert_close(ours.parameters, parameter.detach(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [changes for changes, _ in THEIRS])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_muon_is_torch_optims_for_matrices_and_adamw_for_the_rest(weight_decay: float) -> None:
+    ours = optimizer_of(optimizer="muon", weight_decay=weight_decay)
+    parameters = [p.clone().requires_grad_() for p in split(ours.parameters, SHAPES)]
+    matrices, others = ([p for p in parameters if (p.dim() == 2) is wanted] for wanted in (True, False))
+    expected = [
+        torch.optim.Muon(matrices, lr=0.1, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=0.1, weight_decay=weight_decay),
+    ]
+    for _ in range(5):
+        ours.gradient.copy_(torch.randn(SIZE))
+        for parameter, gradient in zip(parameters, split(ours.gradient, SHAPES), strict=True):
+            parameter.grad = gradient.clone()
+        ours.step(ours.gradient.square().sum())
+        for optimizer in expected:
+            optimizer.step()
+        stepped = torch.cat([p.detach().flatten() for p in parameters])
+        torch.testing.assert_close(ours.parameters, stepped, rtol=0.02, atol=0.005)  # of bfloat16, and its order
+
+
+@pytest.mark.parametrize("shape", [(20, 50), (50, 20), (30, 30)])
+def test_an_orthogonal_step_has_singular_values_near_one_and_the_matrixs_directions(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(shape) * 1e-3
+    found = orthogonal(matrix)
+    assert (torch.linalg.svdvals(found) - 0.95).abs().max() < 0.35
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    strong = s > 0.3 * s.max()
+    assert (torch.diag(u.T @ found @ v.T)[strong] > 0.6).all()
+
+
+@pytest.mark.parametrize("changes", [*(changes for changes, _ in THEIRS), {"optimizer": "muon", "weight_decay": 0.1}])
 def test_step_that_is_left_out_changes_nothing(changes: Changes) -> None:
     ours = optimizer_of(**changes)
     ours.gradient.copy_(torch.randn(SIZE))

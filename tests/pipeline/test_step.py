@@ -30,6 +30,7 @@ CHANGES: list[dict[str, Any]] = [
     {"first_samples": 3, "first_epochs": 1},
     {"optimizer": "adamw", "weight_decay": 0.1, "warm_up": 1},
     {"bound": "iwae", "samples": 3, "first_samples": 2, "first_epochs": 1, "activation": "tanh"},
+    {"optimizer": "muon", "activation": "tanh"},
     {"optimizer": "rmsprop", "posterior": "point", "noise": 0.3, "dropout": 0.2, "sparsity": 0.1},
     {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 1e-4, "clip": 1.0, "free_bits": 0.1},
     {"likelihood": "gaussian", "kl": "monte_carlo", "samples": 2, "scale": "softplus"},
