@@ -31,6 +31,7 @@ TABLE, REPORT = RESULTS / "recipes.csv", RESULTS / "recipes.md"
 FIGURES = RESULTS / "comparisons"
 COLUMNS = ["elbo", "rate", "distortion", "nll", "active_units", "seconds"]
 GAPS = 10  # decodings between classes
+LABEL = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
 SAMPLES = (1, 2, 5, 10, 20, 50)  # of the two estimators
 REPEATS = 100
 
@@ -126,7 +127,7 @@ def side_by_side(path: Path, title: str, columns: list[Trained], row: str) -> No
             if row == "gaps":
                 z = gaps(trained)
                 for i, point in enumerate(z.cpu().numpy()):
-                    upper.text(*point, str(i), ha="center", va="center", fontsize=9, fontweight="bold")
+                    upper.text(*point, str(i), ha="center", va="center", fontsize=10, fontweight="bold", bbox=LABEL)
                 lower.set_title("E[x|z] at 0 to 9, in the gaps between classes", fontsize=9)
             else:
                 key = stream_key(0, Stream.PRIOR, trained.mu.device)

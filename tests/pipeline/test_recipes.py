@@ -159,3 +159,13 @@ def test_a_fault_in_a_recipe_is_one_line_that_names_it(shelf: Path, text: str, m
     assert str(caught.value).startswith("recipes/mine.yaml")
     assert len(str(caught.value).splitlines()) == 1
     assert not place_of("mine").params.exists()
+
+
+def test_numbers_in_the_readme_are_those_of_the_table() -> None:
+    table = pd.read_csv(ROOT / compare.TABLE).set_index("recipe")
+    rows = [line.split("|")[1:-1] for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| [`")]
+    assert len(rows) >= 5
+    for recipe_cell, _, elbo, nll, *_ in rows:
+        row = table.loc[recipe_cell.split("`")[1]]
+        for said, found in ((elbo, row["elbo"]), (nll, row["nll"])):
+            assert said.strip() == ("" if pd.isna(found) else f"{found:.2f}")
