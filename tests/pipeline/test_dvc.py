@@ -282,7 +282,7 @@ def test_one_command_runs_one_recipe_and_its_parameters_vary_like_any(clone: Clo
     clone.must("git", "add", "--all")
     clone.must("git", "commit", "--quiet", "--message", "A recipe")
     before = json.loads((folder / "evaluate/metrics.json").read_text())
-    clone.must("dvc", "exp", "run", "recipes/dvc.yaml:plot@mine", "-S", "recipes/mine.yaml:train.learning_rate=0.01")
+    clone.must("dvc", "exp", "run", "recipes/dvc.yaml:plot@mine", "-S", "recipes/mine.yaml:+train.learning_rate=0.01")
     assert json.loads((folder / "evaluate/metrics.json").read_text())["elbo"] != before["elbo"]
     assert "learning_rate: 0.01" in (folder / "params.yaml").read_text()
     clone.must("git", "reset", "--quiet", "--hard", "HEAD~1")
