@@ -89,14 +89,8 @@ def test_two_processes_have_the_curves_of_one(prepared: Path) -> None:
     torch.testing.assert_close(weights(), of_one, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "objective",
-    [
-        {"free_bits": 0.02, "noise": 0.2, "dropout": 0.2, "warm_up": 1},  # the mean over the batch is that of both
-        {"bound": "iwae", "samples": 3},
-    ],
-)
-def test_two_processes_have_the_curves_of_one_for_other_objectives(prepared: Path, objective: dict[str, object]) -> None:
+def test_two_processes_have_the_curves_of_one_also_where_autograd_and_the_batchs_mean_are_needed(prepared: Path) -> None:
+    objective = {"free_bits": 0.02, "noise": 0.2, "dropout": 0.2, "samples": 2}
     changes: dict[str, object] = {f"objective.{name}": value for name, value in objective.items()}
     set_params(prepared / "params.yaml", {"train.batch_size": 64, "train.learning_rate": 0.003, **changes})
     train.main()
