@@ -19,11 +19,10 @@ from pipeline.data import as_float, read_split, to_device
 from pipeline.device import choose_device
 from pipeline.figure import figure
 from pipeline.files import whole_file
-from pipeline.model import VAE
 from pipeline.objective import Stream, stream_key
 from pipeline.params import load_params
 from pipeline.paths import RECIPES, RESULTS, place_of
-from pipeline.pictures import Array, manifold, pictures, scatter, show, tiled
+from pipeline.pictures import manifold, pictures, scatter, show, tiled
 from pipeline.weights import load_model
 from vae_ext import reparam_kl, reparam_log_ratio, standard_normal
 
@@ -98,7 +97,8 @@ class Trained:
         test = read_split("test")
         self.name, self.labels = name, test.labels
         self.model = load_model(place_of(name).weights, device)
-        self.x = as_float(to_device(test.images, device))
+        self.pixels = to_device(test.images, device)
+        self.x = as_float(self.pixels)
         with torch.no_grad():
             self.mu = torch.cat([self.model.mu(batch) for batch in self.x.split(1000)])
 
@@ -134,18 +134,7 @@ def side_by_side(path: Path, title: str, columns: list[Trained], row: str) -> No
                 z = standard_normal(key, 2 * GAPS, trained.mu.shape[1])
                 upper.scatter(*z.cpu().numpy().T, marker="x", color="black", s=18)
                 lower.set_title("E[x|z] of samples from the prior, which the crosses are", fontsize=9)
-            show(lower, strip(trained.model, z))
-
-
-def strip(model: VAE, z: Tensor) -> Array:
-    """Decodings in rows of ten."""
-    images = pictures(model, z)
-    return np.concatenate([tiled_row(images[start : start + GAPS]) for start in range(0, len(images), GAPS)])
-
-
-def tiled_row(images: Array) -> Array:
-    row: Array = np.concatenate(list(images), axis=1)
-    return row
+            show(lower, tiled(pictures(trained.model, z), GAPS))
 
 
 @torch.no_grad()
@@ -155,10 +144,9 @@ def estimators(trained: Trained, images: int = 100) -> pd.DataFrame:
     Kingma, Welling 2014, section 2.3: the ELBO as the mean over samples of log p(x|z), minus the KL in closed form, or of
     log p(x|z) + log p(z) - log q(z|x). Variances are an image's, over repetitions with other noise, averaged over images.
     """
-    x = trained.x[:images]
+    x, pixels = trained.x[:images], trained.pixels[:images]
     mu, logvar = trained.model.encode(x)
     scale = trained.model.scale
-    pixels = (x * 255).round().to(torch.uint8)
     rows = []
     for samples in SAMPLES:
         key = stream_key(0, Stream.EVALUATE, x.device, step=samples)
@@ -182,7 +170,7 @@ def estimators(trained: Trained, images: int = 100) -> pd.DataFrame:
 
 
 def estimators_figure(path: Path, table: pd.DataFrame) -> None:
-    """The variance that the KL's formula saves."""
+    """Both forms against the number of samples: the KL's mean, and the variances of what is made of it."""
     with figure(path, width=10, height=3.6) as fig:
         left, right = fig.subplots(1, 2)
         left.errorbar(

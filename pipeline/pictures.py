@@ -15,10 +15,10 @@ QUANTILES = (0.05, 0.95)  # between which the manifold lies
 Array = npt.NDArray[np.float32]
 
 
-def tiled(images: Array, side: int) -> Array:
-    """side x side images as one, row by row."""
+def tiled(images: Array, columns: int) -> Array:
+    """Images [N, H, W] as one, in rows of so many."""
     _, height, width = images.shape
-    return images.reshape(side, side, height, width).transpose(0, 2, 1, 3).reshape(side * height, side * width)
+    return images.reshape(-1, columns, height, width).transpose(0, 2, 1, 3).reshape(-1, columns * width)
 
 
 def show(axes: Axes, image: Array) -> None:
