@@ -263,8 +263,8 @@ def train(params: Params, place: Place, device: torch.device, group: Group) -> N
         UserError: if the processes of the group are not about to do the same, and for what :meth:`Run.train` raises.
     """
     if params.train.precision == "tf32":
-        torch.backends.cuda.matmul.fp32_precision = "tf32"
-        torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
     key = run_key(params)
     group.check_same(key, "parameters, code or data")
     if not group.is_first:
@@ -276,7 +276,7 @@ def train(params: Params, place: Place, device: torch.device, group: Group) -> N
             go_on(this, live)
         save_model(place.weights, this.model, params)
         # Apart from the metrics, which are the same each time.
-        write_json(place.time, {"seconds": round(this.seconds(), 1), **this.environment})
+        write_json(place.time, {"seconds": round(this.seconds(), 3), **this.environment})
         checkpoints.remove()
         print(f"{place.weights}: written")
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil  # type: ignore[import-untyped]
@@ -48,6 +49,13 @@ class Clone:
         done = self.run(*command, **environment)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+    def read(self, *command: str) -> dict[str, Any]:
+        """What a command prints as JSON; DVC's warnings go elsewhere."""
+        done = self.run(*command, "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        printed: dict[str, Any] = json.loads(done.stdout)
+        return printed
 
     def metrics(self) -> dict[str, float]:
         metrics: dict[str, float] = json.loads((self.folder / "results/evaluate/metrics.json").read_text())
@@ -211,9 +219,9 @@ def test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache(cl
     clone.must("git", "clone", "--quiet", str(clone.folder), str(tmp_path / "other"))
     other = Clone(tmp_path / "other", clone.cache)
     assert not (other.folder / "models/default/vae.safetensors").exists()
-    metrics = json.loads(other.must("dvc", "metrics", "diff", "--json", "HEAD~1", "HEAD"))
+    metrics = other.read("dvc", "metrics", "diff", "HEAD~1", "HEAD")
     assert metrics["results/evaluate/metrics.json"]["rate"]["diff"] < 0
-    params = json.loads(other.must("dvc", "params", "diff", "--json", "HEAD~1", "HEAD"))
+    params = other.read("dvc", "params", "diff", "HEAD~1", "HEAD")
     assert (params["params.yaml"]["beta"]["old"], params["params.yaml"]["beta"]["new"]) == (1.0, 4.0)
     clone.must("git", "reset", "--quiet", "--hard", "HEAD~1")
     clone.restore()
