@@ -49,11 +49,12 @@ sweep: $(READY)
 	$(ACTIVE) OMP_NUM_THREADS=$$(( ($$(nproc) + 1) / 2 )) dvc exp run --run-all --jobs 2
 	$(ACTIVE) python -m pipeline.rate_distortion
 
+# A process a core, each with whole files, which share what they set up.
 test: $(READY)
 	$(ACTIVE) ruff check .
 	$(ACTIVE) ruff format --check .
 	$(ACTIVE) mypy
-	$(ACTIVE) pytest
+	$(ACTIVE) OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 8 --dist loadfile
 
 bench: $(READY)
 	$(ACTIVE) python -m tests.benchmarks.measure

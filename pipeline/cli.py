@@ -26,8 +26,8 @@ def run(stage: Callable[[], None]) -> None:
     try:
         stage()
     except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        # In one piece: other processes of a run may be writing too.
+        sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
         sys.exit(error.status)
     except OSError as error:  # a full disk, a folder that must not be written
         print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)

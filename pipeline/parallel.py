@@ -174,7 +174,7 @@ def wait_for(running: dict[int, subprocess.Popen[bytes]]) -> int:
                 continue
             del running[rank]
             if ended < 0:
-                print(f"error: process {rank} was ended by signal {-ended}; run it again, and it goes on", file=sys.stderr)
+                sys.stderr.write(f"error: process {rank} was ended by signal {-ended}; run it again, and it goes on\n")
             if ended != 0 and status == 0:
                 status, patience = (ended if ended > 0 else UserError.status), time.monotonic() + PATIENCE
     return status
