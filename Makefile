@@ -37,7 +37,9 @@ recipes: $(READY)
 	$(ACTIVE) python -m pipeline.recipe
 	$(ACTIVE) dvc repro recipes/dvc.yaml
 
+RECIPES = $(filter-out dvc,$(sort $(basename $(notdir $(wildcard recipes/*.yaml)))))
 recipe: $(READY)
+	@test -f "recipes/$(NAME).yaml" || { echo "NAME: expected one of $(RECIPES), got '$(NAME)'" >&2; exit 2; }
 	$(ACTIVE) python -m pipeline.recipe
 	$(ACTIVE) dvc repro recipes/dvc.yaml:plot@$(NAME)
 
