@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ TABLE, REPORT = RESULTS / "recipes.csv", RESULTS / "recipes.md"
 FIGURES = RESULTS / "comparisons"
 COLUMNS = ["elbo", "rate", "distortion", "nll", "active_units", "seconds"]
 GAPS = 10  # decodings between classes
+ROOM = 10.0  # how much farther from another gap than from a code: their labels are larger than dots
 LABEL = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
 SAMPLES = (1, 2, 5, 10, 20, 50)  # of the two estimators
 REPEATS = 100
@@ -104,7 +106,7 @@ class Trained:
 
 
 def gaps(trained: Trained) -> Tensor:
-    """Of the points half way between two classes' mean codes, those that lie farthest from any image's code, [GAPS, 2].
+    """Of the points half way between two classes' mean codes, those farthest from all images' codes and each other, [GAPS, 2].
 
     Far is meant against the codes' own spread, so that planes of different widths compare.
     """
@@ -113,7 +115,12 @@ def gaps(trained: Trained) -> Tensor:
     pairs = torch.combinations(torch.arange(len(centres)))
     between = centres[pairs].mean(1)
     distance = torch.cdist(between / mu.std(0), mu / mu.std(0)).min(1).values
-    return between[distance.argsort(descending=True)[:GAPS]]
+    chosen: list[int] = []
+    while len(chosen) < GAPS:
+        chosen.append(int(distance.argmax()))
+        apart = ((between - between[chosen[-1]]) / mu.std(0)).norm(dim=1)
+        distance = torch.minimum(distance, apart / ROOM)
+    return between[chosen]
 
 
 def side_by_side(path: Path, title: str, columns: list[Trained], row: str) -> None:
@@ -122,19 +129,20 @@ def side_by_side(path: Path, title: str, columns: list[Trained], row: str) -> No
         fig.suptitle(title, x=0.01, ha="left", fontsize=11)
         grid = fig.subplots(2, len(columns), height_ratios=[4, 1.2], squeeze=False)
         for trained, upper, lower in zip(columns, grid[0], grid[1], strict=True):
-            scatter(upper, trained.mu.double().cpu().numpy(), trained.labels)
+            drawn = scatter(upper, trained.mu.double().cpu().numpy(), trained.labels)
             upper.set_title(trained.name)
             if row == "gaps":
                 z = gaps(trained)
                 for i, point in enumerate(z.cpu().numpy()):
-                    upper.text(*point, str(i), ha="center", va="center", fontsize=10, fontweight="bold", bbox=LABEL)
-                lower.set_title("E[x|z] at 0 to 9, in the gaps between classes", fontsize=9)
+                    upper.text(*point, ascii_lowercase[i], ha="center", va="center", fontsize=10, fontweight="bold", bbox=LABEL)
+                lower.set_title(f"E[x|z] at a to {ascii_lowercase[GAPS - 1]}, half way between two classes", fontsize=9)
             else:
                 key = stream_key(0, Stream.PRIOR, trained.mu.device)
                 z = standard_normal(key, 2 * GAPS, trained.mu.shape[1])
                 upper.scatter(*z.cpu().numpy().T, marker="x", color="black", s=18)
                 lower.set_title("E[x|z] of samples from the prior, which the crosses are", fontsize=9)
             show(lower, tiled(pictures(trained.model, z), GAPS))
+        fig.colorbar(drawn, ax=grid[0].tolist(), label="class", ticks=range(10)).solids.set_alpha(1)  # type: ignore[union-attr]
 
 
 @torch.no_grad()

@@ -195,7 +195,11 @@ def validated(kind: type[AnySection], raw: Any, whose: str) -> AnySection:
         section = kind.model_validate(raw)
         faults = section.contradictions() if isinstance(section, Params) else []
     except ValidationError as error:
-        faults = [_fault(kind, fault["loc"], fault["type"], fault["msg"], fault["input"]) for fault in error.errors()]
+        found = error.errors()
+        # A key that is spelled wrong is missing too: one line says it.
+        unknown = {fault["loc"][:-1] for fault in found if fault["type"] == "extra_forbidden"}
+        found = [fault for fault in found if fault["type"] != "missing" or fault["loc"][:-1] not in unknown]
+        faults = [_fault(kind, fault["loc"], fault["type"], fault["msg"], fault["input"]) for fault in found]
     if faults:
         raise UserError("\n".join(f"{whose}: {fault}" for fault in faults))
     return section
@@ -231,7 +235,9 @@ def _keys_beside(section: Any, place: tuple[int | str, ...]) -> list[str]:
 
 
 def main() -> None:
-    load_params()
+    params = load_params()
+    if not Path(params.data.path).is_dir():
+        raise UserError(f"{PARAMS}: data.path: expected a folder, got {params.data.path!r}, which is none")
     write_json(SCHEMA, Params.model_json_schema())
 
 

@@ -58,6 +58,7 @@ def draw(table: pd.DataFrame) -> None:
             for _, point in curve.iterrows():
                 place = (point["rate"], point["distortion"])
                 axes.annotate(f"β {point['beta']:g}", place, xytext=(5, 5), textcoords="offset points", fontsize=9)
+        axes.margins(x=0.09)  # for the labels
         limits = axes.get_xlim(), axes.get_ylim()
         best = table["elbo"].max()
         axes.plot(

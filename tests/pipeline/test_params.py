@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import params
 from pipeline.cli import UserError
 from pipeline.params import Params, load_params
 from pipeline.paths import SCHEMA
@@ -113,3 +114,18 @@ def test_yaml_1_2_numbers_are_numbers(params_file: Path) -> None:
 
 def test_the_schema_in_the_tree_is_the_one_of_the_code() -> None:
     assert json.loads((ROOT / SCHEMA).read_text()) == Params.model_json_schema()
+
+
+def test_a_key_that_is_spelled_wrong_is_one_line_and_not_also_a_missing_one(workspace: Path) -> None:
+    text = (workspace / "params.yaml").read_text()
+    (workspace / "params.yaml").write_text(text.replace("latent_dim:", "latent_dims:"))
+    with pytest.raises(UserError) as error:
+        load_params()
+    assert str(error.value) == "params.yaml: model.latent_dims: unknown key; did you mean latent_dim?"
+
+
+def test_a_folder_of_data_that_is_not_there_is_found_before_anything_runs(workspace: Path) -> None:
+    set_params(workspace / "params.yaml", {"data.path": "data/raw/mnsit"})
+    with pytest.raises(UserError, match=r"params.yaml: data.path: expected a folder, got 'data/raw/mnsit', which is none"):
+        params.main()
+    assert not (workspace / "params.schema.json").exists()
