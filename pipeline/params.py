@@ -197,8 +197,8 @@ def validated(kind: type[AnySection], raw: Any, whose: str) -> AnySection:
     except ValidationError as error:
         found = error.errors()
         # A key that is spelled wrong is missing too: one line says it.
-        unknown = {fault["loc"][:-1] for fault in found if fault["type"] == "extra_forbidden"}
-        found = [fault for fault in found if fault["type"] != "missing" or fault["loc"][:-1] not in unknown]
+        meant = {(*fault["loc"][:-1], _meant(kind, fault["loc"])) for fault in found if fault["type"] == "extra_forbidden"}
+        found = [fault for fault in found if fault["type"] != "missing" or fault["loc"] not in meant]
         faults = [_fault(kind, fault["loc"], fault["type"], fault["msg"], fault["input"]) for fault in found]
     if faults:
         raise UserError("\n".join(f"{whose}: {fault}" for fault in faults))
@@ -216,15 +216,20 @@ def dotted(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
 def _fault(section: type[Section], place: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
     key = ".".join(map(str, place)) or "the file"
     if kind == "extra_forbidden":
-        known = _keys_beside(section, place)
-        close = difflib.get_close_matches(str(place[-1]), known, n=1)
-        return f"{key}: unknown key; {f'did you mean {close[0]}?' if close else 'expected one of ' + ', '.join(known)}"
+        close = _meant(section, place)
+        known = ", ".join(_keys_beside(section, place))
+        return f"{key}: unknown key; {f'did you mean {close}?' if close else f'expected one of {known}'}"
     if kind == "missing":
         return f"{key}: missing; every parameter must be given"
     if kind == "model_type":
         return f"{key}: expected keys and values, got {value!r}"
     message = re.sub(r"List should have (.*) after validation, not \d+", r"expected \1", message)
     return f"{key}: {message.replace('Input should be', 'expected')}, got {value!r}"
+
+
+def _meant(section: type[Section], place: tuple[int | str, ...]) -> str | None:
+    """The key that is most like an unknown one."""
+    return next(iter(difflib.get_close_matches(str(place[-1]), _keys_beside(section, place), n=1)), None)
 
 
 def _keys_beside(section: Any, place: tuple[int | str, ...]) -> list[str]:

@@ -122,6 +122,12 @@ def test_a_key_that_is_spelled_wrong_is_one_line_and_not_also_a_missing_one(work
     with pytest.raises(UserError) as error:
         load_params()
     assert str(error.value) == "params.yaml: model.latent_dims: unknown key; did you mean latent_dim?"
+    (workspace / "params.yaml").write_text(text.replace("latent_dim:", "gamma_ray:"))
+    with pytest.raises(UserError) as error:
+        load_params()
+    missing, unknown = str(error.value).splitlines()
+    assert missing == "params.yaml: model.latent_dim: missing; every parameter must be given"
+    assert unknown.startswith("params.yaml: model.gamma_ray: unknown key; expected one of conv, hidden,")
 
 
 def test_a_folder_of_data_that_is_not_there_is_found_before_anything_runs(workspace: Path) -> None:
