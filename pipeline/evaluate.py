@@ -1,4 +1,4 @@
-"""Stage 3: what the model achieves on the test set, in nats an image."""
+"""Stage 3: what the model achieves on the test set, each figure with its definition and its standard error."""
 
 from __future__ import annotations
 
@@ -10,86 +10,141 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.cli import run_stage
-from pipeline.data import as_float
+from pipeline.collapse import verdict
+from pipeline.data import as_float, read_split, to_device
 from pipeline.device import choose_device
 from pipeline.files import whole_file, write_json
 from pipeline.images import test_pixels
+from pipeline.importance import counts_up_to, log_likelihood_bounds
+from pipeline.information import mutual_information
 from pipeline.model import VAE
-from pipeline.objective import Stream, elbo_terms, log_likelihood_bound, stream_key
-from pipeline.params import load_params
+from pipeline.objective import Stream, stream_key
+from pipeline.params import Params, load_params
 from pipeline.paths import DEFAULT, Place
+from pipeline.probe import NEIGHBOURS, nearest_neighbours
 from pipeline.weights import load_model
-from vae_ext import reparam_kl
+from vae_ext import binarize, reparam_kl
 
 # A unit is active if its posterior mean varies with the image by more than this (Burda et al. 2016, section 5.1).
 ACTIVE_VARIANCE = 0.01
+PROBED = 10_000  # training images, the first, whose codes the probe knows
+# What is found: unit and definition. z is one sample of q(z|x); an autoencoder's is its code.
+QUANTITIES = {
+    "elbo": ("nats", "-(distortion + rate), in expectation not above log p(x)"),
+    "distortion": ("nats", "-log p(x|z)"),
+    "rate": ("nats", "KL(q(z|x) || p(z)), in closed form"),
+    "nll": ("nats", "-log 1/S sum p(x|z) p(z) / q(z|x) over S samples of q(z|x), in expectation not below -log p(x)"),
+    "active_units": ("dimensions", f"with a mu that varies over the images by more than {ACTIVE_VARIANCE}"),
+    "mutual_information": (
+        "nats",
+        "I(n; z) of an image's index n and its z, at most log N: the rate's part that tells images apart",
+    ),
+    "probe_accuracy": ("share", f"of images with the class of most of their {NEIGHBOURS} nearest training images, by mu"),
+    "marginal_kl": ("nats", "KL(q(z) || p(z)), q(z) the mean of all posteriors: the rate's other part"),
+    "distortion_at_mu": ("nats", "-log p(x|z) at z = mu"),
+    "squared_error": ("a pixel", "(x - E[x|z])^2"),
+    "squared_error_at_mu": ("a pixel", "the same at z = mu"),
+}
+ABOUT = ["value", "standard_error", "unit", "definition"]
+METRICS = list(QUANTITIES)[:7]  # small enough to read a difference of two commits
 
 
 @torch.no_grad()
-def bounds(model: VAE, pixels: Tensor, seed: int, batch_size: int, samples: int) -> dict[str, float]:
-    """Test-set averages of the ELBO, its terms, and the importance-weighted bound as a negative log-likelihood.
+def encode(model: VAE, pixels: Tensor, batch_size: int) -> Tensor:
+    """The posteriors of images [N, D], as :meth:`VAE.posterior` gives them."""
+    return torch.cat([model.posterior(as_float(batch)) for batch in pixels.split(batch_size)])
 
-    Of an autoencoder, which assigns no probability to an image, the distortion alone.
-    """
-    device = pixels.device
-    evaluate_key = stream_key(seed, Stream.EVALUATE, device)
-    importance_key = stream_key(seed, Stream.IMPORTANCE, device)
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
-    row = 0
-    with tqdm(total=len(pixels), unit=" images", disable=None, desc=f"bounds, {samples} samples an image") as bar:
+
+@torch.no_grad()
+def explain(model: VAE, z: Tensor, pixels: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+    """How well codes z [N, latent_dim] give back their images: -log p(x|z) and the squared error a pixel, [N]."""
+    found = []
+    for some, batch in zip(z.split(batch_size), pixels.split(batch_size), strict=True):
+        decoded = model.decode(some)
+        error = (model.likelihood.mean(decoded) - as_float(batch)).square().mean(1)
+        found.append(torch.stack([-model.likelihood.log_prob(decoded, batch), error]).double())
+    distortion, error = torch.cat(found, dim=1)
+    return distortion, error
+
+
+@torch.no_grad()
+def bounds(model: VAE, pixels: Tensor, seed: int, batch_size: int, samples: int) -> dict[int, Tensor]:
+    """The importance-weighted bound on -log p(x) of each image, [N], by so many and by fewer samples."""
+    key = stream_key(seed, Stream.IMPORTANCE, pixels.device)
+    counts, found, row = counts_up_to(samples), [], 0
+    with tqdm(total=len(pixels), unit=" images", disable=None, desc=f"NLL, {samples} samples an image") as bar:
         for batch in pixels.split(batch_size):
-            terms = elbo_terms(model, batch, evaluate_key, row_offset=row)
-            sums[0] += terms.distortion.sum()
-            sums[1] += terms.rate.sum()
-            if not model.is_point:
-                sums[2] += log_likelihood_bound(model, batch, importance_key, samples, row_offset=row).sum()
+            found.append(-log_likelihood_bounds(model, batch, key, counts, row_offset=row))
             row += len(batch)
             bar.update(len(batch))
-    distortion, rate, log_p_mean = (sums / len(pixels)).tolist()
-    if model.is_point:
-        return {"distortion": distortion}
-    return {"elbo": -(distortion + rate), "distortion": distortion, "rate": rate, "nll": -log_p_mean}
+    return dict(zip(counts, torch.cat(found, dim=1), strict=True))
 
 
-@torch.no_grad()
-def dimensions(model: VAE, pixels: Tensor, batch_size: int) -> pd.DataFrame:
-    """A row a latent dimension: its KL averaged over images, the variance of its posterior mean, and whether it is active.
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """The mean over images, and its standard error, for which the test set is a sample of what images there are."""
+    return values.mean().item(), values.std().item() / math.sqrt(len(values))
 
-    An autoencoder has no KL.
+
+def assess(model: VAE, params: Params, device: torch.device) -> tuple[dict[str, Tensor], pd.DataFrame, dict[int, Tensor]]:
+    """Everything, of the test set.
+
+    Returns:
+        what each image contributes to a quantity, [N]; a row a latent dimension; the NLL's bound by numbers of samples.
     """
-    means, kls = [], []
-    for batch in pixels.split(batch_size):
-        posterior = model.posterior(as_float(batch))
-        means.append(posterior[:, : model.latent_dim].double())
-        if not model.is_point:
-            key = stream_key(0, Stream.EVALUATE, posterior.device)
-            mu, logvar = posterior.chunk(2, dim=-1)
-            _, kl = reparam_kl(mu, logvar, key, kl_reduction="none", scale=model.scale)
-            kls.append(kl.double())
-    variance = torch.cat(means).var(dim=0).cpu().numpy()
-    table = pd.DataFrame({"mean_variance": variance, "active": variance > ACTIVE_VARIANCE}).rename_axis("dimension")
-    if kls:
-        table.insert(0, "kl", torch.cat(kls).mean(dim=0).cpu().numpy())
-    return table
+    pixels, batch_size = test_pixels(params, device), params.evaluate.batch_size
+    posterior = encode(model, pixels, batch_size)
+    mu, second = posterior[:, : model.latent_dim], posterior[:, model.latent_dim :]
+    images: dict[str, Tensor] = {}
+    variance = mu.double().var(dim=0).cpu().numpy()
+    dimensions = pd.DataFrame({"mean_variance": variance, "active": variance > ACTIVE_VARIANCE}).rename_axis("dimension")
+    by_samples: dict[int, Tensor] = {}
+    if model.is_point:
+        images["distortion"], images["squared_error"] = explain(model, mu, pixels, batch_size)
+    else:
+        key = stream_key(params.seed, Stream.EVALUATE, device)
+        z, kl = reparam_kl(mu, second, key, kl_reduction="none", scale=model.scale)
+        dimensions.insert(0, "kl", kl.double().mean(0).cpu().numpy())
+        images["distortion"], images["squared_error"] = explain(model, z, pixels, batch_size)
+        images["distortion_at_mu"], images["squared_error_at_mu"] = explain(model, mu, pixels, batch_size)
+        images["rate"] = kl.double().sum(1)
+        images["elbo"] = -(images["distortion"] + images["rate"])
+        images["mutual_information"] = mutual_information(z, mu, model.sigma(second))
+        images["marginal_kl"] = images["rate"] - images["mutual_information"]
+        by_samples = bounds(model, pixels, params.seed, batch_size, params.evaluate.importance_samples)
+        images["nll"] = by_samples[params.evaluate.importance_samples]
+    known, unknown = read_split("train"), read_split("test")
+    known_pixels = to_device(known.images[:PROBED], device)
+    if params.binarize:
+        known_pixels = binarize(known_pixels, stream_key(params.seed, Stream.BINARIZE_PROBE, device))
+    known_mu = encode(model, known_pixels, batch_size)[:, : model.latent_dim]
+    guessed = nearest_neighbours(known_mu, torch.tensor(known.labels[:PROBED], device=device), mu)
+    images["probe_accuracy"] = (guessed == torch.tensor(unknown.labels, device=device)).double()
+    return images, dimensions, by_samples
 
 
 def main(place: Place = DEFAULT) -> None:
     params = load_params(place.params)
     device = choose_device()
-    model = load_model(place.weights, device)
-    pixels = test_pixels(params, device)
+    images, dimensions, by_samples = assess(load_model(place.weights, device), params, device)
 
-    by_dimension = dimensions(model, pixels, params.evaluate.batch_size)
-    metrics: dict[str, float | int] = {
-        **bounds(model, pixels, params.seed, params.evaluate.batch_size, params.evaluate.importance_samples),
-        "active_units": int(by_dimension["active"].sum()),
-    }
+    found = {name: mean_and_error(values) for name, values in images.items()}
+    found["active_units"] = (int(dimensions["active"].sum()), math.nan)
+    rows = {name: (*found[name], *about) for name, about in QUANTITIES.items() if name in found}
+    metrics = {name: rows[name][0] for name in METRICS if name in rows}
     assert all(math.isfinite(value) for value in metrics.values()), metrics
-    with whole_file(place.dimensions) as temporary:
-        by_dimension.to_csv(temporary, float_format="%.6g")
+    curve = {samples: mean_and_error(nll) for samples, nll in by_samples.items()}  # of an autoencoder: none
+    tables = {
+        "dimensions": dimensions,
+        "nll": pd.DataFrame.from_dict(curve, orient="index", columns=["nll", "standard_error"]).rename_axis("samples"),
+        "report": pd.DataFrame.from_dict(rows, orient="index", columns=ABOUT).rename_axis("quantity"),
+    }
+    for name, table in tables.items():
+        with whole_file(place.tables / f"{name}.csv") as temporary:
+            table.to_csv(temporary, float_format="%.6g")
     write_json(place.metrics, metrics)
-    for name, value in metrics.items():
-        print(f"{name:>14} {value:.4f}" if isinstance(value, float) else f"{name:>14} {value}")
+    for name, (value, error, *_) in rows.items():
+        print(f"{name:>20} {value:10.4f}" + ("" if math.isnan(error) else f" +- {error:.4f}"))
+    print(verdict(dimensions))
 
 
 if __name__ == "__main__":

@@ -79,6 +79,10 @@ class VAE(nn.Module):
         mu, logvar = self.posterior(x).chunk(2, dim=-1)
         return mu, logvar
 
+    def sigma(self, logvar: Tensor) -> Tensor:
+        """The posterior's standard deviation: exp(logvar / 2), or softplus(rho)."""
+        return torch.exp(logvar / 2) if self.scale == "exp" else nn.functional.softplus(logvar)
+
     def mu(self, x: Tensor) -> Tensor:
         """x [B, D] in [0, 1] -> mu [B, latent_dim], which an autoencoder has as well."""
         return self.posterior(x)[:, : self.latent_dim]

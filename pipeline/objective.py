@@ -1,4 +1,4 @@
-"""What is maximised, and what is reported: the ELBO and its two terms, and a tighter bound by importance weighting.
+"""What is maximised, and what is reported: the ELBO and its two terms, and the importance-weighted bound.
 
 All in nats an image: summed over pixels and latent dimensions, never averaged over them.
 """
@@ -36,6 +36,7 @@ class Stream(IntEnum):
     BINARIZE_TEST = 8
     CORRUPT = 9
     PIXELS = 10
+    BINARIZE_PROBE = 11
 
 
 def stream_key(seed: int, stream: Stream, device: torch.device, step: int = 0) -> Tensor:
@@ -145,25 +146,3 @@ def corrupt(x: Tensor, key: Tensor, noise: float, dropout: float, row_offset: in
     kept = other >= torch.special.ndtri(torch.tensor(dropout)).item()
     corrupted: Tensor = (x + noise * normal) * kept
     return corrupted
-
-
-def log_likelihood_bound(model: VAE, pixels: Tensor, key: Tensor, samples: int, row_offset: int = 0) -> Tensor:
-    """log p(x) >= log 1/S sum_s p(x|z_s) p(z_s) / q(z_s|x), z_s from q(z|x); tight as S grows.
-
-    Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders. 2016. Samples are decoded one at a time into a running
-    log-sum-exp, so of all that is computed only z, [S, B, latent_dim], grows with S.
-
-    Args:
-        pixels: [B, D], bytes.
-        key: of the noise.
-        samples: S.
-
-    Returns:
-        [B], in nats.
-    """
-    mu, logvar = model.encode(as_float(pixels).to(model.bound.dtype))
-    ratios = reparam_log_ratio(mu, logvar, key, num_samples=samples, row_offset=row_offset, scale=model.scale)
-    total = mu.new_full(mu.shape[:1], -math.inf)
-    for z, log_ratio in zip(*ratios, strict=True):
-        total = torch.logaddexp(total, model.likelihood.log_prob(model.decode(z), pixels) + log_ratio)
-    return total - math.log(samples)

@@ -213,6 +213,11 @@ def dotted(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
+def different(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """The dotted keys that two sets of parameters do not have in common, with the same value."""
+    return [key for key in {**one, **other} if key not in one or key not in other or one[key] != other[key]]
+
+
 def _fault(section: type[Section], place: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
     key = ".".join(map(str, place)) or "the file"
     if kind == "extra_forbidden":

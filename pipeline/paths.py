@@ -11,6 +11,7 @@ PREPARED = Path("data/prepared")
 CHECKPOINTS = Path("checkpoints")
 RECIPES = Path("recipes")
 RESULTS = Path("results")
+EXPECTED = RESULTS / "expected.json"
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Place:
     params: Path
     models: Path
     results: Path
+    report: Path
 
     @property
     def about(self) -> Path:
@@ -42,18 +44,22 @@ class Place:
         return self.results / "evaluate/metrics.json"
 
     @property
-    def dimensions(self) -> Path:
-        return self.results / "evaluate/dimensions.csv"
+    def tables(self) -> Path:
+        return self.results / "evaluate"
 
     @property
     def figures(self) -> Path:
         return self.results / "plot"
 
+    @property
+    def page(self) -> Path:
+        return self.report / "index.html"
 
-DEFAULT = Place(PARAMS, Path("models/default"), RESULTS)
+
+DEFAULT = Place(PARAMS, Path("models/default"), RESULTS, RESULTS / "report")
 
 
 def place_of(recipe: str) -> Place:
     """Of a recipe's run; its parameters are the whole set, as the recipe resolves to."""
     results = RESULTS / "recipes" / recipe
-    return Place(results / "params.yaml", Path("models") / recipe, results)
+    return Place(results / "params.yaml", Path("models") / recipe, results, RESULTS / "reports" / recipe)

@@ -28,6 +28,7 @@ from pipeline.data import Split, read_split
 from pipeline.device import choose_device
 from pipeline.files import write_json
 from pipeline.images import Resident, Streamed, byte_means
+from pipeline.machine import machine
 from pipeline.model import VAE
 from pipeline.objective import Stream, elbo_terms, stream_key
 from pipeline.parallel import Group
@@ -90,6 +91,7 @@ class Run:
             "backend": vae_ext.backend(device),
             "threads": torch.get_num_threads(),
             "processes": group.size,
+            "machine": machine(),
         }
         self.say(", ".join(f"{name} {value}" for name, value in self.environment.items()) + f", seed {params.seed}")
 

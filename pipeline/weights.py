@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +24,13 @@ def save_model(path: Path, model: VAE, params: Params) -> None:
         save_file(
             tensors, temporary, metadata={"vae": json.dumps({"image_shape": model.image_shape, "params": params.model_dump()})}
         )
+
+
+def made_with(path: Path) -> dict[str, Any]:
+    """The parameters in the header of a file that :func:`load_model` can read."""
+    with safe_open(path, framework="pt") as file:
+        params: dict[str, Any] = json.loads(file.metadata()["vae"])["params"]
+    return params
 
 
 def load_model(path: Path, device: torch.device) -> VAE:

@@ -1,7 +1,7 @@
-"""Images a second of training, beside those of pythae's trainer with the same layers: `make bench-pythae`.
+"""Images a second of training and of evaluation, beside pythae's with the same layers: `make bench-pythae`.
 
 pythae and what it needs live in an environment of their own, and its trainer in a process of it (pythae_trainer.py). The two
-take turns, an epoch each over the same images; while one trains, the other waits.
+take turns, an epoch each over the same images, and then the NLL of some by 1000 samples; while one works, the other waits.
 """
 
 from __future__ import annotations
@@ -19,15 +19,20 @@ import numpy as np
 import torch
 
 from pipeline.cli import UserError, run
-from pipeline.data import read_idx_pair
+from pipeline.data import read_idx_pair, to_device
 from pipeline.images import Resident
+from pipeline.importance import log_likelihood_bounds
 from pipeline.model import VAE
 from pipeline.parallel import Group
 from pipeline.step import Stepper
 from tests.benchmarks.bench_step import our_epoch, parameters
+from vae_ext import noise_key
 from vae_ext.source import ROOT
 
 TURNS = 9  # the first of which warms up
+NLL_TURNS = 4
+SAMPLES = 1000
+OUR_IMAGES, THEIR_IMAGES = 500, 50  # of the NLL, which pythae takes one by one: about as long for each
 
 
 def main() -> None:
@@ -54,12 +59,27 @@ def main() -> None:
                 print("epoch", file=trainer.stdin, flush=True)
                 said = answer(trainer)
                 theirs.append(said["images"] / said["seconds"])
+            compare("784-400-20, float32: training in batches of 128", ours, theirs)
+
+            pixels, ours, theirs = to_device(images[:OUR_IMAGES], torch.device("cpu")), [], []
+            for _ in range(NLL_TURNS):
+                began = time.perf_counter()
+                log_likelihood_bounds(stepper.model, pixels, noise_key(0), [SAMPLES])
+                ours.append(len(pixels) / (time.perf_counter() - began))
+                print(f"nll {THEIR_IMAGES} {SAMPLES}", file=trainer.stdin, flush=True)
+                said = answer(trainer)
+                theirs.append(said["images"] / said["seconds"])
+            compare(f"NLL by {SAMPLES:,} samples an image", ours, theirs)
             trainer.stdin.close()
+
+
+def compare(title: str, ours: list[float], theirs: list[float]) -> None:
+    """Prints the medians but for the first turn, which warms up, and that of the ratios of turns next to each other."""
     ratios = [mine / yours for mine, yours in zip(ours[1:], theirs[1:], strict=True)]
-    print("784-400-20, batch 128, float32: medians of eight turns each, and of the ratios of turns next to each other")
-    print(f"pipeline {statistics.median(ours[1:]):>9,.0f} images/s")
-    print(f"pythae   {statistics.median(theirs[1:]):>9,.0f} images/s")
-    print(f"ratio    {statistics.median(ratios):>9.2f}   (from {min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"{title}: medians of {len(ratios)} turns each, and of the ratios of turns next to each other")
+    print(f"pipeline {statistics.median(ours[1:]):>9,.1f} images/s")
+    print(f"pythae   {statistics.median(theirs[1:]):>9,.1f} images/s")
+    print(f"ratio    {statistics.median(ratios):>9.2f}   (from {min(ratios):.2f} to {max(ratios):.2f})", flush=True)
 
 
 def answer(trainer: subprocess.Popen[str]) -> dict[str, Any]:

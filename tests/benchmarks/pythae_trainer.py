@@ -2,9 +2,10 @@
 
 `python pythae_trainer.py IMAGES.npy`, in an environment that has pythae and torch and nothing of this project, reads uint8
 images [N, 784] and sets all up as pythae's TrainingPipeline and BaseTrainer.train() do. On standard output it prints JSON, a
-line each: {"ready": true, "versions": {...}}, and then, for every line that comes on standard input, one epoch over the images:
-{"images": N, "seconds": s}. The seconds are train_step()'s: its DataLoader, its steps and its progress bar, which is drawn to
-nowhere; not what train() does between epochs, such as its copy of the best model. It ends when standard input does.
+line each: {"ready": true, "versions": {...}}, and then, for each line of standard input, {"images": N, "seconds": s}: for
+"epoch" one epoch over the images, for "nll N S" get_nll() of the first N by S samples each. An epoch's seconds are
+train_step()'s: its DataLoader, its steps and its progress bar, which is drawn to nowhere; not what train() does between
+epochs, such as its copy of the best model. It ends when standard input does.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 
 ModelOutput = models.base.base_utils.ModelOutput
 PIXELS, HIDDEN, LATENT = 784, 400, 20
+NLL_BATCH = 500  # samples at once, the fastest of 100, 500 and 1000 here
 
 
 class Encoder(models.nn.BaseEncoder):  # type: ignore[misc]
@@ -75,7 +77,17 @@ def main(path: str) -> None:
         trainer = prepared_trainer(images, folder)
         events, config, loader = trainer.callback_handler, trainer.training_config, trainer.train_loader
         say(ready=True, versions={"pythae": version("pythae"), "torch": version("torch"), "threads": torch.get_num_threads()})
-        for epoch, _ in enumerate(sys.stdin, start=1):
+        data = torch.from_numpy(images.astype(np.float32) / 255)
+        for epoch, line in enumerate(sys.stdin, start=1):
+            if line.startswith("nll"):
+                count, samples = map(int, line.split()[1:])
+                with contextlib.redirect_stdout(nowhere), torch.no_grad():  # it counts, a line a thousand images
+                    trainer.model.eval()
+                    start = time.perf_counter()
+                    trainer.model.get_nll(data[:count], n_samples=samples, batch_size=NLL_BATCH)
+                    seconds = time.perf_counter() - start
+                say(images=count, seconds=seconds)
+                continue
             events.on_epoch_begin(training_config=config, epoch=epoch, train_loader=loader, eval_loader=None)
             with contextlib.redirect_stderr(nowhere):  # tqdm's bar
                 start = time.perf_counter()

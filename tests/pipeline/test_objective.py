@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.data import as_float
 from pipeline.model import VAE
-from pipeline.objective import Stream, Terms, corrupt, elbo_terms, log_likelihood_bound, objective_terms, stream_key
+from pipeline.objective import Stream, Terms, corrupt, elbo_terms, objective_terms, stream_key
 from tests.plain import plain_params
 from vae_ext import standard_normal
 
@@ -54,26 +54,6 @@ def test_noise_does_not_depend_on_how_images_are_cut_into_batches() -> None:
     whole = elbo_terms(model, pixels, key).distortion
     parts = [elbo_terms(model, part, key, row_offset=row).distortion for row, part in ((0, pixels[:13]), (13, pixels[13:]))]
     torch.testing.assert_close(torch.cat(parts), whole)
-
-
-def test_bound_with_one_sample_is_that_samples_log_ratio_and_many_tighten_it() -> None:
-    model, pixels = model_and_images()
-    key = stream_key(5, Stream.IMPORTANCE, CPU)
-    one, ten, many = (log_likelihood_bound(model, pixels, key, samples).mean().item() for samples in (1, 10, 1000))
-    elbo = elbo_terms(model, pixels, key).elbo.mean().item()
-    assert one == pytest.approx(elbo, abs=1.0)
-    assert one < ten < many
-
-
-def test_bound_is_the_likelihood_where_the_decoder_ignores_z() -> None:
-    model, pixels = model_and_images()
-    with torch.no_grad():
-        model.decoder[0].weight.zero_()  # type: ignore[operator]
-        model.encoder[-1].weight.zero_()  # type: ignore[operator]
-    # q(z|x) is the prior and p(x|z) = p(x): every importance weight is p(x) itself.
-    exact = model.likelihood.log_prob(model.decode(torch.zeros(40, 3, dtype=torch.float64)), pixels)
-    bound = log_likelihood_bound(model, pixels, stream_key(0, Stream.IMPORTANCE, CPU), 5)
-    torch.testing.assert_close(bound, exact)
 
 
 def test_streams_have_noise_of_their_own() -> None:

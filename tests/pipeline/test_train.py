@@ -201,18 +201,33 @@ def test_binarized_images_are_black_and_white_and_drawn_anew(prepared: Path, mon
 
 
 def test_evaluation_adds_up_and_figures_are_drawn(prepared: Path) -> None:
+    import pandas as pd
+
     train.main()
     evaluate.main()
     metrics = json.loads(DEFAULT.metrics.read_text())
-    assert set(metrics) == {"elbo", "distortion", "rate", "nll", "active_units"}
+    assert list(metrics) == evaluate.METRICS
     assert metrics["elbo"] == pytest.approx(-(metrics["distortion"] + metrics["rate"]))
     assert metrics["nll"] <= -metrics["elbo"] + 0.5
-    import pandas as pd
-
-    assert pd.read_csv(DEFAULT.dimensions)["kl"].sum() == pytest.approx(metrics["rate"], rel=1e-4)
+    dimensions, report, nll = (pd.read_csv(DEFAULT.tables / f"{name}.csv") for name in ("dimensions", "report", "nll"))
+    assert dimensions["kl"].sum() == pytest.approx(metrics["rate"], rel=1e-4)
+    values = report.set_index("quantity")["value"]
+    assert list(values.index) == list(evaluate.QUANTITIES)
+    assert values["mutual_information"] + values["marginal_kl"] == pytest.approx(metrics["rate"], rel=1e-4)
+    assert values["distortion_at_mu"] < values["distortion"]
+    assert nll["nll"].iloc[-1] == pytest.approx(metrics["nll"], rel=1e-5)
     plot.main()
-    names = {"kl_per_dimension", "latent", "learning_curves", "reconstructions", "samples"}
+    names = {"kl_per_dimension", "latent", "learning_curves", "reconstructions", "samples", "extremes", "interpolations", "nll"}
+    names |= {"traversals"} if metrics["active_units"] else set()
     assert {path.stem for path in DEFAULT.figures.iterdir()} == names
+
+
+def test_standard_errors_are_what_the_mean_varies_by() -> None:
+    values = torch.randn(400, 900, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3 + 7
+    found = [evaluate.mean_and_error(row) for row in values]
+    means, errors = zip(*found, strict=True)
+    assert torch.tensor(errors).mean().item() == pytest.approx(0.1, rel=0.01)
+    assert torch.tensor(means).std().item() == pytest.approx(0.1, rel=0.1)
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2])

@@ -1,0 +1,26 @@
+"""Whether codes of a class lie together: the class of an image by those of its nearest neighbours."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NEIGHBOURS = 10
+AT_ONCE = 1000
+
+
+@torch.no_grad()
+def nearest_neighbours(known: Tensor, classes: Tensor, codes: Tensor) -> Tensor:
+    """The class of most of each code's nearest neighbours among known codes (the lower one, of two with as many).
+
+    Args:
+        known: [M, latent_dim], with their classes, [M] integers.
+        codes: [N, latent_dim].
+
+    Returns:
+        [N] classes.
+    """
+    count = min(NEIGHBOURS, len(known))
+    votes = torch.nn.functional.one_hot(classes.long())
+    nearest = [torch.cdist(part, known).topk(count, largest=False).indices for part in codes.split(AT_ONCE)]
+    return votes[torch.cat(nearest)].sum(1).argmax(1)

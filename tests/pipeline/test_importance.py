@@ -1,0 +1,116 @@
+"""The importance-weighted bound, against likelihoods that are known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.data import as_float
+from pipeline.importance import AT_ONCE, counts_up_to, log_likelihood_bounds
+from pipeline.model import VAE
+from pipeline.objective import Stream, elbo_terms, stream_key
+from tests.plain import plain_params
+
+CPU = torch.device("cpu")
+KEY = stream_key(5, Stream.IMPORTANCE, CPU)
+PIXELS, LATENT, SIGMA = 12, 3, 0.3
+
+
+def images(count: int = 40) -> Tensor:
+    return torch.randint(0, 256, (count, PIXELS), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def bernoulli() -> VAE:
+    torch.manual_seed(0)
+    return VAE((3, 4), plain_params(hidden=[16], latent_dim=LATENT).model).double()
+
+
+def linear_gaussian(pixels: Tensor) -> tuple[VAE, Tensor]:
+    """A model x = W z + b + sigma e with nearly the true posterior, and its log p(x) = log N(x; b, W W' + sigma^2), [B]."""
+    torch.manual_seed(0)
+    model = VAE((3, 4), plain_params(hidden=[], latent_dim=LATENT, likelihood="gaussian", sigma=SIGMA).model).double()
+    encoder, decoder = model.encoder[0], model.decoder[0]
+    assert isinstance(encoder, torch.nn.Linear)
+    assert isinstance(decoder, torch.nn.Linear)
+    with torch.no_grad():
+        decoder.weight.mul_(0.5)
+        decoder.bias.fill_(0.4)
+        w, b = decoder.weight, decoder.bias
+        covariance = torch.linalg.inv(torch.eye(LATENT, dtype=torch.float64) + w.T @ w / SIGMA**2)
+        to_mu = covariance @ w.T / SIGMA**2
+        encoder.weight.copy_(torch.cat([to_mu, torch.zeros_like(to_mu)]))
+        # The true posterior's dimensions are not independent; one of a diagonal covariance that is as wide serves.
+        encoder.bias.copy_(torch.cat([-to_mu @ b, covariance.diagonal().mul(1.2).log()]))
+        marginal = torch.distributions.MultivariateNormal(b, w @ w.T + SIGMA**2 * torch.eye(PIXELS, dtype=torch.float64))
+        return model, marginal.log_prob(as_float(pixels).double())
+
+
+def test_the_estimate_of_a_known_likelihood_is_within_three_standard_errors() -> None:
+    pixels = images()
+    model, exact = linear_gaussian(pixels)
+    draws = torch.stack(
+        [log_likelihood_bounds(model, pixels, stream_key(seed, Stream.IMPORTANCE, CPU), [1000])[0] for seed in range(20)]
+    )
+    error = draws.mean(1).std() / math.sqrt(len(draws))
+    assert (draws.mean() - exact.mean()).abs() < 3 * error
+    assert error < 0.01
+
+
+def test_the_bound_of_a_known_likelihood_tightens_from_below() -> None:
+    pixels = images()
+    model, exact = linear_gaussian(pixels)
+    counts = [1, 10, 100, 1000]
+    draws = torch.stack(
+        [log_likelihood_bounds(model, pixels, stream_key(seed, Stream.IMPORTANCE, CPU), counts) for seed in range(20)]
+    )
+    gaps = (exact - draws).mean((0, 2))
+    assert gaps.diff().max() < 0
+    assert gaps[0] > 10 * gaps[2] > 0
+    elbos = torch.stack([elbo_terms(model, pixels, stream_key(seed, Stream.EVALUATE, CPU)).elbo for seed in range(100)])
+    assert gaps[0].item() == pytest.approx((exact - elbos).mean().item(), abs=0.1)
+
+
+def test_the_bound_is_the_likelihood_where_the_decoder_ignores_z() -> None:
+    model, pixels = bernoulli(), images()
+    with torch.no_grad():
+        model.decoder[0].weight.zero_()  # type: ignore[operator]
+        model.encoder[-1].weight.zero_()  # type: ignore[operator]
+    # q(z|x) is the prior and p(x|z) = p(x): every importance weight is p(x) itself.
+    exact = model.likelihood.log_prob(model.decode(torch.zeros(40, LATENT, dtype=torch.float64)), pixels)
+    torch.testing.assert_close(log_likelihood_bounds(model, pixels, KEY, [5])[0], exact)
+
+
+def test_images_that_are_all_but_impossible_have_a_finite_bound() -> None:
+    model, pixels = bernoulli(), images()
+    with torch.no_grad():
+        model.decoder[-1].weight.mul_(1e6)  # type: ignore[operator]
+    bounds = log_likelihood_bounds(model, pixels, KEY, [1, 20])
+    assert bounds.isfinite().all()
+    assert bounds.max() < -1000  # exp of which is 0
+
+
+def test_fewer_samples_are_the_first_of_more() -> None:
+    model, pixels = bernoulli(), images()
+    counts = counts_up_to(2 * AT_ONCE + 7)
+    bounds = log_likelihood_bounds(model, pixels, KEY, counts)
+    for count, bound in zip(counts, bounds, strict=True):
+        assert torch.equal(log_likelihood_bounds(model, pixels, KEY, [count])[0], bound)
+
+
+def test_noise_does_not_depend_on_how_images_are_cut_into_batches() -> None:
+    model, pixels = bernoulli(), images()
+    whole = log_likelihood_bounds(model, pixels, KEY, [60])
+    parts = [
+        log_likelihood_bounds(model, part, KEY, [60], row_offset=row) for row, part in ((0, pixels[:13]), (13, pixels[13:]))
+    ]
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole)
+
+
+def test_counts_rise_to_the_number_itself() -> None:
+    assert counts_up_to(1) == [1]
+    assert counts_up_to(3) == [1, 2, 3]
+    assert counts_up_to(1000) == [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
+    assert counts_up_to(5001)[-3:] == [2000, 5000, 5001]

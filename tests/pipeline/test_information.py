@@ -1,0 +1,91 @@
+"""Mutual information, active units, KL and the probe, on posteriors and models whose answer is known."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.collapse import verdict
+from pipeline.information import AT_ONCE, mutual_information
+from pipeline.probe import NEIGHBOURS, nearest_neighbours
+
+COUNT = 2 * AT_ONCE + 24
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(4))
+
+
+def drawn(mu: Tensor, sigma: Tensor) -> Tensor:
+    return mu + sigma * torch.randn(mu.shape, generator=torch.Generator().manual_seed(3), dtype=mu.dtype)
+
+
+def test_posteriors_that_are_all_the_prior_tell_nothing() -> None:
+    mu, sigma = torch.zeros(COUNT, 4), torch.ones(COUNT, 4)
+    assert mutual_information(drawn(mu, sigma), mu, sigma).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("informative", [1, 3, 5])
+def test_dimensions_that_say_yes_or_no_tell_a_bit_each(informative: int) -> None:
+    signs = torch.randint(0, 2, (COUNT, 6), generator=torch.Generator().manual_seed(2)) * 2.0 - 1
+    signs[: 2**informative, :informative] = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * informative).view(
+        -1, informative
+    )
+    mu = torch.where(torch.arange(6) < informative, signs, 0)
+    sigma = torch.where(torch.arange(6) < informative, 0.01, 1.0).expand(COUNT, 6)
+    found = mutual_information(drawn(mu, sigma), mu, sigma)
+    # The entropy of the codes that there are: k log 2, were they equally frequent.
+    share = torch.unique(mu, dim=0, return_counts=True)[1] / COUNT
+    entropy = -(share * share.log()).sum().item()
+    assert entropy == pytest.approx(informative * math.log(2), abs=0.03)
+    assert found.mean().item() == pytest.approx(entropy, abs=1e-5)
+
+
+def test_posteriors_that_are_all_apart_tell_which_image_it_is() -> None:
+    mu, sigma = normal(COUNT, 30), torch.full((COUNT, 30), 1e-4)
+    found = mutual_information(drawn(mu, sigma), mu, sigma)
+    torch.testing.assert_close(found, torch.full((COUNT,), math.log(COUNT)).double(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-9])
+def test_it_is_the_definition_in_float64_also_where_sigma_is_small(scale: float) -> None:
+    mu, sigma = 3 * normal(COUNT, 2).double(), scale * (normal(COUNT, 2).double().abs() + 0.1)
+    z = drawn(mu, sigma)
+    posteriors = torch.distributions.Normal(mu, sigma)
+    table = posteriors.log_prob(z[:, None]).sum(-1)
+    expected = table.diagonal() - (table.logsumexp(1) - math.log(COUNT))
+    torch.testing.assert_close(mutual_information(z, mu, sigma), expected)
+
+
+def test_the_probe_tells_classes_that_lie_apart_and_guesses_where_they_do_not() -> None:
+    generator = torch.Generator().manual_seed(1)
+    classes = torch.randint(0, 10, (4000,), generator=generator)
+    apart = torch.nn.functional.one_hot(classes, 10) + 0.05 * torch.randn(4000, 10, generator=generator)
+    assert torch.equal(nearest_neighbours(apart[:2000], classes[:2000], apart[2000:]), classes[2000:])
+    nothing = torch.randn(4000, 10, generator=generator)
+    guessed = nearest_neighbours(nothing[:2000], classes[:2000], nothing[2000:])
+    assert (guessed == classes[2000:]).double().mean().item() == pytest.approx(0.1, abs=0.03)
+
+
+def test_the_probe_counts_votes_and_not_the_nearest_alone() -> None:
+    known = torch.tensor([[0.0], *[[0.1]] * (NEIGHBOURS - 1), *[[9.0]] * 30])
+    classes = torch.tensor([7, *[2] * (NEIGHBOURS - 1), *[5] * 30])
+    assert nearest_neighbours(known, classes, torch.tensor([[0.0], [8.0]])).tolist() == [2, 5]
+    assert nearest_neighbours(known[:3], classes[:3], torch.zeros(1, 1)).tolist() == [2]
+
+
+def test_verdict_says_how_much_is_used() -> None:
+    def table(active: list[bool], kl: list[float]) -> pd.DataFrame:
+        return pd.DataFrame({"kl": kl, "active": active})
+
+    assert verdict(table([False, False], [0.01, 0.0])).startswith("collapsed: none of 2")
+    assert (
+        verdict(table([True, True], [3.0, 2.0])) == "not collapsed: 2 of 2 dimensions are active and carry 100.0% of the rate"
+    )
+    some = verdict(table([True, False], [3.0, 1.0]))
+    assert some == "not collapsed, but 1 are unused: 1 of 2 dimensions are active and carry 75.0% of the rate"
+    assert verdict(pd.DataFrame({"active": [True, False]})) == "1 of 2 dimensions of the code vary"
