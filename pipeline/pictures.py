@@ -16,14 +16,15 @@ Array = npt.NDArray[np.float32]
 
 
 def tiled(images: Array, columns: int) -> Array:
-    """Images [N, H, W] as one, in rows of so many."""
-    _, height, width = images.shape
-    return images.reshape(-1, columns, height, width).transpose(0, 2, 1, 3).reshape(-1, columns * width)
+    """Images [N, H, W] or [N, H, W, 3] as one, in rows of so many."""
+    _, height, width, *colours = images.shape
+    rows = images.reshape(-1, columns, height, width, *colours).swapaxes(1, 2)
+    return rows.reshape(-1, columns * width, *colours)
 
 
 def show(axes: Axes, image: Array) -> None:
-    """One picture, without axes."""
-    axes.imshow(image, cmap="gray_r", vmin=0, vmax=1)
+    """One picture, without axes: ink on white, or in colour."""
+    axes.imshow(np.clip(image, 0, 1), cmap="gray_r", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 
@@ -59,9 +60,10 @@ def pictures(model: VAE, z: Tensor) -> Array:
 
 
 def as_images(model: VAE, x: Tensor) -> Array:
-    """Flat images [N, D] as [N, H, W]."""
-    images: Array = x.reshape(-1, *model.image_shape).float().cpu().numpy()
-    return images
+    """Flat images [N, D] as [N, H, W], those of three channels as [N, H, W, 3]."""
+    *colours, height, width = model.image_shape
+    images: Array = x.reshape(-1, *colours, height, width).float().cpu().numpy()
+    return np.moveaxis(images, 1, -1) if colours == [3] else images.reshape(-1, height, width)
 
 
 def manifold(model: VAE, mu: Tensor, side: int) -> Array:

@@ -1,7 +1,8 @@
-"""Stage 4: figures of what was trained, as PNG."""
+"""Stage 4: figures of what was trained, as PNG, and a page that holds them all."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,18 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pipeline.cli import run_stage
-from pipeline.data import as_float, read_split
+from pipeline.data import MANIFEST, as_float, read_split
+from pipeline.decodings import decoding_figures
 from pipeline.device import choose_device
 from pipeline.figure import figure
+from pipeline.files import whole_folder
 from pipeline.images import test_pixels
-from pipeline.model import VAE
-from pipeline.objective import Stream, stream_key
-from pipeline.params import Params, load_params
-from pipeline.paths import DEFAULT, Place
-from pipeline.pictures import QUANTILES, Array, as_images, manifold, pictures, plane, scatter, show, tiled
-from pipeline.weights import load_model
-from vae_ext import reparam_kl, standard_normal
+from pipeline.page import write_page
+from pipeline.params import load_params
+from pipeline.paths import DEFAULT, PREPARED, Place
+from pipeline.pictures import plane, scatter
+from pipeline.weights import load_model, made_with
+from vae_ext.source import source_digest
 
 ENCODED_AT_ONCE = 1000
 TRAIN_COLOR, VALIDATION_COLOR = "0.6", "C0"
@@ -53,38 +55,21 @@ def framed(values: list[float]) -> tuple[float, float] | None:
     return (low - margin, high + margin) if margin > 0 else None
 
 
-def image_rows(path: Path, title: str, rows: dict[str, Array]) -> None:
-    """Rows of images [N, H, W], each with its label."""
-    count = max(map(len, rows.values()))
-    with figure(path, width=0.75 * count + 1.3, height=0.75 * len(rows) + 0.45) as fig:
-        fig.suptitle(title, x=0.01, ha="left", fontsize=11)
-        for axes_row, (label, images) in zip(fig.subplots(len(rows), count, squeeze=False), rows.items(), strict=True):
-            for axes, image in zip(axes_row, images, strict=True):
-                show(axes, image)
-            axes_row[0].set_ylabel(label, rotation=0, ha="right", va="center")
-
-
-def image_square(path: Path, title: str, images: Array, side: int) -> None:
-    """side x side images [side^2, H, W] as one picture."""
-    with figure(path, width=5, height=5.3) as fig:
-        axes = fig.subplots()
-        show(axes, tiled(images, side))
-        axes.set_title(title)
-
-
 def latent_plane(path: Path, mu: Tensor, labels: npt.NDArray[np.uint8]) -> None:
-    """Posterior means, coloured by class."""
+    """Posterior means: coloured by class, and how dense they lie."""
     points, names = plane(mu)
-    with figure(path, width=6.8, height=5.8) as fig:
-        axes = fig.subplots()
-        drawn = scatter(axes, points, labels)
-        axes.set(title=f"Codes (posterior means) of {len(points):,} test images", xlabel=names[0], ylabel=names[1])
-        fig.colorbar(drawn, ax=axes, label="class", ticks=np.unique(labels % 10)).solids.set_alpha(1)  # type: ignore[union-attr]
+    with figure(path, width=11.5, height=5.2) as fig:
+        classes, density = fig.subplots(1, 2, sharex=True, sharey=True)
+        drawn = scatter(classes, points, labels)
+        classes.set(title=f"Codes (posterior means) of {len(points):,} test images", xlabel=names[0], ylabel=names[1])
+        fig.colorbar(drawn, ax=classes, label="class", ticks=np.unique(labels % 10)).solids.set_alpha(1)  # type: ignore[union-attr]
+        cells = density.hexbin(points[:, 0], points[:, 1], gridsize=40, cmap="Greys", mincnt=1, linewidths=0)
+        density.set(title="How dense they lie", xlabel=names[0])
+        fig.colorbar(cells, ax=density, label="images a cell")
 
 
-def kl_per_dimension(dimensions: Path, path: Path) -> None:
+def kl_per_dimension(table: pd.DataFrame, path: Path) -> None:
     """The rate, a latent dimension each, largest first."""
-    table = pd.read_csv(dimensions).sort_values("kl", ascending=False)
     colors = np.where(table["active"], VALIDATION_COLOR, TRAIN_COLOR)
     with figure(path, width=6.8, height=3.4) as fig:
         axes = fig.subplots()
@@ -102,48 +87,71 @@ def kl_per_dimension(dimensions: Path, path: Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-@torch.no_grad()
-def reconstructions(model: VAE, x: Tensor, seed: int) -> dict[str, Array]:
-    """Of images [N, D]: from the posterior's mean, from a sample of it, and a sample of the likelihood too."""
-    mu = model.mu(x)
-    rows = {"x": as_images(model, x), "E[x|z], z = μ": pictures(model, mu)}
-    if not model.is_point:
-        mu, logvar = model.encode(x)
-        z, _ = reparam_kl(mu, logvar, stream_key(seed, Stream.EVALUATE, x.device), scale=model.scale)
-        rows["E[x|z], z ~ q(z|x)"] = pictures(model, z)
-        drawn = model.likelihood.sample(model.decode(z), stream_key(seed, Stream.PIXELS, x.device))
-        rows["x ~ p(x|z)"] = as_images(model, drawn)
-    return rows
+def nll_by_samples(table: pd.DataFrame, path: Path) -> None:
+    """How the bound on -log p(x) falls with the number of samples, and how sure it is."""
+    with figure(path, width=6.8, height=3.4) as fig:
+        axes = fig.subplots()
+        axes.fill_between(
+            table["samples"],
+            table["nll"] - table["standard_error"],
+            table["nll"] + table["standard_error"],
+            color=VALIDATION_COLOR,
+            alpha=0.15,
+            linewidth=0,
+            label="standard error over images",
+        )
+        axes.plot(table["samples"], table["nll"], "o-", color=VALIDATION_COLOR, label="importance-weighted bound")
+        last = table.iloc[-1]
+        title = f"NLL: {last['nll']:.2f} nats by {last['samples']:,.0f} samples an image"
+        axes.set(title=title, xlabel="samples", ylabel="nats an image", xscale="log")
+        axes.legend()
 
 
-@torch.no_grad()
-def model_figures(model: VAE, params: Params, folder: Path, device: torch.device) -> None:
-    """The figures that need the model: reconstructions, samples, latent plane, manifold."""
-    x = as_float(test_pixels(params, device))
-    mu = torch.cat([model.mu(batch) for batch in x.split(ENCODED_AT_ONCE)])
-    rows = reconstructions(model, x[: params.plot.reconstructions], params.seed)
-    image_rows(folder / "reconstructions.png", "Test images, and their reconstructions", rows)
-    side = params.plot.samples
-    prior = standard_normal(stream_key(params.seed, Stream.PRIOR, device), side * side, model.latent_dim)
-    title = "E[x|z] of samples z from N(0, 1)" + ", which the codes were never held to" * model.is_point
-    image_square(folder / "samples.png", title, pictures(model, prior), side)
-    latent_plane(folder / "latent.png", mu, read_split("test").labels)
-    if model.latent_dim == 2:
-        side = params.plot.manifold
-        whose = "the codes'" if model.is_point else "the prior's"
-        title = f"E[x|z] between {whose} quantiles {QUANTILES[0]} and {QUANTILES[1]}"
-        image_square(folder / "manifold.png", title, manifold(model, mu, side), side)
+def made_of(place: Place) -> dict[str, str]:
+    """What the run was made of, for who wants to make it again."""
+    manifest = json.loads((PREPARED / MANIFEST).read_text())
+    made = {
+        "vae_ext's sources, sha256": source_digest(),
+        "data": f"{manifest['source']}: {', '.join(f'{split} {count:,}' for split, count in manifest['counts'].items())}",
+        "training images, sha256": manifest["sha256"]["train_images.npy"],
+    }
+    if place.time.exists():  # beside the results of training, in whose lock it has no place: it differs each time
+        made |= {f"training: {name}": str(value) for name, value in json.loads(place.time.read_text()).items()}
+    return made
 
 
 def main(place: Place = DEFAULT) -> None:
     params = load_params(place.params)
     device = choose_device()
     model = load_model(place.weights, device)
-    learning_curves(place.curves, place.figures)
-    if not model.is_point:
-        kl_per_dimension(place.dimensions, place.figures / "kl_per_dimension.png")
-    model_figures(model, params, place.figures, device)
+    pixels, labels = test_pixels(params, device), read_split("test").labels
+    with torch.no_grad():
+        mu = torch.cat([model.mu(as_float(batch)) for batch in pixels.split(ENCODED_AT_ONCE)])
+    dimensions = pd.read_csv(place.tables / "dimensions.csv")
+    dimensions = dimensions.sort_values("mean_variance" if model.is_point else "kl", ascending=False)
+    active = [int(i) for i in dimensions.loc[dimensions["active"], "dimension"]]
+
+    with whole_folder(place.figures) as folder:
+        learning_curves(place.curves, folder)
+        latent_plane(folder / "latent.png", mu, labels)
+        if not model.is_point:
+            kl_per_dimension(dimensions, folder / "kl_per_dimension.png")
+            nll_by_samples(pd.read_csv(place.tables / "nll.csv"), folder / "nll.png")
+        decoding_figures(model, params, pixels, mu, active, folder)
+    write_page(
+        place.page,
+        model=model,
+        pixels=pixels,
+        labels=torch.tensor(labels),
+        dimensions=dimensions,
+        report=pd.read_csv(place.tables / "report.csv"),
+        figures=place.figures,
+        params=made_with(place.weights),
+        made=made_of(place),
+        seed=params.seed,
+    )
     print(f"{place.figures}: {', '.join(sorted(path.name for path in place.figures.glob('*.png')))}")
+    print(f"{place.page}: {place.page.stat().st_size / 1e6:.1f} MB, opens by a double click")
 
 
 if __name__ == "__main__":

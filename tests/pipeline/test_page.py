@@ -1,0 +1,206 @@
+"""The page in a browser, without a network: headless Chromium, driven as a user would."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from pipeline.figure import figure
+from pipeline.model import VAE
+from pipeline.page import write_page
+from tests.plain import plain_params
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on PATH (Debian: apt install chromium)")
+SHAPE, COUNT = (8, 6), 30
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
+        yield browser
+        browser.close()
+
+
+def page_of(folder: Path, shape: tuple[int, ...] = SHAPE, **changes: Any) -> tuple[Path, VAE]:
+    """The page of an untrained model whose posteriors differ all the same."""
+    torch.manual_seed(0)
+    model = VAE(shape, plain_params(**{"hidden": [32], "latent_dim": 4, **changes}).model)
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.mul_(2).add_(0.1 * torch.randn_like(parameter))
+    pixels = torch.randint(0, 256, (COUNT, math.prod(shape)), dtype=torch.uint8)
+    dimensions = [i for i in (1, 0, 2, 3) if i < model.latent_dim]
+    table = pd.DataFrame({"dimension": dimensions, "active": [i < 3 for i in dimensions]})
+    report = pd.DataFrame([["elbo", -99.5, 0.25, "nats", "-(distortion < rate)"]])
+    report.columns = pd.Index(["quantity", "value", "standard_error", "unit", "definition"])
+    with figure(folder / "samples.png", width=2, height=2) as fig:
+        fig.subplots()
+    path = folder / "index.html"
+    write_page(
+        path,
+        model=model,
+        pixels=pixels,
+        labels=torch.arange(COUNT) % 10,
+        dimensions=table,
+        report=report,
+        figures=folder,
+        params={"data": {"path": "<mnist>"}},
+        made={"Python": "3"},
+        seed=1,
+    )
+    return path, model
+
+
+def opened(browser: Any, path: Path, **context: Any) -> Any:
+    """The page, ready; a message on the console, an error, or a request ends the test."""
+    page = browser.new_context(**context).new_page()
+    troubles: list[str] = []
+    page.on("console", lambda message: troubles.append(message.text))
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else troubles.append(request.url))
+    page.troubles = troubles
+    page.goto(path.as_uri())
+    page.wait_for_selector("body[data-ready]")
+    return page
+
+
+MODELS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    "perceptron": (SHAPE, {}),
+    "tanh": (SHAPE, {"activation": "tanh"}),
+    "convolutions": ((7, 9), {"conv": [[4, 2], [5, 1]]}),
+    "colour": ((3, 8, 8), {"conv": [[4, 2]], "likelihood": "gaussian", "sigma": 0.3}),
+    "grey_levels": (SHAPE, {"likelihood": "categorical", "levels": 5}),
+    "autoencoder": (SHAPE, {"posterior": "point"}),
+    "softplus": (SHAPE, {"scale": "softplus", "latent_dim": 2}),
+    "one_dimension": (SHAPE, {"latent_dim": 1}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_browser_decodes_a_known_z_to_pytorchs_image_within_the_stated_error(
+    browser: Any, tmp_path: Path, name: str
+) -> None:
+    shape, changes = MODELS[name]
+    path, model = page_of(tmp_path, shape, **changes)
+    page = opened(browser, path)
+    stated = page.evaluate("MODEL.error")
+    assert 0 < stated < 0.01
+    # Halves themselves, so that the script is held to the weights' rounding alone.
+    z = torch.randn(5, model.latent_dim).half().float()
+    found = torch.tensor([page.evaluate("z => Array.from(decode(z))", row) for row in z.tolist()])
+    with torch.no_grad():
+        exact = model.likelihood.mean(model.decode(z))
+    assert (found - exact).abs().max().item() <= 2 * stated
+    for p in model.decoder.parameters():
+        p.data = p.data.half().float()
+    with torch.no_grad():
+        torch.testing.assert_close(found, model.likelihood.mean(model.decode(z)), atol=1e-5, rtol=1e-5)
+    assert page.troubles == []
+
+
+def test_moving_the_pointer_decodes_the_point_below_it(browser: Any, tmp_path: Path) -> None:
+    path, _ = page_of(tmp_path)
+    page = opened(browser, path)
+    box = page.locator("#plane").bounding_box()
+    seen = []
+    for share in (0.25, 0.75):
+        page.mouse.move(box["x"] + share * box["width"], box["y"] + 0.5 * box["height"])
+        seen.append((page.text_content("#where"), page.evaluate("document.getElementById('decoded').toDataURL()")))
+    span = page.evaluate("MODEL.span")
+    assert seen[0][0] == f"z[1] = {-span / 2:.2f}, z[0] = 0.00"
+    assert seen[1][0] == f"z[1] = {span / 2:.2f}, z[0] = 0.00"
+    assert seen[0][1] != seen[1][1]
+    assert page.troubles == []
+
+
+def test_a_click_shows_the_nearest_test_image_its_posterior_and_what_it_costs(browser: Any, tmp_path: Path) -> None:
+    path, _ = page_of(tmp_path)
+    page = opened(browser, path)
+    assert not page.is_visible("#chosen")
+    page.click("#plane")
+    assert page.is_visible("#chosen")
+    found = page.text_content("#terms")
+    assert found.startswith("Test image ")
+    assert "ELBO" in found
+    elbo, distortion, rate = (
+        float(part.strip(" )nats−"))
+        for part in found.split("ELBO")[1]
+        .replace("−(distortion", "|")
+        .replace("= |", "|")
+        .replace("+ rate", "|")
+        .replace("−", "-")
+        .split("|")
+    )
+    assert elbo == pytest.approx(-(distortion + rate), abs=0.11)
+    assert page.evaluate("document.getElementById('posterior').toDataURL().length") > 300
+    assert page.troubles == []
+
+
+def test_keys_move_the_point_and_enter_shows_an_image(browser: Any, tmp_path: Path) -> None:
+    path, _ = page_of(tmp_path)
+    page = opened(browser, path)
+    page.focus("#plane")
+    for key in ("ArrowRight", "ArrowUp", "ArrowUp", "Shift+ArrowLeft"):
+        page.keyboard.press(key)
+    span = page.evaluate("MODEL.span")
+    assert page.text_content("#where") == f"z[1] = {0.08 * span:.2f}, z[0] = {0.2 * span:.2f}"
+    page.keyboard.press("Enter")
+    assert page.is_visible("#chosen")
+    page.fill("#z2", "1.5")
+    assert page.text_content("#z2 + span") == "1.50"
+    page.click("#origin")
+    assert page.text_content("#z2 + span") == "0.00"
+    assert page.troubles == []
+
+
+def test_a_finger_does_what_a_pointer_does_on_a_small_screen(browser: Any, tmp_path: Path) -> None:
+    path, _ = page_of(tmp_path)
+    page = opened(browser, path, has_touch=True, is_mobile=True, viewport={"width": 380, "height": 700})
+    before = page.text_content("#where")
+    page.tap("#plane", position={"x": 60, "y": 60})
+    assert page.text_content("#where") != before
+    assert page.is_visible("#chosen")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 380
+    assert page.troubles == []
+
+
+def test_it_is_dark_where_the_reader_likes_it_dark(browser: Any, tmp_path: Path) -> None:
+    path, _ = page_of(tmp_path)
+    colours = []
+    for scheme in ("light", "dark"):
+        page = opened(browser, path, color_scheme=scheme)
+        colours.append(page.evaluate("['backgroundColor', 'color'].map(name => getComputedStyle(document.body)[name])"))
+    light, dark = colours
+    assert light[0] == "rgb(255, 255, 255)"
+    assert dark[0] != light[0]
+    assert dark[1] != light[1]
+
+
+def test_what_comes_from_outside_is_text_and_not_markup(browser: Any, tmp_path: Path) -> None:
+    path, _ = page_of(tmp_path)
+    page = opened(browser, path)
+    assert page.text_content("pre") == 'data.path: "<mnist>"'
+    assert "-(distortion < rate)" in page.text_content("table")
+    assert page.evaluate("document.images.length") == 1
+    assert page.evaluate("Array.from(document.images).every(image => image.naturalWidth > 0)")
+
+
+def test_of_the_default_model_it_is_under_five_megabytes(tmp_path: Path) -> None:
+    path, _ = page_of(tmp_path, (28, 28), hidden=[500, 500], latent_dim=20)
+    # The figures, which a real run adds, are under a megabyte, and random images as large as a thousand digits.
+    assert path.stat().st_size < 4e6
+    assert json.loads(path.read_text().split("const MODEL = ")[1].split(";</script>")[0])["latent_dim"] == 20
