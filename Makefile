@@ -4,13 +4,15 @@ VENV := .venv
 READY := $(VENV)/.ready
 ACTIVE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: help setup repro recipes recipe sweep test bench bench-full bench-record bench-compare bench-noise bench-pythae sanitize gpu lock
+.PHONY: help setup repro recipes recipe sweep seeds verify test bench bench-full bench-record bench-compare bench-noise bench-pythae sanitize gpu lock
 help:
 	@echo "make setup   .venv with the locked packages"
 	@echo "make repro   prepare, train, evaluate, plot: what has changed, by dvc repro"
 	@echo "make recipes the same for every file of recipes/, and a table of them"
 	@echo "make recipe NAME=aevb_mlp_2d     the same for one"
 	@echo "make sweep   experiments over beta (BETAS=0.1,0.3,1,3,10 EPOCHS=5), and rate against distortion"
+	@echo "make seeds   the same experiment with other seeds (SEEDS=1,2,3,4,5): mean and standard deviation"
+	@echo "make verify  make repro, and whether what it found is what other seeds found"
 	@echo "make test    ruff, mypy, and the tests"
 	@echo "make bench   the operator's speed beside the reference's, PyTorch's and torch.compile's, as a table"
 	@echo "make bench-full      the same for all shapes"
@@ -43,13 +45,25 @@ recipe: $(READY)
 	$(ACTIVE) python -m pipeline.recipe
 	$(ACTIVE) dvc repro recipes/dvc.yaml:plot@$(NAME)
 
-# Two at a time on half of the cores each: small models gain little from more.
+# Two experiments at a time on half of the cores each: small models gain little from more.
+HALF := OMP_NUM_THREADS=$$(( ($$(nproc) + 1) / 2 ))
+
 BETAS ?= 0.1,0.3,1,3,10
 EPOCHS ?= 5
 sweep: $(READY)
 	$(ACTIVE) dvc exp run --queue -S 'beta=$(BETAS)' -S train.epochs=$(EPOCHS)
-	$(ACTIVE) OMP_NUM_THREADS=$$(( ($$(nproc) + 1) / 2 )) dvc exp run --run-all --jobs 2
+	$(ACTIVE) $(HALF) dvc exp run --run-all --jobs 2
 	$(ACTIVE) python -m pipeline.rate_distortion
+
+SEEDS ?= 1,2,3,4,5
+seeds: $(READY)
+	$(ACTIVE) dvc exp run --queue -S 'seed=$(SEEDS)'
+	$(ACTIVE) $(HALF) dvc exp run --run-all --jobs 2
+	$(ACTIVE) python -m pipeline.seeds
+
+verify: $(READY)
+	$(ACTIVE) dvc repro
+	$(ACTIVE) python -m pipeline.verify
 
 # A process a core, each with whole files, which share what they set up.
 test: $(READY)

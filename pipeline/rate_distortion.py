@@ -5,48 +5,26 @@ Reads the last commit's experiments and those of the workspace, and draws as one
 
 from __future__ import annotations
 
-import json
-import subprocess
-from typing import Any
-
 import pandas as pd
 
 from pipeline.cli import UserError, run
+from pipeline.experiments import experiments
 from pipeline.figure import figure
 from pipeline.files import whole_file
-from pipeline.params import dotted
-from pipeline.paths import DEFAULT, PARAMS, RESULTS
+from pipeline.paths import PARAMS, RESULTS
 
 TABLE, FIGURE = RESULTS / "rate_distortion.csv", RESULTS / "rate_distortion.png"
 METRICS = ["elbo", "rate", "distortion", "nll", "active_units"]
 
 
-def experiments() -> pd.DataFrame:
+def betas() -> pd.DataFrame:
     """A row an experiment: beta, what else differs from params.yaml as it is now, and its metrics."""
-    shown = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True, check=False)
-    if shown.returncode != 0:
-        raise UserError(f"dvc exp show: {shown.stderr.strip().splitlines()[-1]}")
-    rows: dict[str, dict[str, Any]] = {}
-    now: dict[str, Any] = {}
-    for baseline in json.loads(shown.stdout):
-        found = [baseline, *(experiment["revs"][0] for experiment in baseline["experiments"] or [])]
-        for one in found:
-            data = one["data"] or {}
-            params = dotted(data.get("params", {}).get(str(PARAMS), {}).get("data", {}))
-            metrics = data.get("metrics", {}).get(str(DEFAULT.metrics), {}).get("data")
-            if one["rev"] == "workspace":
-                now = params
-            elif params and metrics and "rate" in metrics:
-                # Run twice, it is the same experiment: the last stands.
-                rows[json.dumps(params, sort_keys=True)] = {"params": params, **{name: metrics[name] for name in METRICS}}
-    table = pd.DataFrame(list(rows.values()), columns=["params", *METRICS])
-    table.insert(0, "beta", [params["beta"] for params in table["params"]])
-    others = [
-        ", ".join(f"{key}={value}" for key, value in params.items() if key != "beta" and now.get(key) != value)
-        for params in table.pop("params")
-    ]
-    table.insert(1, "else", others)
-    return table.sort_values(["else", "beta"], ignore_index=True)
+    rows = []
+    for one in experiments():
+        if "rate" in one.metrics:
+            others = ", ".join(f"{key}={value}" for key, value in one.differs.items() if key != "beta")
+            rows.append({"beta": one.params["beta"], "else": others, **{name: one.metrics[name] for name in METRICS}})
+    return pd.DataFrame(rows, columns=["beta", "else", *METRICS]).sort_values(["else", "beta"], ignore_index=True)
 
 
 def draw(table: pd.DataFrame) -> None:
@@ -79,7 +57,7 @@ def draw(table: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    table = experiments()
+    table = betas()
     if table["beta"].nunique() < 2:
         raise UserError(
             f"dvc exp show: expected experiments of at least two betas, got {table['beta'].nunique()}; make sweep runs some"

@@ -13,7 +13,7 @@ from pipeline.cli import UserError
 
 @pytest.mark.usefixtures("workspace")
 def test_one_beta_makes_no_curve_and_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_distortion, "experiments", lambda: pd.DataFrame({"beta": [1.0, 1.0]}))
+    monkeypatch.setattr(rate_distortion, "betas", lambda: pd.DataFrame({"beta": [1.0, 1.0]}))
     with pytest.raises(UserError, match="expected experiments of at least two betas, got 1; make sweep runs some"):
         rate_distortion.main()
     assert not Path("results").exists()

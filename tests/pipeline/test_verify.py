@@ -1,0 +1,144 @@
+"""The band of several seeds, and what a run is told that is inside or outside of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import seeds, verify
+from pipeline.cli import UserError
+from pipeline.experiments import Experiment, ended
+from pipeline.files import write_json
+from pipeline.paths import DEFAULT, EXPECTED
+from tests.pipeline.conftest import set_params
+
+ELBOS = [-100.2, -99.8, -100.0, -100.1, -99.9]
+
+
+def runs(elbos: list[float]) -> list[Experiment]:
+    found = [
+        Experiment({"seed": seed, "beta": 1.0}, {"elbo": elbo, "active_units": 14}, {"seed": seed} if seed > 1 else {})
+        for seed, elbo in enumerate(elbos, start=1)
+    ]
+    return [*found, Experiment({"seed": 1, "beta": 2.0}, {"elbo": -130.0, "active_units": 9}, {"beta": 2.0})]
+
+
+@pytest.fixture
+def band(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace with the band of five seeds."""
+    monkeypatch.setattr(seeds, "experiments", lambda: runs(ELBOS))
+    seeds.main()
+    return workspace
+
+
+@pytest.mark.usefixtures("band")
+def test_the_band_is_of_runs_that_differ_in_the_seed_alone() -> None:
+    expected = json.loads(EXPECTED.read_text())
+    assert expected["seeds"] == [1, 2, 3, 4, 5]
+    elbo = expected["quantities"]["elbo"]
+    deviation = math.sqrt(0.1 / 4)
+    assert elbo["mean"] == pytest.approx(-100.0)
+    assert elbo["standard_deviation"] == pytest.approx(deviation)
+    assert (elbo["low"], elbo["high"]) == pytest.approx((-100 - 5 * deviation, -100 + 5 * deviation))
+    # Five equal counts do not say that a sixth is the same.
+    assert expected["quantities"]["active_units"] == {"mean": 14, "standard_deviation": 0, "low": 13, "high": 15}
+    assert len(seeds.TABLE.read_text().splitlines()) == 6
+
+
+@pytest.mark.usefixtures("band")
+def test_a_run_inside_the_band_passes_whatever_its_seed(band: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(DEFAULT.metrics, {"elbo": -100.3, "active_units": 15})
+    set_params(band / "params.yaml", {"seed": 6})
+    verify.main()
+    assert capsys.readouterr().out.count(" inside ") == 2
+
+
+@pytest.mark.usefixtures("band")
+@pytest.mark.parametrize(
+    ("metrics", "name"), [({"elbo": -102.0, "active_units": 14}, "elbo"), ({"elbo": -100.0}, "active_units")]
+)
+def test_a_run_outside_of_it_fails_and_the_figure_is_named(
+    metrics: dict[str, float], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(DEFAULT.metrics, metrics)
+    with pytest.raises(SystemExit) as exit_:
+        verify.main()
+    assert exit_.value.code == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if "OUTSIDE" in line]
+    assert len(lines) == 1
+    assert lines[0].split()[0] == name
+
+
+def test_other_parameters_have_no_band_and_say_so(band: Path) -> None:
+    write_json(DEFAULT.metrics, {"elbo": -100.0, "active_units": 14})
+    set_params(band / "params.yaml", {"beta": 0.5, "train.epochs": 3})
+    with pytest.raises(UserError) as error:
+        verify.main()
+    assert str(error.value).splitlines() == [
+        "params.yaml: beta: the band is of runs with 1.0, got 0.5",
+        "params.yaml: train.epochs: the band is of runs with 2, got 3",
+    ]
+
+
+def test_a_section_in_place_of_a_null_is_another_parameter(band: Path) -> None:
+    write_json(DEFAULT.metrics, {"elbo": -100.0, "active_units": 14})
+    set_params(band / "params.yaml", {"model.decoder": {"conv": [], "hidden": [100]}})
+    with pytest.raises(UserError, match=r"params.yaml: model.decoder.hidden: the band is of runs with None, got \[100\]"):
+        verify.main()
+
+
+def test_what_moves_no_metric_needs_no_other_band(band: Path) -> None:
+    write_json(DEFAULT.metrics, {"elbo": -100.0, "active_units": 14})
+    set_params(band / "params.yaml", {"plot.samples": 5, "train.threads": 1, "train.checkpoint_every": 7})
+    verify.main()
+
+
+def shown(name: str, seed: int, elbo: float, state: str | None) -> dict[str, Any]:
+    """A run as `dvc exp show --json` prints it."""
+    data = {
+        "params": {"params.yaml": {"data": {"seed": seed, "model": {"decoder": None}}}},
+        "metrics": {"results/evaluate/metrics.json": {"data": {"elbo": elbo}}},
+    }
+    return {"revs": [{"rev": name, "data": data}], "executor": {"state": state} if state else None}
+
+
+def test_runs_that_failed_or_go_on_do_not_count_and_the_last_of_equals_does() -> None:
+    workspace = {"rev": "workspace", "experiments": None, "data": shown("", 1, -1.0, None)["revs"][0]["data"]}
+    head = {
+        "rev": "abc",
+        "data": shown("", 1, -100.0, None)["revs"][0]["data"],
+        "experiments": [
+            shown("running", 4, -100.0, "running"),
+            shown("newer", 2, -98.0, "success"),
+            shown("older", 2, -97.0, "success"),
+            shown("applied", 3, -96.0, None),
+            shown("waiting", 5, -100.0, "queued"),
+            shown("failed", 2, -100.0, "failed"),
+        ],
+    }
+    found = {one.params["seed"]: one for one in ended([workspace, head])}
+    assert {seed: one.metrics["elbo"] for seed, one in found.items()} == {1: -100.0, 2: -98.0, 3: -96.0}
+    assert (found[1].differs, found[2].differs) == ({}, {"seed": 2})
+
+
+def test_what_is_missing_or_damaged_is_one_line(band: Path) -> None:
+    with pytest.raises(UserError, match=r"results/evaluate/metrics.json: missing; dvc repro writes it"):
+        verify.main()
+    DEFAULT.metrics.parent.mkdir(parents=True)
+    DEFAULT.metrics.write_text("{")
+    with pytest.raises(UserError, match=r"results/evaluate/metrics.json: expected JSON, as dvc repro writes it"):
+        verify.main()
+    (band / EXPECTED).unlink()
+    with pytest.raises(UserError, match=r"results/expected.json: missing; make seeds writes it"):
+        verify.main()
+
+
+def test_fewer_than_five_seeds_make_no_band(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seeds, "experiments", lambda: runs(ELBOS[:4]))
+    with pytest.raises(UserError, match="with 5 seeds or more, got 4; see make seeds"):
+        seeds.main()
+    assert not (workspace / EXPECTED).exists()
