@@ -55,9 +55,11 @@ def test_every_recipe_runs(kitchen: Path, monkeypatch: pytest.MonkeyPatch, name:
     metrics = json.loads(place.metrics.read_text())
     params = load_params(place.params)
     is_point = params.model.posterior == "point"
-    assert set(metrics) == {"distortion", "active_units"} | (set() if is_point else {"elbo", "rate", "nll"})
-    expected = {"learning_curves", "reconstructions", "samples", "latent"}
-    expected |= set() if is_point else {"kl_per_dimension"}
+    of_a_posterior = {"elbo", "rate", "nll", "mutual_information"}
+    assert set(metrics) == set(evaluate.METRICS) - (of_a_posterior if is_point else set())
+    expected = {"learning_curves", "reconstructions", "extremes", "samples", "latent", "interpolations"}
+    expected |= set() if is_point else {"kl_per_dimension", "nll"}
+    expected |= {"traversals"} if metrics["active_units"] else set()
     expected |= {"manifold"} if params.model.latent_dim == 2 else set()
     assert {path.stem for path in place.figures.glob("*.png")} == expected
     assert json.loads(place.time.read_text())["seconds"] > 0
