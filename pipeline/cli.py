@@ -32,6 +32,9 @@ def run(stage: Callable[[], None]) -> None:
     except OSError as error:  # a full disk, a folder that must not be written
         print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(UserError.status)
+    except UnicodeEncodeError as error:
+        print(f"error: {error.object!a}: expected a name that is valid Unicode", file=sys.stderr)
+        sys.exit(UserError.status)
     except Interrupted as interruption:
         print(interruption, file=sys.stderr)
         sys.exit(interruption.status)

@@ -98,7 +98,8 @@ class Trained:
     def __init__(self, name: str, device: torch.device) -> None:
         test = read_split("test")
         self.name, self.labels = name, test.labels
-        self.model = load_model(place_of(name).weights, device)
+        self.model, made = load_model(place_of(name).weights, device)
+        self.names = made["data"]["classes"] or []
         self.pixels = to_device(test.images, device)
         self.x = as_float(self.pixels)
         with torch.no_grad():
@@ -111,6 +112,7 @@ def gaps(trained: Trained) -> Tensor:
     Far is meant against the codes' own spread, so that planes of different widths compare.
     """
     mu = trained.mu
+    assert trained.labels is not None
     centres = torch.stack([mu[torch.from_numpy(trained.labels == label)].mean(0) for label in np.unique(trained.labels)])
     pairs = torch.combinations(torch.arange(len(centres)))
     between = centres[pairs].mean(1)
@@ -129,7 +131,7 @@ def side_by_side(path: Path, title: str, columns: list[Trained], row: str) -> No
         fig.suptitle(title, x=0.01, ha="left", fontsize=11)
         grid = fig.subplots(2, len(columns), height_ratios=[4, 1.2], squeeze=False)
         for trained, upper, lower in zip(columns, grid[0], grid[1], strict=True):
-            drawn = scatter(upper, trained.mu.double().cpu().numpy(), trained.labels)
+            drawn = scatter(upper, trained.mu.double().cpu().numpy(), trained.labels, len(trained.names))
             upper.set_title(trained.name)
             if row == "gaps":
                 z = gaps(trained)
@@ -209,7 +211,8 @@ def comparisons(done: set[str]) -> list[Path]:
     def trained(*wanted: str) -> list[Trained]:
         return [Trained(name, device) for name in wanted] if set(wanted) <= done else []
 
-    if columns := trained("autoencoder", "denoising_autoencoder", "aevb_mlp_2d"):
+    columns = trained("autoencoder", "denoising_autoencoder", "aevb_mlp_2d")
+    if columns and columns[0].names:
         drawn.append(FIGURES / "autoencoders.png")
         side_by_side(drawn[-1], "Autoencoders and a VAE: codes of the test set, and what lies between them", columns, "gaps")
     if columns := trained("no_kl", "aevb_mlp_2d"):

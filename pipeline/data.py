@@ -1,18 +1,16 @@
-"""Images on disk: reading the raw IDX files, and the prepared files that the stages share.
+"""The prepared images that the stages share: files that map into memory, and a manifest of what they are.
 
 Bytes stay bytes: an image is 0..255 on disk and in memory, and becomes a float in [0, 1] in the batch that uses it.
 """
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
-import struct
-import zlib
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,81 +20,45 @@ from torch import Tensor
 from pipeline.cli import UserError
 from pipeline.paths import PREPARED
 
-CHECKSUMS = "SHA256SUMS"
 MANIFEST = "manifest.json"
 Split = Literal["train", "validation", "test"]
 Bytes = npt.NDArray[np.uint8]
+Classes = npt.NDArray[np.unsignedinteger[Any]]
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images uint8 [N, H, W] and their classes uint8 [N]."""
+    """Images uint8 [N, H, W], or [N, C, H, W] in colour, and the number of each one's class [N], if they have any."""
 
     images: Bytes
-    labels: Bytes
+    labels: Classes | None
 
 
-def read_idx_pair(folder: Path, prefix: str) -> Labelled:
-    """Reads ``{prefix}-images-idx3-ubyte.gz`` and ``{prefix}-labels-idx1-ubyte.gz``, in MNIST's layout.
+def write_split(folder: Path, split: Split, shape: tuple[int, ...], images: Iterable[Bytes], labels: Classes | None) -> None:
+    """Writes one split as .npy files, the images part by part: as many in all as ``shape`` [N, ...] says."""
+    with (folder / f"{split}_images.npy").open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        written = sum(file.write(part.tobytes()) for part in images)
+    assert written == math.prod(shape)
+    if labels is not None:
+        np.save(folder / f"{split}_labels.npy", labels, allow_pickle=False)
 
-    The sha256 of each file's uncompressed content is checked against the folder's SHA256SUMS.
+
+def read_manifest(folder: Path = PREPARED) -> dict[str, Any]:
+    """What the prepared data are: source, image_shape, values, classes, counts, checksums.
 
     Raises:
-        UserError: for a file that is missing, damaged or not what its name says.
+        UserError: if it is not there.
     """
-    images = _read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", dimensions=3)
-    labels = _read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", dimensions=1)
-    if len(images) != len(labels):
-        raise UserError(f"{folder}: {prefix}: expected as many labels as images, got {len(labels)} for {len(images)}")
-    return Labelled(images, labels)
-
-
-def _read_idx(path: Path, dimensions: int) -> Bytes:
-    content = _read_gzip(path)
-    _verify(path, content)
-    # Magic: two zero bytes, the type (8: unsigned byte), the number of dimensions; then each dimension's size.
-    header = 4 + 4 * dimensions
-    magic = bytes([0, 0, 8, dimensions])
-    if content[:4] != magic:
-        raise UserError(f"{path}: expected an IDX file that starts with {magic.hex()}, got {content[:4].hex() or 'nothing'}")
-    if len(content) < header:
-        raise UserError(f"{path}: expected an IDX header of {header} bytes, got {len(content)}")
-    shape = struct.unpack(f">{dimensions}I", content[4:header])
-    size = int(np.prod(shape, dtype=np.int64))
-    if len(content) - header != size:
-        raise UserError(f"{path}: the header announces {size} bytes ({shape}), got {len(content) - header}")
-    return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
-
-
-def _read_gzip(path: Path) -> bytes:
+    path = folder / MANIFEST
     try:
-        with gzip.open(path, "rb") as file:
-            return file.read()
+        manifest: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; expected the four gzipped IDX files of MNIST's layout in {path.parent}") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: damaged, expected a whole gzip file: {error}") from None
-
-
-def _verify(path: Path, content: bytes) -> None:
-    sums = path.with_name(CHECKSUMS)
-    try:
-        lines = (line.split() for line in sums.read_text().splitlines())
-        expected = {name: digest for digest, name in lines}
-    except FileNotFoundError:
-        raise UserError(f"{sums}: missing; expected lines of 'sha256  name' for each uncompressed file") from None
-    except ValueError:
-        raise UserError(f"{sums}: expected lines of 'sha256  name'") from None
-    wanted = expected.get(path.name.removesuffix(".gz"), "that is not listed")
-    found = hashlib.sha256(content).hexdigest()
-    if wanted != found:
-        raise UserError(f"{path}: expected content of sha256 {wanted} ({sums.name}), got {found}")
-
-
-def write_split(folder: Path, split: Split, data: Labelled) -> None:
-    """Writes one split as two .npy files, which map into memory as they are."""
-    np.save(folder / f"{split}_images.npy", data.images, allow_pickle=False)
-    np.save(folder / f"{split}_labels.npy", data.labels, allow_pickle=False)
+        raise UserError(f"{path}: missing; run `dvc repro prepare`") from None
+    except ValueError as error:
+        raise UserError(f"{path}: damaged, {error}; run `dvc repro --force prepare`") from None
+    return manifest
 
 
 def read_split(split: Split, folder: Path = PREPARED) -> Labelled:
@@ -105,21 +67,24 @@ def read_split(split: Split, folder: Path = PREPARED) -> Labelled:
     Raises:
         UserError: if it is not there, or not what the manifest announces.
     """
+    manifest = read_manifest(folder)
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
-        count, arrays = manifest["counts"][split], []
-        for kind, shape in (("images", (count, *manifest["image_shape"])), ("labels", (count,))):
+        shapes = {"images": (manifest["counts"][split], *manifest["image_shape"])}
+        if manifest["classes"] is not None:
+            shapes["labels"] = shapes["images"][:1]
+        arrays = {}
+        for kind, shape in shapes.items():
             path = folder / f"{split}_{kind}.npy"
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-            if array.dtype != np.uint8 or array.shape != shape:
-                raise ValueError(f"expected uint8 {shape}, got {array.dtype} {array.shape}")
-            arrays.append(array)
+            if array.dtype.kind != "u" or (kind == "images" and array.dtype != np.uint8) or array.shape != shape:
+                raise ValueError(f"expected bytes {shape}, got {array.dtype} {array.shape}")
+            arrays[kind] = array
     except FileNotFoundError:
         raise UserError(f"{path}: missing; run `dvc repro prepare`") from None
     except (ValueError, EOFError, KeyError) as error:
         raise UserError(f"{path}: damaged, {error}; run `dvc repro --force prepare`") from None
-    return Labelled(*arrays)
+    return Labelled(arrays["images"], arrays.get("labels"))
 
 
 def to_device(images: Bytes, device: torch.device) -> Tensor:

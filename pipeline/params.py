@@ -8,11 +8,12 @@ stops a run before anything is touched. The schema does not change with the valu
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -35,9 +36,44 @@ class Section(BaseModel):
 AnySection = TypeVar("AnySection", bound=Section)
 
 
+def _images_or_share(value: Any) -> int | float:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not 0 < value < (1 if isinstance(value, float) else math.inf)
+    ):
+        raise ValueError("expected a number of images, or a share of them below 1")
+    return value
+
+
+# Not a union of two types, each of which would say what is wrong with it.
+Held = Annotated[
+    int | float,
+    PlainValidator(_images_or_share),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}]}
+    ),
+]
+
+
 class Data(Section):
-    path: str = Field(description="Folder of the four IDX files.")
-    validation: Count = Field(description="How many of the last training images are held out for validation.")
+    path: str = Field(description="A folder of IDX files, .npy files or pictures; or a .npy or .npz file.")
+    format: Literal["auto", "idx", "arrays", "pictures"] = Field(description="What lies there; auto: as the names say.")
+    validation: Held | None = Field(
+        description="Training images that are held out for validation: how many, or below 1 a share; null: the data's own."
+    )
+    test: Held | None = Field(description="The same, for the test.")
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = Field(
+        description="null: the images stay in order, and the last are held out. A number: it shuffles them, and they are "
+        "held out class by class."
+    )
+    size: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = Field(
+        description="[height, width] of pictures, or of arrays' rows; null: as they are."
+    )
+    fit: Literal["crop", "stretch"] = Field(
+        description="How pictures get that size: scaled to cover it and cut about the middle, or scaled."
+    )
+    color: Literal["grey", "rgb"] | None = Field(description="What pictures are turned into; null: as they are.")
 
 
 class Layers(Section):
@@ -131,6 +167,7 @@ class Params(Section):
         by_elbo = "without objective.bound elbo"
         of_point = "with model.posterior point"
         checks: list[tuple[str, bool, str]] = [
+            ("data.fit", self.data.size is None and self.data.fit != "crop", "crop without data.size"),
             ("beta", point and self.beta != 1, f"1.0 {of_point}"),
             ("model.scale", point and model.scale != "exp", f"exp {of_point}"),
             (
@@ -177,11 +214,23 @@ def read_yaml(path: Path) -> Any:
         UserError: if it is missing, or is not YAML.
     """
     try:
-        return YAML(typ="safe", pure=True).load(path.read_text())
+        return read_yaml_text(path.read_text(), path)
     except FileNotFoundError:
         how = "run this from the root of the repository, and a recipe's stages after its stage resolve"
         raise UserError(f"{path}: missing; {how}") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+
+
+def read_yaml_text(text: str, path: Path) -> Any:
+    """What YAML says.
+
+    Raises:
+        UserError: if it is none; ``path`` says whose.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
@@ -228,6 +277,7 @@ def _fault(section: type[Section], place: tuple[int | str, ...], kind: str, mess
         return f"{key}: missing; every parameter must be given"
     if kind == "model_type":
         return f"{key}: expected keys and values, got {value!r}"
+    message = message.removeprefix("Value error, ")
     message = re.sub(r"List should have (.*) after validation, not \d+", r"expected \1", message)
     return f"{key}: {message.replace('Input should be', 'expected')}, got {value!r}"
 
@@ -246,8 +296,8 @@ def _keys_beside(section: Any, place: tuple[int | str, ...]) -> list[str]:
 
 def main() -> None:
     params = load_params()
-    if not Path(params.data.path).is_dir():
-        raise UserError(f"{PARAMS}: data.path: expected a folder, got {params.data.path!r}, which is none")
+    if not Path(params.data.path).exists():
+        raise UserError(f"{PARAMS}: data.path: expected a folder or a file, got {params.data.path!r}, which is neither")
     write_json(SCHEMA, Params.model_json_schema())
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from torch import Tensor
 
+from pipeline.data import Classes
 from pipeline.model import VAE
 
 QUANTILES = (0.05, 0.95)  # between which the manifold lies
@@ -46,10 +48,13 @@ def plane(mu: Tensor) -> tuple[npt.NDArray[np.float64], list[str]]:
     return mu.cpu().numpy(), ["dimension 1", "dimension 2" if dim > 1 else ""]
 
 
-def scatter(axes: Axes, points: npt.NDArray[np.float64], labels: npt.NDArray[np.uint8]) -> PathCollection:
-    """Points coloured by class."""
-    options = {"cmap": "tab10", "vmin": -0.5, "vmax": 9.5, "s": 5, "alpha": 0.6, "linewidths": 0}
-    return axes.scatter(points[:, 0], points[:, 1], c=labels % 10, **options)  # type: ignore[arg-type]
+def scatter(axes: Axes, points: npt.NDArray[np.float64], labels: Classes | None, count: int) -> PathCollection:
+    """Points coloured by class, of so many; grey, if they have none."""
+    options = {"s": 5, "alpha": 0.6, "linewidths": 0}
+    if labels is None:
+        return axes.scatter(points[:, 0], points[:, 1], color="0.4", **options)  # type: ignore[arg-type]
+    colors = colormaps["tab10"] if count <= 10 else colormaps["turbo"].resampled(count)
+    return axes.scatter(points[:, 0], points[:, 1], c=labels, cmap=colors, vmin=-0.5, vmax=colors.N - 0.5, **options)  # type: ignore[arg-type]
 
 
 @torch.no_grad()

@@ -22,5 +22,5 @@ def nearest_neighbours(known: Tensor, classes: Tensor, codes: Tensor) -> Tensor:
     """
     count = min(NEIGHBOURS, len(known))
     votes = torch.nn.functional.one_hot(classes.long())
-    nearest = [torch.cdist(part, known).topk(count, largest=False).indices for part in codes.split(AT_ONCE)]
-    return votes[torch.cat(nearest)].sum(1).argmax(1)
+    nearest = (torch.cdist(part, known).topk(count, largest=False).indices for part in codes.split(AT_ONCE))
+    return torch.cat([votes[few].sum(1).argmax(1) for few in nearest])

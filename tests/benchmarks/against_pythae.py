@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from pipeline.cli import UserError, run
-from pipeline.data import read_idx_pair, to_device
+from pipeline.data import to_device
+from pipeline.idx import read_idx
 from pipeline.images import Resident
 from pipeline.importance import log_likelihood_bounds
 from pipeline.model import VAE
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--python", required=True, help="the interpreter that has pythae")
     arguments = parser.parse_args()
     params = parameters()
-    images = read_idx_pair(ROOT / "data/raw/mnist", "t10k").images
+    images = read_idx(ROOT / "data/raw/mnist").parts["test"].images.read(np.arange(10_000))
     torch.manual_seed(0)
     stepper = Stepper(VAE(images.shape[1:], params.model), Resident(images, torch.device("cpu")), params, Group())
 

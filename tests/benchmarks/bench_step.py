@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline import likelihood, objective
-from pipeline.data import as_float, read_idx_pair
+from pipeline.data import Split, as_float
 from pipeline.gradient import linear_layers
+from pipeline.idx import read_idx
 from pipeline.images import Resident
 from pipeline.model import VAE
 from pipeline.parallel import Group
@@ -41,7 +42,8 @@ from vae_ext.source import ROOT
 CASE = "784-400-20"
 BATCH = 128
 # A round: of the test images on a CPU, an epoch of all training images on a GPU.
-SET, IMAGES = {"cpu": "t10k", "cuda": "train"}, {"cpu": 64 * BATCH, "cuda": 60_000}
+SETS: dict[str, Split] = {"cpu": "test", "cuda": "train"}
+IMAGES = {"cpu": 64 * BATCH, "cuda": 60_000}
 PROVIDERS = ("fused", "no graph", "autograd", "reference", "example", "example, tensors", "products")
 
 
@@ -167,7 +169,7 @@ def products(layers: list[nn.Linear], device: str) -> Callable[[], None]:
 def epochs(device: str) -> dict[str, Callable[[], object]]:
     """What each provider does in a round."""
     params = parameters()
-    images = read_idx_pair(ROOT / "data/raw/mnist", SET[device]).images[: IMAGES[device]]
+    images = read_idx(ROOT / "data/raw/mnist").parts[SETS[device]].images.read(np.arange(IMAGES[device]))
     torch.manual_seed(0)
     models = [VAE((28, 28), params.model).to(device) for _ in range(4)]
     hand, step_by_step, autograd, plain = (Stepper(m, Resident(images, torch.device(device)), params, Group()) for m in models)

@@ -12,7 +12,8 @@ import pytest
 
 from pipeline import prepare
 from pipeline.cli import UserError
-from pipeline.data import as_float, read_idx_pair, read_split, to_device
+from pipeline.data import as_float, read_split, to_device
+from pipeline.idx import read_idx
 from pipeline.paths import PREPARED
 from tests.pipeline.conftest import RAW, set_params, write_idx
 
@@ -20,21 +21,26 @@ IMAGES = "train-images-idx3-ubyte.gz"
 
 
 def test_mnist_has_its_counts_and_first_label() -> None:
-    train, test = read_idx_pair(RAW, "train"), read_idx_pair(RAW, "t10k")
-    assert train.images.shape == (60_000, 28, 28)
-    assert test.images.shape == (10_000, 28, 28)
-    assert train.labels[:5].tolist() == [5, 0, 4, 1, 9]
-    assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+    parts = read_idx(RAW).parts
+    for split, count, first in (("train", 60_000, [5, 0, 4, 1, 9]), ("test", 10_000, [7, 2, 1, 0, 4])):
+        part = parts[split]  # type: ignore[index]
+        assert (len(part.images), part.images.shape) == (count, (28, 28))
+        assert part.classes is not None
+        assert part.classes[:5].tolist() == first
 
 
 def test_prepare_keeps_bytes_and_splits_off_the_last_images(workspace: Path) -> None:
     prepare.main()
-    raw = read_idx_pair(workspace / "data/raw/small", "train")
+    raw = read_idx(workspace / "data/raw/small").parts["train"]
+    images = raw.images.read(np.arange(400))
     train, validation, test = read_split("train"), read_split("validation"), read_split("test")
     assert isinstance(train.images, np.memmap)
     assert train.images.dtype == np.uint8
-    assert np.array_equal(np.concatenate([train.images, validation.images]), raw.images)
-    assert np.array_equal(np.concatenate([train.labels, validation.labels]), raw.labels)
+    assert np.array_equal(np.concatenate([train.images, validation.images]), images)
+    assert train.labels is not None
+    assert validation.labels is not None
+    assert raw.classes is not None
+    assert np.array_equal(np.concatenate([train.labels, validation.labels]), raw.classes)
     assert (len(train.images), len(validation.images), len(test.images)) == (300, 100, 200)
 
 
@@ -84,7 +90,7 @@ def not_gzip(path: Path) -> None:
         (flip_a_pixel, "expected content of sha256 [0-9a-f]{64} .SHA256SUMS., got [0-9a-f]{64}"),
         (truncate, "damaged, expected a whole gzip file"),
         (not_gzip, "damaged, expected a whole gzip file"),
-        (Path.unlink, "missing; expected the four gzipped IDX files"),
+        (Path.unlink, "missing; expected the four IDX files"),
     ],
 )
 def test_a_damaged_raw_file_is_one_line_that_names_it(workspace: Path, damage: object, message: str) -> None:
@@ -144,5 +150,5 @@ def test_a_test_set_of_another_size_is_refused(workspace: Path) -> None:
     for count, side in ((2, 5), (0, 28)):
         write_idx(workspace / "data/raw/small", "t10k-images-idx3-ubyte", np.zeros((count, side, side), np.uint8))
         write_idx(workspace / "data/raw/small", "t10k-labels-idx1-ubyte", np.zeros(count, np.uint8))
-        with pytest.raises(UserError, match=f"t10k: expected images of 28 x 28 .*, got {count} of {side} x {side}"):
+        with pytest.raises(UserError, match=f"test: expected images of 28 x 28 .*, got {count} of {side} x {side}"):
             prepare.main()

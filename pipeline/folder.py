@@ -1,0 +1,187 @@
+"""A folder of pictures: PNG, JPEG, WebP and TIFF, with classes as subfolders or without."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipeline.arrays import SPLITS
+from pipeline.cli import UserError
+from pipeline.data import Bytes, Split
+from pipeline.raw import Part, Raw, shown
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
+FORMATS = ["PNG", "JPEG", "WEBP", "TIFF"]
+# A small file can announce a picture that fills the memory. This takes the place of Pillow's limit, which only warns.
+MOST_PIXELS = 2**26
+Image.MAX_IMAGE_PIXELS = None
+
+REMEDY = "data.size brings all to one size, data.color to one kind"
+Fit = Literal["crop", "stretch"]
+Color = Literal["grey", "rgb"]
+
+
+class Pictures:
+    """Picture files as images of one shape, [H, W] or [3, H, W].
+
+    Args:
+        paths: at least one.
+        size: [height, width] that all are brought to; None: that of the first, which the others must have.
+        fit: ``crop``: scaled until it covers the size, then cut about the middle; ``stretch``: scaled.
+        color: ``grey`` or ``rgb``; None: that of the first, which the others must be of.
+        remedy: for the message about one that is not.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], size: Sequence[int] | None, fit: Fit, color: Color | None, remedy: str = REMEDY
+    ) -> None:
+        self.remedy = remedy
+        self.paths, self.size, self.fit, self.color, self.notes = paths, size, fit, color, Counter[str]()
+        self.shape = self._open(paths[0])[0].shape
+        self.workers = os.cpu_count() or 1
+        self.readers = ThreadPoolExecutor(self.workers)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, rows: npt.NDArray[np.int64]) -> Bytes:
+        images = np.empty((len(rows), *self.shape), np.uint8)
+        # A share each, not a picture: Pillow lets go of Python while it decodes, and little else does.
+        shares = [np.arange(len(rows))[start :: self.workers] for start in range(self.workers)]
+        for notes in self.readers.map(lambda places: self._fill(images, rows, places), shares):
+            self.notes.update(notes)
+        return images
+
+    def _fill(self, images: Bytes, rows: npt.NDArray[np.int64], places: npt.NDArray[np.int64]) -> Counter[str]:
+        """Reads those of the rows that have these places among the images."""
+        done: Counter[str] = Counter()
+        for place in places:
+            path = self.paths[rows[place]]
+            image, notes = self._open(path)
+            if image.shape != self.shape:
+                raise UserError(
+                    f"{path}: expected {shown(self.shape)} as in {self.paths[0]}, got {shown(image.shape)}; {self.remedy}"
+                )
+            images[place] = image
+            done.update(notes)
+        return done
+
+    def _open(self, path: Path) -> tuple[Bytes, list[str]]:
+        """A picture, and what was done to it."""
+        try:
+            with Image.open(path, formats=FORMATS) as picture:
+                return self._bring(path, picture)
+        except UnidentifiedImageError:
+            raise UserError(f"{path}: expected a picture, PNG, JPEG, WebP or TIFF; its content is none") from None
+        except FileNotFoundError:
+            raise UserError(f"{path}: missing") from None
+        # What Pillow's decoders raise for damage.
+        except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
+            raise UserError(f"{path}: damaged: {error}") from None
+
+    def _bring(self, path: Path, picture: Image.Image) -> tuple[Bytes, list[str]]:
+        notes = []
+        if any(";16" in str(part) for part in picture.tile):  # type: ignore[attr-defined]  # Pillow's word for the file's own form
+            notes.append("pictures of 16 bits, of which the upper 8 were taken")
+        if (pixels := picture.width * picture.height) > MOST_PIXELS:
+            raise UserError(f"{path}: expected a picture of at most {MOST_PIXELS:,} pixels, it announces {pixels:,}")
+        if picture.format == "MPO":  # a JPEG with others behind it, as many telephones write
+            notes.append("pictures with others in their file, which were left out")
+        elif getattr(picture, "n_frames", 1) > 1:
+            raise UserError(f"{path}: expected one picture a file, got {picture.n_frames}")  # type: ignore[attr-defined]
+        image = ImageOps.exif_transpose(picture)
+        if image.mode.startswith("I;16"):  # grey, which Pillow would cut off at 255
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        elif image.mode in ("I", "F"):
+            raise UserError(f"{path}: expected a picture of 8 or 16 bits a colour, got mode {image.mode}")
+        if image.has_transparency_data:
+            notes.append("pictures with transparency, which was left out")
+        if image.mode == "P":
+            image = image.convert("RGBA")
+        color = self.color or ("grey" if image.mode in ("1", "L", "LA") else "rgb")
+        image = image.convert({"grey": "L", "rgb": "RGB"}[color])
+        if self.size is not None and image.size != (wanted := (self.size[1], self.size[0])):
+            cut_or_not = ImageOps.fit if self.fit == "crop" else Image.Image.resize
+            image = cut_or_not(image, wanted, Image.Resampling.BICUBIC)
+        array = np.asarray(image)
+        return (array if array.ndim == 2 else np.moveaxis(array, 2, 0)), notes
+
+
+def read_folder(root: Path, size: Sequence[int] | None, fit: Fit, color: Color | None) -> Raw:
+    """Finds a folder's pictures. Its subfolders are classes or, if one is ``train``, splits, with classes in them or without.
+
+    Raises:
+        UserError: where there is none, where an empty folder would be a class, or where pictures lie beside classes.
+    """
+    notes: Counter[str] = Counter()
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found: dict[Split, dict[str | None, list[Path]]] = {}
+    if any(SPLITS.get(path.name.lower()) == "train" for path in folders):
+        for path in folders:
+            split = SPLITS.get(path.name.lower())
+            if split is None or split in found:
+                raise UserError(f"{path}: expected one folder each for train, validation and test in {root}, and no other")
+            found[split] = _classes(path, notes)
+        if loose := pictures_in(root, notes, deep=False):
+            raise UserError(f"{loose[0]}: expected no picture beside the folders of train, validation and test")
+    else:
+        found["train"] = _classes(root, notes)
+    named = {split: classes for split, classes in found.items() if None not in classes}
+    if named and len(named) < len(found):
+        raise UserError(f"{root}: expected classes in each of {', '.join(found)} or in none, got them in {', '.join(named)}")
+    names = sorted({name for classes in named.values() for name in classes if name is not None})
+    parts: dict[Split, Part] = {}
+    for split, classes in found.items():
+        paths = [path for several in classes.values() for path in several]
+        numbers = [names.index(name) for name, several in classes.items() for _ in several] if names else None  # type: ignore[arg-type]
+        parts[split] = Part(Pictures(paths, size, fit, color), None if numbers is None else np.array(numbers))
+    return Raw(parts, names or None, notes)
+
+
+def _classes(root: Path, notes: Counter[str]) -> dict[str | None, list[Path]]:
+    """Pictures by their class; all of None, where there are no subfolders."""
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    direct = pictures_in(root, notes, deep=False)
+    if folders and direct:
+        raise UserError(
+            f"{root}: expected either pictures or a folder for each class, got {direct[0].name} beside {folders[0].name}/"
+        )
+    found: dict[str | None, list[Path]] = {path.name: pictures_in(path, notes) for path in folders} or {None: direct}
+    for path, several in zip(folders or [root], found.values(), strict=True):
+        if not several:
+            what = (
+                "a class of pictures; remove the folder, if it is none"
+                if folders
+                else "IDX files, arrays (.npy, .npz) or pictures"
+            )
+            raise UserError(f"{path}: expected {what}; got no PNG, JPEG, WebP or TIFF file")
+    return found
+
+
+def pictures_in(folder: Path, notes: Counter[str], deep: bool = True) -> list[Path]:
+    """A folder's pictures, those of its subfolders among them, in order of their names; other files are counted."""
+    found = []
+    for root, folders, files in os.walk(folder, onerror=_say):
+        folders[:] = [name for name in folders if deep and not name.startswith(".")]
+        for name in folders:
+            if Path(root, name).is_symlink():
+                notes["folders not entered, since they are links"] += 1
+        for path in (Path(root, name) for name in files if not name.startswith(".")):
+            if path.suffix.lower() in SUFFIXES:
+                found.append(path)
+            else:
+                notes["files ignored that are no PNG, JPEG, WebP or TIFF"] += 1
+    return sorted(found)
+
+
+def _say(error: OSError) -> None:
+    raise UserError(f"{error.filename}: {error.strerror}")
