@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.card import write_card
 from pipeline.cli import run_stage
 from pipeline.collapse import verdict
 from pipeline.data import as_float, read_split, to_device
@@ -113,19 +115,22 @@ def assess(model: VAE, params: Params, device: torch.device) -> tuple[dict[str, 
         by_samples = bounds(model, pixels, params.seed, batch_size, params.evaluate.importance_samples)
         images["nll"] = by_samples[params.evaluate.importance_samples]
     known, unknown = read_split("train"), read_split("test")
-    known_pixels = to_device(known.images[:PROBED], device)
-    if params.binarize:
-        known_pixels = binarize(known_pixels, stream_key(params.seed, Stream.BINARIZE_PROBE, device))
-    known_mu = encode(model, known_pixels, batch_size)[:, : model.latent_dim]
-    guessed = nearest_neighbours(known_mu, torch.tensor(known.labels[:PROBED], device=device), mu)
-    images["probe_accuracy"] = (guessed == torch.tensor(unknown.labels, device=device)).double()
+    if known.labels is not None and unknown.labels is not None:
+        known_pixels = to_device(known.images[:PROBED], device)
+        if params.binarize:
+            known_pixels = binarize(known_pixels, stream_key(params.seed, Stream.BINARIZE_PROBE, device))
+        known_mu = encode(model, known_pixels, batch_size)[:, : model.latent_dim]
+        classes, expected = (torch.tensor(part.astype(np.int64), device=device) for part in (known.labels, unknown.labels))
+        guessed = nearest_neighbours(known_mu, classes[:PROBED], mu)
+        images["probe_accuracy"] = (guessed == expected).double()
     return images, dimensions, by_samples
 
 
 def main(place: Place = DEFAULT) -> None:
     params = load_params(place.params)
     device = choose_device()
-    images, dimensions, by_samples = assess(load_model(place.weights, device), params, device)
+    model, made = load_model(place.weights, device)
+    images, dimensions, by_samples = assess(model, params, device)
 
     found = {name: mean_and_error(values) for name, values in images.items()}
     found["active_units"] = (int(dimensions["active"].sum()), math.nan)
@@ -142,6 +147,7 @@ def main(place: Place = DEFAULT) -> None:
         with whole_file(place.tables / f"{name}.csv") as temporary:
             table.to_csv(temporary, float_format="%.6g")
     write_json(place.metrics, metrics)
+    write_card(place.card, place.weights, made, tables["report"], metrics, verdict(dimensions))
     for name, (value, error, *_) in rows.items():
         print(f"{name:>20} {value:10.4f}" + ("" if math.isnan(error) else f" +- {error:.4f}"))
     print(verdict(dimensions))

@@ -103,7 +103,7 @@ def halving_error(model: VAE, z: Tensor) -> float:
 
 @torch.no_grad()
 def explorer(
-    model: VAE, pixels: Tensor, labels: Tensor, axes: list[int], sliders: list[int], seed: int
+    model: VAE, pixels: Tensor, labels: Tensor | None, names: list[str], axes: list[int], sliders: list[int], seed: int
 ) -> tuple[dict[str, Any], str]:
     """What the page's script is given of the model and of test images: a description, and the data that it points into."""
     blob = Blob()
@@ -128,7 +128,8 @@ def explorer(
         "centre": centre.tolist(),
         "span": max(3.0, torch.quantile(mu[:, axes].abs(), 0.995).item()),
         "count": len(pixels),
-        "classes": labels.tolist(),
+        "classes": None if labels is None else labels.tolist(),
+        "names": names,
         # As decimals: nats are shown to a tenth, which is finer than half precision.
         "terms": [
             [round(value, 2) for value in image] for image in torch.stack([terms.distortion, terms.rate], dim=1).tolist()
@@ -158,7 +159,8 @@ def write_page(
     *,
     model: VAE,
     pixels: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
+    names: list[str],
     dimensions: pd.DataFrame,
     report: pd.DataFrame,
     figures: Path,
@@ -169,7 +171,8 @@ def write_page(
     """Writes the page.
 
     Args:
-        pixels, labels: the test set's, bytes [N, D] and [N].
+        pixels, labels: the test set's, bytes [N, D], and the numbers of their classes [N], if they have any.
+        names: of the classes.
         dimensions: of the evaluation, those of most KL first.
         report: of the evaluation.
         figures: the folder of the PNGs.
@@ -180,7 +183,7 @@ def write_page(
     active = [int(i) for i in dimensions.loc[dimensions["active"], "dimension"]]
     axes = (active + [i for i in by_use if i not in active])[:2]
     others = [i for i in active if i not in axes]
-    about, data = explorer(model, pixels[:EXPLORED], labels[:EXPLORED], axes, others, seed)
+    about, data = explorer(model, pixels[:EXPLORED], None if labels is None else labels[:EXPLORED], names, axes, others, seed)
     span = about["span"]
     slider = '<label>dimension {0}<input id="z{0}" type="range" min="-{1:.3f}" max="{1:.3f}" step="0.01"><span></span></label>'
     images = []
@@ -202,7 +205,7 @@ def write_page(
         made="<table>" + "".join(f"<tr><td>{name}<td>{html.escape(value)}" for name, value in made.items()) + "</table>",
         params=html.escape("\n".join(f"{key}: {json.dumps(value)}" for key, value in dotted(params).items())),
         data=data,
-        model=json.dumps(about),
+        model=json.dumps(about).replace("<", "\\u003c"),  # a class may be named </script>
         script=(PARTS / "explorer.js").read_text(),
     )
     with whole_file(path) as temporary:

@@ -12,6 +12,7 @@ CHECKPOINTS = Path("checkpoints")
 RECIPES = Path("recipes")
 RESULTS = Path("results")
 EXPECTED = RESULTS / "expected.json"
+WEIGHTS, CARD = "vae.safetensors", "MODEL_CARD.md"  # beside each other in a model's folder
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,11 @@ class Place:
 
     @property
     def weights(self) -> Path:
-        return self.models / "vae.safetensors"
+        return self.models / WEIGHTS
+
+    @property
+    def card(self) -> Path:
+        return self.models / CARD
 
     @property
     def time(self) -> Path:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pipeline.cli import run_stage
-from pipeline.data import MANIFEST, as_float, read_split
+from pipeline.data import Classes, as_float, read_split
 from pipeline.decodings import decoding_figures
 from pipeline.device import choose_device
 from pipeline.figure import figure
@@ -21,12 +21,12 @@ from pipeline.files import whole_folder
 from pipeline.images import test_pixels
 from pipeline.page import write_page
 from pipeline.params import load_params
-from pipeline.paths import DEFAULT, PREPARED, Place
+from pipeline.paths import DEFAULT, Place
 from pipeline.pictures import plane, scatter
-from pipeline.weights import load_model, made_with
-from vae_ext.source import source_digest
+from pipeline.weights import load_model
 
 ENCODED_AT_ONCE = 1000
+NAMED = 40  # classes, at most, whose names have room beside a figure
 TRAIN_COLOR, VALIDATION_COLOR = "0.6", "C0"
 
 
@@ -55,16 +55,20 @@ def framed(values: list[float]) -> tuple[float, float] | None:
     return (low - margin, high + margin) if margin > 0 else None
 
 
-def latent_plane(path: Path, mu: Tensor, labels: npt.NDArray[np.uint8]) -> None:
-    """Posterior means: coloured by class, and how dense they lie."""
-    points, names = plane(mu)
+def latent_plane(path: Path, mu: Tensor, labels: Classes | None, names: list[str]) -> None:
+    """Posterior means: coloured by class, if there are some, and how dense they lie."""
+    points, (across, up) = plane(mu)
     with figure(path, width=11.5, height=5.2) as fig:
         classes, density = fig.subplots(1, 2, sharex=True, sharey=True)
-        drawn = scatter(classes, points, labels)
-        classes.set(title=f"Codes (posterior means) of {len(points):,} test images", xlabel=names[0], ylabel=names[1])
-        fig.colorbar(drawn, ax=classes, label="class", ticks=np.unique(labels % 10)).solids.set_alpha(1)  # type: ignore[union-attr]
+        drawn = scatter(classes, points, labels, len(names))
+        classes.set(title=f"Codes (posterior means) of {len(points):,} test images", xlabel=across, ylabel=up)
+        if labels is not None:
+            bar = fig.colorbar(drawn, ax=classes, label="class")
+            bar.solids.set_alpha(1)  # type: ignore[union-attr]
+            if len(names) <= NAMED:
+                bar.set_ticks(range(len(names)), labels=[name.replace("$", r"\$") for name in names])
         cells = density.hexbin(points[:, 0], points[:, 1], gridsize=40, cmap="Greys", mincnt=1, linewidths=0)
-        density.set(title="How dense they lie", xlabel=names[0])
+        density.set(title="How dense they lie", xlabel=across)
         fig.colorbar(cells, ax=density, label="images a cell")
 
 
@@ -107,24 +111,24 @@ def nll_by_samples(table: pd.DataFrame, path: Path) -> None:
         axes.legend()
 
 
-def made_of(place: Place) -> dict[str, str]:
-    """What the run was made of, for who wants to make it again."""
-    manifest = json.loads((PREPARED / MANIFEST).read_text())
-    made = {
-        "vae_ext's sources, sha256": source_digest(),
-        "data": f"{manifest['source']}: {', '.join(f'{split} {count:,}' for split, count in manifest['counts'].items())}",
-        "training images, sha256": manifest["sha256"]["train_images.npy"],
+def origin(made: dict[str, Any], place: Place) -> dict[str, str]:
+    """What a run was made of, for who wants to make it again; ``made``: the header of its weights."""
+    data = made["data"]
+    found = {
+        "data": f"{data['source']}: {', '.join(f'{split} {count:,}' for split, count in data['counts'].items())}",
+        "training images, sha256": data["sha256"]["train_images.npy"],
+        **made["versions"],
     }
     if place.time.exists():  # beside the results of training, in whose lock it has no place: it differs each time
-        made |= {f"training: {name}": str(value) for name, value in json.loads(place.time.read_text()).items()}
-    return made
+        found |= {f"training: {name}": str(value) for name, value in json.loads(place.time.read_text()).items()}
+    return found
 
 
 def main(place: Place = DEFAULT) -> None:
     params = load_params(place.params)
     device = choose_device()
-    model = load_model(place.weights, device)
-    pixels, labels = test_pixels(params, device), read_split("test").labels
+    model, made = load_model(place.weights, device)
+    pixels, labels, names = test_pixels(params, device), read_split("test").labels, made["data"]["classes"] or []
     with torch.no_grad():
         mu = torch.cat([model.mu(as_float(batch)) for batch in pixels.split(ENCODED_AT_ONCE)])
     dimensions = pd.read_csv(place.tables / "dimensions.csv")
@@ -133,7 +137,7 @@ def main(place: Place = DEFAULT) -> None:
 
     with whole_folder(place.figures) as folder:
         learning_curves(place.curves, folder)
-        latent_plane(folder / "latent.png", mu, labels)
+        latent_plane(folder / "latent.png", mu, labels, names)
         if not model.is_point:
             kl_per_dimension(dimensions, folder / "kl_per_dimension.png")
             nll_by_samples(pd.read_csv(place.tables / "nll.csv"), folder / "nll.png")
@@ -142,12 +146,13 @@ def main(place: Place = DEFAULT) -> None:
         place.page,
         model=model,
         pixels=pixels,
-        labels=torch.tensor(labels),
+        labels=None if labels is None else torch.tensor(labels.astype(np.int64)),
+        names=names,
         dimensions=dimensions,
         report=pd.read_csv(place.tables / "report.csv"),
         figures=place.figures,
-        params=made_with(place.weights),
-        made=made_of(place),
+        params=made["params"],
+        made=origin(made, place),
         seed=params.seed,
     )
     print(f"{place.figures}: {', '.join(sorted(path.name for path in place.figures.glob('*.png')))}")

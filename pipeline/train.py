@@ -22,9 +22,10 @@ from tqdm import tqdm
 
 import vae_ext
 from pipeline import parallel
+from pipeline.caveats import caveats
 from pipeline.checkpoint import Checkpoints, Curves, Progress, checkpoints_of, run_key
 from pipeline.cli import Interrupted, UserError, run_stage
-from pipeline.data import Split, read_split
+from pipeline.data import Split, read_manifest, read_split
 from pipeline.device import choose_device
 from pipeline.files import write_json
 from pipeline.images import Resident, Streamed, byte_means
@@ -276,7 +277,7 @@ def train(params: Params, place: Place, device: torch.device, group: Group) -> N
         this = Run(params, device, group, checkpoints)
         with Live(str(place.curves), report=None, save_dvc_exp=False, dvcyaml=None) as live:
             go_on(this, live)
-        save_model(place.weights, this.model, params)
+        save_model(place.weights, this.model, params, read_manifest())
         # Apart from the metrics, which are the same each time.
         write_json(place.time, {"seconds": round(this.seconds(), 3), **this.environment})
         checkpoints.remove()
@@ -302,6 +303,8 @@ def main(place: Place = DEFAULT) -> None:
     try:
         if group.is_first:
             print(vae_ext.backend_report(), flush=True)
+            for caveat in caveats(read_manifest()["values"], params):
+                print(f"note: {caveat}", flush=True)
         train(params, place, device, group)
     except (DivergedError, Interrupted) as end:
         # It comes to all of them alike, and the first one says it.

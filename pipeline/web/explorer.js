@@ -2,8 +2,10 @@
 "use strict";
 
 // MODEL is the page's own description of the data block, put there by page.py.
-const { axes, blob, channels, classes, count, height, latent_dim: latentDim, layers, likelihood, sliders, width } = MODEL;
+const { axes, blob, channels, classes, count, height, latent_dim: latentDim, layers, likelihood, names, sliders, width } = MODEL;
 const COLOURS = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"];
+const GREY = "#888888";
+const colourOf = (one) => (names.length <= COLOURS.length ? COLOURS[one] : `hsl(${(360 * one) / names.length} 65% 45%)`);
 const element = (id) => document.getElementById(id);
 
 /** Half-precision numbers as float32: sign, 5 bits of exponent, 10 of fraction. */
@@ -123,7 +125,7 @@ function explore({ mu, sigma, pixels }) {
       context.stroke();
     }
     for (let i = 0; i < count; i++) {
-      context.fillStyle = COLOURS[classes[i] % 10];
+      context.fillStyle = classes ? colourOf(classes[i]) : GREY;
       context.globalAlpha = i === chosen ? 1 : 0.65;
       context.beginPath();
       context.arc(toPixel(along(i, 0), 0), toPixel(along(i, 1), 1), (i === chosen ? 7 : 2.6) * unit, 0, 7);
@@ -187,7 +189,7 @@ function explore({ mu, sigma, pixels }) {
     draw(element("image"), Float32Array.from(pixels.subarray(i * channels * height * width, (i + 1) * channels * height * width), (v) => v / 255));
     draw(element("reconstruction"), decode(z));
     const [distortion, rate] = MODEL.terms[i], point = MODEL.is_point;
-    element("terms").textContent = `Test image ${i}, class ${classes[i]}: ` + (point
+    element("terms").textContent = `Test image ${i}${classes ? `, class ${names[classes[i]]}` : ""}: ` + (point
       ? `distortion ${distortion.toFixed(1)} nats`
       : `ELBO ${(-distortion - rate).toFixed(1)} = −(distortion ${distortion.toFixed(1)} + rate ${rate.toFixed(1)}) nats`);
     show();
@@ -217,11 +219,11 @@ function explore({ mu, sigma, pixels }) {
   element("origin").addEventListener("click", () => { z = new Float32Array(MODEL.centre); show(); });
   addEventListener("resize", show);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
-  for (const name of [...new Set(classes)].sort((a, b) => a - b)) {
+  names.forEach((name, one) => {
     const label = element("legend").appendChild(document.createElement("span"));
     label.textContent = name;
-    label.style.setProperty("--colour", COLOURS[name % 10]);
-  }
+    label.style.setProperty("--colour", colourOf(one));
+  });
   show();
   document.body.dataset.ready = "yes";
 }

@@ -55,6 +55,7 @@ def page_of(folder: Path, shape: tuple[int, ...] = SHAPE, **changes: Any) -> tup
         model=model,
         pixels=pixels,
         labels=torch.arange(COUNT) % 10,
+        names=[*map(str, range(9)), "</script><!--"],
         dimensions=table,
         report=report,
         figures=folder,

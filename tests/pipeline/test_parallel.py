@@ -45,7 +45,7 @@ def assert_close(actual: pd.DataFrame, expected: pd.DataFrame, tolerance: float)
 
 
 def weights() -> torch.Tensor:
-    return torch.cat([t.flatten() for t in load_model(DEFAULT.weights, torch.device("cpu")).state_dict().values()])
+    return torch.cat([t.flatten() for t in load_model(DEFAULT.weights, torch.device("cpu"))[0].state_dict().values()])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])

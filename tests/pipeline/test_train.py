@@ -61,7 +61,7 @@ def test_weights_carry_the_parameters_that_made_them(prepared: Path) -> None:
     with safe_open(DEFAULT.weights, framework="pt") as file:
         made = json.loads(file.metadata()["vae"])
     assert made["params"] == load_params().model_dump()
-    model = load_model(DEFAULT.weights, CPU)
+    model, _ = load_model(DEFAULT.weights, CPU)
     assert model.latent_dim == 4
     assert not model.training
 
@@ -129,7 +129,7 @@ def test_skipped_steps_are_counted_and_change_nothing(prepared: Path, monkeypatc
     curves = json.loads((DEFAULT.curves / "metrics.json").read_text())
     assert curves["train"]["skipped_steps"] == 1
     assert math.isfinite(curves["train"]["elbo"])
-    assert all(torch.isfinite(p).all() for p in load_model(DEFAULT.weights, CPU).parameters())
+    assert all(torch.isfinite(p).all() for p in load_model(DEFAULT.weights, CPU)[0].parameters())
 
 
 def test_divergence_is_said_and_writes_no_weights(prepared: Path) -> None:
@@ -147,7 +147,7 @@ def test_how_it_is_computed_changes_no_bit(prepared: Path, changes: dict[str, ob
     for more in ({}, changes):
         set_params(prepared / "params.yaml", more)
         train.main()
-        weights = load_model(DEFAULT.weights, CPU).state_dict().values()
+        weights = load_model(DEFAULT.weights, CPU)[0].state_dict().values()
         results.append(
             (torch.cat([t.flatten() for t in weights]), [p.read_bytes() for p in sorted(DEFAULT.curves.rglob("*.tsv"))])
         )

@@ -1,0 +1,156 @@
+"""The model card: what a model is, of which data, how good, and where it ends; beside its weights, for who is given them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from ruamel.yaml import YAML
+
+from pipeline.caveats import caveats
+from pipeline.cli import UserError
+from pipeline.files import whole_file
+from pipeline.params import Params, read_yaml_text
+
+FRONT = "---\n"  # before and after what programs read, as Hugging Face's cards have it
+TEXT = """# {name}
+
+{kind} of images of {shape}, latent dimension {latent_dim}. `{weights}` beside this file holds its weights.
+
+## Data
+
+`{source}`: {counts} images. Sha256 of the training images as they were prepared: `{checksum}`.{classes}
+
+## How good it is
+
+Test set, means over its images and their standard errors.
+
+{numbers}
+
+{verdict}.
+
+## Limits
+
+{limits}
+
+## How to use it
+
+```python
+import pipeline
+
+model = pipeline.load("{folder}")
+images = model.sample(64, seed=1)
+```
+
+## Parameters
+
+```yaml
+{params}```
+
+Made with {versions}.
+"""
+
+
+def write_card(
+    path: Path, weights: Path, made: dict[str, Any], report: pd.DataFrame, metrics: dict[str, float], verdict: str
+) -> None:
+    """Writes a card.
+
+    Args:
+        weights: the file beside it.
+        made: its header.
+        report: the evaluation's table, of quantities.
+        metrics: the same, those that count.
+        verdict: whether the posterior has collapsed, in words.
+    """
+    data, params = made["data"], Params.model_validate(made["params"])
+    name = weights.parent.name
+    about = {
+        "library_name": "pytorch",
+        "weights_sha256": sha256(weights),
+        "tags": ["variational-autoencoder" if params.model.posterior == "normal" else "autoencoder"],
+        "model-index": [
+            {
+                "name": name,
+                "results": [
+                    {
+                        "task": {"type": "unconditional-image-generation"},
+                        "dataset": {"name": data["source"], "type": "images", "split": "test"},
+                        "metrics": [{"type": metric, "value": value} for metric, value in metrics.items()],
+                    }
+                ],
+            }
+        ],
+    }
+    limits = [
+        *(said[0].upper() + said[1:] for said in caveats(data["values"], params)),
+        "It knows images like those of its training set. Of any other it says something, and not that it does not know it",
+        "Its numbers are of one seed; another's differ",
+    ]
+    classes = f" Classes: {', '.join(data['classes'])}." if data["classes"] else ""
+    text = TEXT.format(
+        name=name,
+        kind="A variational autoencoder" if params.model.posterior == "normal" else "An autoencoder",
+        shape=" x ".join(map(str, made["image_shape"])),
+        latent_dim=params.model.latent_dim,
+        weights=weights.name,
+        source=data["source"],
+        counts=", ".join(f"{split} {count:,}" for split, count in data["counts"].items()),
+        checksum=data["sha256"]["train_images.npy"],
+        classes=classes,
+        numbers=numbers(report),
+        verdict=verdict[0].upper() + verdict[1:],
+        limits="\n".join(f"- {said}." for said in limits),
+        folder=weights.parent.as_posix(),
+        params=as_yaml(made["params"]),
+        versions=", ".join(f"{what} {version}" for what, version in made["versions"].items()),
+    )
+    with whole_file(path) as temporary:
+        temporary.write_text(FRONT + as_yaml(about) + FRONT + "\n" + text)
+
+
+def read_metrics(path: Path, weights: Path) -> dict[str, float]:
+    """The metrics that a card holds.
+
+    Raises:
+        UserError: if it is missing, is no such card, or not of these weights.
+    """
+    try:
+        _, front, _ = path.read_text().split(FRONT, 2)
+        about = read_yaml_text(front, path)
+        metrics = {metric["type"]: metric["value"] for metric in about["model-index"][0]["results"][0]["metrics"]}
+        found = about["weights_sha256"]
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; the stage evaluate writes it") from None
+    except (ValueError, KeyError, IndexError, TypeError):
+        raise UserError(f"{path}: expected a card that the stage evaluate wrote") from None
+    if found != sha256(weights):
+        raise UserError(f"{path}: expected a card of {weights}, got that of others; the stage evaluate writes it")
+    return metrics
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def numbers(report: pd.DataFrame) -> str:
+    """The evaluation's table, as Markdown."""
+    lines = ["| quantity | value | standard error | unit | definition |", "| --- | --: | --: | --- | --- |"]
+    for quantity, row in report.iterrows():
+        error = "" if math.isnan(row["standard_error"]) else f"{row['standard_error']:.3g}"
+        definition = str(row["definition"]).replace("|", r"\|")
+        lines.append(f"| {quantity} | {row['value']:.5g} | {error} | {row['unit']} | {definition} |")
+    return "\n".join(lines)
+
+
+def as_yaml(value: Any) -> str:
+    """As YAML, in the order that it has."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    stream = io.StringIO()
+    yaml.dump(value, stream)
+    return stream.getvalue()

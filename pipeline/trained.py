@@ -1,0 +1,134 @@
+"""A trained model, for use: images to codes, codes to images, and how likely an image is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.data import as_float
+from pipeline.device import choose_device
+from pipeline.importance import log_likelihood_bounds
+from pipeline.objective import Stream, Terms, elbo_terms, stream_key
+from pipeline.params import Params
+from pipeline.paths import WEIGHTS
+from pipeline.weights import load_model
+from vae_ext import binarize, standard_normal
+
+AT_ONCE = 500
+
+
+class Trained:
+    """What the train stage wrote.
+
+    Images are bytes or floats in [0, 1], [N, *image_shape] or flat, [N, D]; tensors or arrays. Those of a model of binarized
+    pixels are drawn black or white first, as its test set was: by the training's seed and each image's row, the first of which
+    is ``row_offset``. So is the noise.
+
+    Attributes:
+        model: the network.
+        params: that made it.
+        made: the weights' header: params, data, versions.
+        image_shape: [H, W], or [3, H, W].
+    """
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self.model, self.made = load_model(path / WEIGHTS if path.is_dir() else path, device)
+        self.params, self.device = Params.model_validate(self.made["params"]), device
+        self.image_shape, self.latent_dim = self.model.image_shape, self.model.latent_dim
+
+    def key(self, stream: Stream, seed: int | None = None) -> Tensor:
+        """The noise key of a use; by the training's seed, if none is given."""
+        return stream_key(self.params.seed if seed is None else seed, stream, self.device)
+
+    def pixels(self, images: Tensor | npt.NDArray[Any], row_offset: int = 0) -> Tensor:
+        """Images as the model is given them: bytes [N, D].
+
+        Raises:
+            ValueError: if they are not of the model's shape, or not bytes or floats in [0, 1].
+        """
+        images = torch.as_tensor(np.array(images) if isinstance(images, np.ndarray) else images).to(self.device)
+        shape = tuple(images.shape[1:])
+        if shape not in (self.image_shape, (self.model.pixels,)):
+            wanted = " x ".join(map(str, self.image_shape))
+            raise ValueError(f"expected images [N, {wanted}] or [N, {self.model.pixels}], got {list(images.shape)}")
+        if len(images) == 0:
+            raise ValueError("expected at least one image, got none")
+        if images.dtype == torch.bool:
+            images = images.to(torch.uint8) * 255
+        elif images.dtype != torch.uint8:
+            if not images.dtype.is_floating_point:
+                raise ValueError(f"expected bytes, booleans or floats in [0, 1], got {images.dtype}")
+            wrong = ~((images >= 0) & (images <= 1))
+            if bool(wrong.any()):
+                raise ValueError(f"expected floats in [0, 1], got {images[wrong][0].item():g}")
+            images = (images * 255).round().to(torch.uint8)
+        flat = images.flatten(1)
+        return binarize(flat, self.key(Stream.BINARIZE_TEST), row_offset=row_offset) if self.params.binarize else flat
+
+    @torch.no_grad()
+    def encode(self, images: Tensor | npt.NDArray[Any], row_offset: int = 0) -> tuple[Tensor, Tensor]:
+        """The posteriors' mu and sigma, [N, latent_dim] each; sigma is 0 for an autoencoder."""
+        found = []
+        for part in self.pixels(images, row_offset).split(AT_ONCE):
+            posterior = self.model.posterior(as_float(part))
+            mu = posterior[:, : self.latent_dim]
+            sigma = torch.zeros_like(mu) if self.model.is_point else self.model.sigma(posterior[:, self.latent_dim :])
+            found.append((mu, sigma))
+        mu, sigma = (torch.cat(several) for several in zip(*found, strict=True))
+        return mu, sigma
+
+    @torch.no_grad()
+    def decode(self, z: Tensor | npt.NDArray[Any]) -> Tensor:
+        """E[x|z] of codes [N, latent_dim], in [0, 1] but for a Gaussian's: [N, *image_shape]."""
+        z = torch.as_tensor(z, dtype=torch.float32, device=self.device)
+        if z.ndim != 2 or z.shape[1] != self.latent_dim:
+            raise ValueError(f"expected z [N, {self.latent_dim}], got {list(z.shape)}")
+        parts = [self.model.likelihood.mean(self.model.decode(part)) for part in z.split(AT_ONCE)]
+        return torch.cat(parts).view(len(z), *self.image_shape)
+
+    def sample(self, count: int, seed: int = 0) -> Tensor:
+        """E[x|z] of z from the prior: [count, *image_shape]. The same seed gives the same z on every device."""
+        return self.decode(standard_normal(self.key(Stream.PRIOR, seed), count, self.latent_dim))
+
+    @torch.no_grad()
+    def log_prob(self, images: Tensor | npt.NDArray[Any], samples: int = 100, row_offset: int = 0) -> Tensor:
+        """A lower bound on log p(x) in nats, [N], float64, that is tight as the samples grow (Burda et al. 2016).
+
+        Raises:
+            ValueError: of an autoencoder, which has no p(x); for less than one sample.
+        """
+        if self.model.is_point:
+            raise ValueError("an autoencoder has no p(x): expected a model with model.posterior normal")
+        if samples < 1:
+            raise ValueError(f"expected at least one sample, got {samples}")
+        key = self.key(Stream.IMPORTANCE)
+        parts = self._parts(self.pixels(images, row_offset))
+        return torch.cat(
+            [log_likelihood_bounds(self.model, part, key, [samples], row_offset=row_offset + start)[0] for start, part in parts]
+        )
+
+    @torch.no_grad()
+    def elbo(self, images: Tensor | npt.NDArray[Any], row_offset: int = 0) -> Terms:
+        """The ELBO's terms by one sample of z, [N] each, in nats."""
+        key = self.key(Stream.EVALUATE)
+        parts = self._parts(self.pixels(images, row_offset))
+        terms = [elbo_terms(self.model, part, key, row_offset=row_offset + start) for start, part in parts]
+        return Terms(torch.cat([part.distortion for part in terms]), torch.cat([part.rate for part in terms]))
+
+    @staticmethod
+    def _parts(pixels: Tensor) -> list[tuple[int, Tensor]]:
+        return list(zip(range(0, len(pixels), AT_ONCE), pixels.split(AT_ONCE), strict=True))
+
+
+def load(path: str | Path) -> Trained:
+    """The model of a folder that the train stage wrote, such as models/default, or of its weights file.
+
+    Raises:
+        UserError: if it is missing, or no such file.
+    """
+    return Trained(Path(path), choose_device())

@@ -1,0 +1,253 @@
+"""The trained model in use: the `vae` commands, and `pipeline.load`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import pipeline
+from pipeline import __main__ as command
+from pipeline import evaluate, prepare, train
+from pipeline.cli import UserError
+from pipeline.data import read_split
+from pipeline.paths import DEFAULT
+from tests.pipeline.conftest import ROOT, SMALL, set_params, small_mnist
+from tests.pipeline.test_intake import colours
+
+KINDS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "binarized": {"binarize": True, "model.scale": "softplus"},
+    "gaussian": {"model.likelihood": "gaussian"},
+    "categorical": {"model.likelihood": "categorical", "model.conv": [[4, 2]]},
+    "autoencoder": {"model.posterior": "point", "train.epochs": 1},
+    "colours": {"data.path": "data/raw/x.npz", "data.validation": 20, "data.test": 20, "model.conv": [[4, 2], [8, 2]]},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs, one of each kind, through evaluation."""
+    folder = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, changes in KINDS.items():
+            (folder / name / "data/raw").mkdir(parents=True)
+            patch.chdir(folder / name)
+            small_mnist(Path("data/raw/small"))
+            np.savez("data/raw/x.npz", images=colours(100, 13, 17))
+            shutil.copy(ROOT / "params.yaml", ".")
+            set_params(Path("params.yaml"), {**SMALL, **changes})
+            for stage in (prepare, train, evaluate):
+                stage.main()
+    return folder
+
+
+@pytest.fixture(params=KINDS)
+def kind(trained: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of a model, in whose folder the test runs."""
+    monkeypatch.chdir(trained / request.param)
+    return str(request.param)
+
+
+@pytest.fixture
+def plain(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(trained / "plain")
+    return trained / "plain"
+
+
+def vae(words: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["vae", *words.split()])
+        command.main()
+
+
+def pixels(path: str) -> npt.NDArray[Any]:
+    return np.asarray(Image.open(path))
+
+
+def test_every_command_runs_on_every_kind_of_model(kind: str) -> None:
+    test = "data/prepared/test_images.npy"
+    model = pipeline.load("models/default")
+    *colors, height, width = model.image_shape
+    vae("sample -n 5 -o out/grid.png")
+    assert pixels("out/grid.png").shape == (2 * height, 3 * width, *colors)
+    vae(f"reconstruct {test} -o out/back")
+    assert len(list(Path("out/back").iterdir())) == len(read_split("test").images)
+    vae(f"interpolate {test}:0 {test}:1 --steps 3 -o out/way.png")
+    assert pixels("out/way.png").shape == (height, 5 * width, *colors)
+    vae(f"encode {test} -o out/codes.csv")
+    names = [f"{what}_{i}" for what in ("mu", "sigma")[: 1 if kind == "autoencoder" else 2] for i in range(4)]
+    assert list(pd.read_csv("out/codes.csv").columns) == ["image", *names, *["kl"] * (kind != "autoencoder")]
+    vae("info")
+    if kind == "autoencoder":
+        with pytest.raises(SystemExit):
+            vae(f"score {test} -o out/scores.csv")
+    else:
+        vae(f"score {test} --samples 3 -o out/scores.csv")
+
+
+def test_scores_are_those_of_the_evaluation(kind: str) -> None:
+    if kind == "autoencoder":
+        return
+    vae("score data/prepared/test_images.npy --samples 3 -o scores.parquet")
+    scores, metrics = pd.read_parquet("scores.parquet"), json.loads(DEFAULT.metrics.read_text())
+    for name in ("elbo", "distortion", "rate", "nll"):
+        assert scores[name].mean() == pytest.approx(metrics[name], rel=1e-6)
+
+
+def test_codes_are_the_posteriors(plain: Path) -> None:
+    vae("encode data/prepared/test_images.npy -o codes.parquet")
+    codes = pd.read_parquet("codes.parquet")
+    mu, sigma = pipeline.load("models/default").encode(read_split("test").images)
+    normal = torch.distributions.Normal(mu.double(), sigma.double())
+    kl = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).sum(1)
+    np.testing.assert_allclose(codes.filter(like="mu_"), mu, rtol=1e-6)
+    np.testing.assert_allclose(codes.filter(like="sigma_"), sigma, rtol=1e-6)
+    np.testing.assert_allclose(codes["kl"], kl, rtol=1e-6)
+    assert codes["image"].tolist()[:2] == ["data/prepared/test_images.npy:0", "data/prepared/test_images.npy:1"]
+
+
+def test_pictures_and_arrays_of_the_same_images_have_the_same_codes(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("plain", "colours"):
+        monkeypatch.chdir(trained / name)
+        for i, image in enumerate(read_split("test").images[:7]):
+            path = Path(f"pictures/{i % 2}/{i}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image if image.ndim == 2 else np.moveaxis(image, 0, 2)).save(path)
+        vae("encode pictures/0 pictures/1/1.png data/prepared/test_images.npy:3 pictures/1/5.png -o a.csv")
+        vae("encode data/prepared/test_images.npy -o b.csv")
+        some, every = pd.read_csv("a.csv"), pd.read_csv("b.csv")
+        assert some["image"].tolist()[:2] == ["pictures/0/0.png", "pictures/0/2.png"]
+        expected = every.iloc[[0, 2, 4, 6, 1, 3, 5]].drop(columns="image")
+        np.testing.assert_allclose(some.drop(columns="image"), expected, rtol=1e-5)
+
+
+def test_pictures_of_other_sizes_are_brought_to_the_models(plain: Path) -> None:
+    Path("large").mkdir(exist_ok=True)
+    Image.fromarray(read_split("test").images[0]).resize((112, 112), Image.Resampling.NEAREST).convert("RGB").save(
+        "large/a.jpg"
+    )
+    vae("encode large --resize -o a.csv")
+    vae("encode data/prepared/test_images.npy -o b.csv")
+    near, every = (pd.read_csv(f"{name}.csv").filter(like="mu_").to_numpy() for name in "ab")
+    assert np.linalg.norm(every - near, axis=1).argmin() == 0
+
+
+def test_a_reconstruction_is_named_as_its_image_and_leaves_what_lies_beside(plain: Path) -> None:
+    for name in ("a/1.png", "b/1.png"):
+        (Path("in") / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(read_split("test").images[0]).save(Path("in") / name)
+    Path("mine").mkdir()
+    Path("mine/keep.txt").write_text("keep")
+    vae("reconstruct in -o mine")
+    vae("reconstruct in -o mine")
+    assert sorted(str(path.relative_to("mine")) for path in Path("mine").rglob("*.*")) == ["a/1.png", "b/1.png", "keep.txt"]
+    assert not [path for path in Path().iterdir() if path.name.startswith(".") and path.name != ".git"]
+    model = pipeline.load("models/default")
+    expected = model.decode(model.encode(read_split("test").images[:1])[0])[0]
+    np.testing.assert_allclose(pixels("mine/a/1.png") / 255, expected, atol=0.5 / 255 + 1e-6)
+
+
+def test_the_same_seed_samples_the_same_and_more_begin_with_fewer(plain: Path) -> None:
+    model = pipeline.load("models/default")
+    assert torch.equal(model.sample(9, seed=1), model.sample(9, seed=1))
+    torch.testing.assert_close(model.sample(600, seed=1)[:9], model.sample(9, seed=1))
+    assert not torch.equal(model.sample(9, seed=1), model.sample(9, seed=2))
+
+
+def test_bytes_floats_flat_and_shaped_images_are_the_same_and_others_are_refused(plain: Path) -> None:
+    model = pipeline.load(DEFAULT.weights)
+    images = np.array(read_split("test").images[:5])
+    expected = model.encode(images)[0]
+    for same in (torch.from_numpy(images), images.reshape(5, -1), images / 255, torch.from_numpy(images / 255).float()):
+        assert torch.equal(model.encode(same)[0], expected)
+    for wrong in (images[:, 1:], images.astype(np.int64), images / 128, np.full((1, 28, 28), np.nan)):
+        with pytest.raises(ValueError, match="expected"):
+            model.encode(wrong)
+    with pytest.raises(ValueError, match=r"expected z \[N, 4\], got \[2, 3\]"):
+        model.decode(torch.zeros(2, 3))
+    bound, tighter = (model.log_prob(images, samples).mean() for samples in (1, 200))
+    assert bound < tighter < 0
+
+
+def test_an_autoencoder_has_no_log_prob(trained: Path) -> None:
+    with pytest.raises(ValueError, match="an autoencoder has no p"):
+        pipeline.load(trained / "autoencoder/models/default").log_prob(np.zeros((1, 28, 28), np.uint8))
+
+
+def test_onnxruntime_computes_what_pytorch_does_in_batches_of_any_size(kind: str) -> None:
+    import onnxruntime  # type: ignore[import-untyped]
+
+    vae("export --format onnx -o onnx")
+    assert {path.name for path in Path("onnx").iterdir()} == {"encoder.onnx", "decoder.onnx"}
+    model = pipeline.load("models/default")
+    encoder, decoder = (onnxruntime.InferenceSession(f"onnx/{name}.onnx") for name in ("encoder", "decoder"))
+    for count in (1, 3, 256):
+        x = model.sample(count).clamp(0, 1)
+        found = encoder.run(None, {"x": x.numpy()})
+        with torch.no_grad():
+            posterior = model.model.posterior(x.flatten(1))
+        mu = posterior[:, :4]
+        np.testing.assert_allclose(found[0], mu, atol=1e-4)
+        if kind != "autoencoder":
+            np.testing.assert_allclose(np.exp(found[1] / 2), model.model.sigma(posterior[:, 4:]), rtol=1e-4)
+        (mean,) = decoder.run(None, {"z": mu.numpy()})
+        assert mean.shape == (count, *model.image_shape)
+        np.testing.assert_allclose(mean, model.decode(mu), atol=1e-4)
+
+
+def test_exported_programs_load_without_the_pipeline(kind: str) -> None:
+    vae("export --format torch-export -o programs")
+    model = pipeline.load("models/default")
+    z = torch.randn(7, 4)
+    (mean,) = torch.export.load("programs/decoder.pt2").module()(z)
+    torch.testing.assert_close(mean, model.decode(z))
+
+
+def test_info_has_parameters_data_versions_and_metrics(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ruamel.yaml import YAML
+
+    capsys.readouterr()
+    vae("info")
+    found = YAML(typ="safe").load(capsys.readouterr().out)
+    assert found["params"]["model"]["latent_dim"] == 4
+    assert found["data"]["counts"] == {"train": 300, "validation": 100, "test": 200}
+    assert found["data"]["sha256"].keys() >= {"train_images.npy"}
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["metrics"] == pytest.approx(json.loads(DEFAULT.metrics.read_text()))
+
+
+def test_a_card_of_other_weights_is_not_taken(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(trained / "plain/models", tmp_path / "models")
+    shutil.copy(trained / "binarized/models/default/vae.safetensors", tmp_path / "models/default")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"MODEL_CARD.md: expected a card of models/default/vae.safetensors, got that of others"
+    ):
+        command.info(pipeline.load("models/default"), Namespace(model=Path("models/default")))
+
+
+def test_one_image_of_an_array_has_its_score_among_all(plain: Path) -> None:
+    test = "data/prepared/test_images.npy"
+    vae(f"score {test} --samples 2 -o all.csv")
+    vae(f"score {test}:17 {test}:3 --samples 2 -o two.csv")
+    np.testing.assert_allclose(
+        pd.read_csv("two.csv").drop(columns="image"), pd.read_csv("all.csv").drop(columns="image").iloc[[17, 3]], rtol=1e-5
+    )
+
+
+def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in command.COMMANDS:
+        with pytest.raises(SystemExit) as caught:
+            vae(f"{name} --help")
+        assert caught.value.code == 0
+        assert f"example: vae {name}" in " ".join(capsys.readouterr().out.split())
