@@ -29,6 +29,8 @@ setup: $(READY)
 $(READY): requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	printf '%s\n' '#!/bin/sh' 'PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" exec "$(CURDIR)/$(VENV)/bin/python" -m pipeline "$$@"' > $(VENV)/bin/vae
+	chmod +x $(VENV)/bin/vae
 	touch $@
 
 repro: $(READY)
@@ -51,7 +53,7 @@ HALF := OMP_NUM_THREADS=$$(( ($$(nproc) + 1) / 2 ))
 BETAS ?= 0.1,0.3,1,3,10
 EPOCHS ?= 5
 sweep: $(READY)
-	$(ACTIVE) dvc exp run --queue -S 'beta=$(BETAS)' -S train.epochs=$(EPOCHS)
+	$(ACTIVE) dvc exp run --queue -S 'beta=$(BETAS)' -S train.epochs=$(EPOCHS) -S evaluate.importance_samples=100
 	$(ACTIVE) $(HALF) dvc exp run --run-all --jobs 2
 	$(ACTIVE) python -m pipeline.rate_distortion
 

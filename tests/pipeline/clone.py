@@ -1,0 +1,52 @@
+"""A copy of the repository, with small data, in which DVC is used as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+BIN = Path(sys.executable).parent
+
+
+class Clone:
+    """A copy of the repository, and commands run in it as a user would."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder = folder
+        self.cache = cache
+        # On the CPU everywhere, with a build cache of its own: another run must not have built what is built here.
+        path = f"{BIN}:{os.environ['PATH']}"
+        self.environment = {"PATH": path, "CUDA_VISIBLE_DEVICES": "", "VAE_EXT_CACHE_DIR": str(self.cache)}
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, **self.environment, **environment}
+        return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
+
+    def start(self, *command: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+        env = {**os.environ, **self.environment}
+        return subprocess.Popen(command, cwd=self.folder, env=env, stdout=stdout, stderr=subprocess.STDOUT, text=True)
+
+    def must(self, *command: str, **environment: str) -> str:
+        done = self.run(*command, **environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def read(self, *command: str) -> dict[str, Any]:
+        """What a command prints as JSON; DVC's warnings go elsewhere."""
+        done = self.run(*command, "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        printed: dict[str, Any] = json.loads(done.stdout)
+        return printed
+
+    def metrics(self) -> dict[str, float]:
+        metrics: dict[str, float] = json.loads((self.folder / "results/evaluate/metrics.json").read_text())
+        return metrics
+
+    def restore(self) -> None:
+        """Back to the last commit, without running a stage."""
+        self.must("git", "restore", "--staged", "--worktree", ".")
+        self.must("dvc", "checkout", "--quiet", "dvc.yaml")
