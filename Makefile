@@ -67,12 +67,12 @@ verify: $(READY)
 	$(ACTIVE) dvc repro
 	$(ACTIVE) python -m pipeline.verify
 
-# A process a core, each with whole files, which share what they set up.
+# A process a core, each with whole files, which share what they set up; in order, since the longest are not last.
 test: $(READY)
 	$(ACTIVE) ruff check .
 	$(ACTIVE) ruff format --check .
 	$(ACTIVE) mypy
-	$(ACTIVE) OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 8 --dist loadfile
+	$(ACTIVE) OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)
 	$(ACTIVE) python -m tests.benchmarks.measure
