@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 from pathlib import Path
@@ -13,7 +12,7 @@ from ruamel.yaml import YAML
 
 from pipeline.caveats import caveats
 from pipeline.cli import UserError
-from pipeline.files import whole_file
+from pipeline.files import sha256, whole_file
 from pipeline.params import Params, read_yaml_text
 
 FRONT = "---\n"  # before and after what programs read, as Hugging Face's cards have it
@@ -87,7 +86,7 @@ def write_card(
         ],
     }
     limits = [
-        *(said[0].upper() + said[1:] for said in caveats(data["values"], params)),
+        *(said[0].upper() + said[1:] for said in caveats(data["values"], made["image_shape"], params)),
         "It knows images like those of its training set. Of any other it says something, and not that it does not know it",
         "Its numbers are of one seed; another's differ",
     ]
@@ -131,10 +130,6 @@ def read_metrics(path: Path, weights: Path) -> dict[str, float]:
     if found != sha256(weights):
         raise UserError(f"{path}: expected a card of {weights}, got that of others; the stage evaluate writes it")
     return metrics
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def numbers(report: pd.DataFrame) -> str:

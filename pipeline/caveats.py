@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pipeline.params import Params
 
 
-def caveats(values: str, params: Params) -> list[str]:
+def caveats(values: str, image_shape: Sequence[int], params: Params) -> list[str]:
     """A sentence each.
 
     Args:
         values: what the pixels are: ``binary``, only black and white, or ``grey``.
+        image_shape: [H, W] or [C, H, W].
     """
     likelihood, binary = params.model.likelihood, values == "binary"
+    are = "grey" if len(image_shape) == 2 else "in colour"
     checks = [
         (
             likelihood == "bernoulli" and not binary and not params.binarize,
-            "the pixels are grey, and the Bernoulli likelihood takes them as probabilities of white: its ELBO and NLL compare "
-            "only with others of that kind (binarize: true draws black and white; model.likelihood: categorical has levels)",
+            f"the pixels are {are}, and the Bernoulli likelihood takes them as probabilities of white: its ELBO and NLL "
+            "compare only with others of that kind (binarize: true draws black and white; model.likelihood: categorical has "
+            "levels)",
         ),
         (binary and params.binarize, "the pixels are black and white already: binarize: true changes nothing"),
         (

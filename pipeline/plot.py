@@ -17,7 +17,7 @@ from pipeline.data import Classes, as_float, read_split
 from pipeline.decodings import decoding_figures
 from pipeline.device import choose_device
 from pipeline.figure import figure
-from pipeline.files import whole_folder
+from pipeline.files import sha256, whole_folder
 from pipeline.images import test_pixels
 from pipeline.page import write_page
 from pipeline.params import load_params
@@ -119,8 +119,10 @@ def origin(made: dict[str, Any], place: Place) -> dict[str, str]:
         "training images, sha256": data["sha256"]["train_images.npy"],
         **made["versions"],
     }
-    if place.time.exists():  # beside the results of training, in whose lock it has no place: it differs each time
-        found |= {f"training: {name}": str(value) for name, value in json.loads(place.time.read_text()).items()}
+    # Beside the results of training, in whose lock it has no place: it differs each time. It may be of other weights.
+    time = json.loads(place.time.read_text()) if place.time.exists() else {}
+    if time.pop("weights_sha256", None) == sha256(place.weights):
+        found |= {f"training: {name}": str(value) for name, value in time.items()}
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from pipeline.arrays import read_arrays
 from pipeline.cli import UserError, run
 from pipeline.data import MANIFEST, Bytes, Split, write_split
-from pipeline.files import whole_folder, write_json
+from pipeline.files import sha256, whole_folder, write_json
 from pipeline.folder import SUFFIXES, read_folder
 from pipeline.idx import is_idx, read_idx
 from pipeline.params import Data, load_params
@@ -156,10 +155,6 @@ def main() -> None:
                 write_split(folder, split, (len(rows), *shape), values.of(parts(part, rows, bar)), labels)
                 if split == "train" and values.low == values.high:
                     raise UserError(f"{params.path}: expected images that differ, got {values.low} as every pixel of training")
-        sums = {}
-        for path in sorted(folder.glob("*.npy")):
-            with path.open("rb") as file:
-                sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
         write_json(
             folder / MANIFEST,
             {
@@ -169,7 +164,7 @@ def main() -> None:
                 "values": "grey" if values.grey else "binary",
                 "classes": raw.names,
                 "counts": counts,
-                "sha256": sums,
+                "sha256": {path.name: sha256(path) for path in sorted(folder.glob("*.npy"))},
             },
         )
     notes = sum((part.images.notes for part in raw.parts.values()), raw.notes)

@@ -27,7 +27,7 @@ from pipeline.checkpoint import Checkpoints, Curves, Progress, checkpoints_of, r
 from pipeline.cli import Interrupted, UserError, run_stage
 from pipeline.data import Split, read_manifest, read_split
 from pipeline.device import choose_device
-from pipeline.files import write_json
+from pipeline.files import sha256, write_json
 from pipeline.images import Resident, Streamed, byte_means
 from pipeline.machine import machine
 from pipeline.model import VAE
@@ -279,7 +279,8 @@ def train(params: Params, place: Place, device: torch.device, group: Group) -> N
             go_on(this, live)
         save_model(place.weights, this.model, params, read_manifest())
         # Apart from the metrics, which are the same each time.
-        write_json(place.time, {"seconds": round(this.seconds(), 3), **this.environment})
+        made = {"seconds": round(this.seconds(), 3), **this.environment, "weights_sha256": sha256(place.weights)}
+        write_json(place.time, made)
         checkpoints.remove()
         print(f"{place.weights}: written")
 
@@ -303,7 +304,8 @@ def main(place: Place = DEFAULT) -> None:
     try:
         if group.is_first:
             print(vae_ext.backend_report(), flush=True)
-            for caveat in caveats(read_manifest()["values"], params):
+            manifest = read_manifest()
+            for caveat in caveats(manifest["values"], manifest["image_shape"], params):
                 print(f"note: {caveat}", flush=True)
         train(params, place, device, group)
     except (DivergedError, Interrupted) as end:

@@ -59,7 +59,7 @@ def load_model(path: Path, device: torch.device) -> tuple[VAE, dict[str, Any]]:
             raise ValueError("some of them are no numbers")
     except FileNotFoundError:
         raise UserError(
-            f"{path}: missing; dvc repro writes it, by the stage train, and dvc pull brings what was pushed"
+            f"{path}: missing in {Path.cwd()}; the stage train writes it (dvc repro, or make recipe), or dvc pull brings it"
         ) from None
     # RuntimeError: tensors that do not fit the model; ValueError: metadata that is not JSON, or not these parameters.
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:

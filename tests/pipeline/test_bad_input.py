@@ -438,10 +438,10 @@ COMMANDS = [
     ("sample -o a.gif", "expected a file name that ends in .png, got 'a.gif'"),
     (
         "sample --model none -o a.png",
-        "error: none: missing; dvc repro writes it, by the stage train, and dvc pull brings what was pushed",
+        "error: none: missing in ",
     ),
     ("sample --model pixels.npy -o a.png", "error: pixels.npy: expected weights that this version's train stage wrote: "),
-    ("sample --model empty -o a.png", "error: empty/vae.safetensors: missing; dvc repro writes it"),
+    ("sample --model empty -o a.png", "error: empty/vae.safetensors: missing in "),
     (
         "interpolate pixels.npy pixels.npy:1 -o a.png",
         "error: pixels.npy: expected one image, got 3; of an array, say which: pixels.npy:0",
