@@ -205,7 +205,7 @@ def test_onnxruntime_computes_what_pytorch_does_in_batches_of_any_size(kind: str
         np.testing.assert_allclose(mean, model.decode(mu), atol=1e-4)
 
 
-def test_exported_programs_load_without_the_pipeline(kind: str) -> None:
+def test_exported_programs_load_without_the_pipeline(plain: Path) -> None:
     vae("export --format torch-export -o programs")
     model = pipeline.load("models/default")
     z = torch.randn(7, 4)
