@@ -15,6 +15,8 @@ def load(path: str | Path) -> Trained:
     Raises:
         pipeline.cli.UserError: if it is missing, or is not what the train stage wrote.
     """
-    from pipeline import trained  # torch takes seconds to import, which stages that do without it need not wait for
+    # torch takes seconds to import, which stages that do without it need not wait for.
+    from pipeline.device import choose_device
+    from pipeline.trained import Trained
 
-    return trained.load(path)
+    return Trained(Path(path), choose_device())

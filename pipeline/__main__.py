@@ -12,16 +12,17 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from torch import Tensor
 
+import pipeline
 from pipeline.card import as_yaml, read_metrics
 from pipeline.cli import UserError, run
-from pipeline.data import Bytes
+from pipeline.data import as_float
 from pipeline.export import TOLERANCE, export
 from pipeline.files import all_files, whole_file
 from pipeline.given import Given
 from pipeline.paths import CARD, DEFAULT, WEIGHTS
-from pipeline.trained import Trained, load
+from pipeline.pictures import Array, as_images, tiled
+from pipeline.trained import Trained
 
 Command = Callable[[Trained, argparse.Namespace], None]
 TABLES = (".csv", ".parquet")
@@ -41,18 +42,9 @@ COMMANDS = {
 }
 
 
-def as_bytes(images: Tensor) -> Bytes:
-    """Images in [0, 1], [N, H, W] or [N, 3, H, W], as pixels of pictures: [N, H, W] or [N, H, W, 3]."""
-    pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    return np.moveaxis(pixels, 1, 3) if pixels.ndim == 4 else pixels
-
-
-def grid(images: Bytes, columns: int) -> Image.Image:
-    """Pictures in rows of so many; what is left of the last row is black."""
-    images = np.concatenate([images, np.zeros((-len(images) % columns, *images.shape[1:]), np.uint8)])
-    _, height, width, *colors = images.shape
-    rows = images.reshape(-1, columns, height, width, *colors).swapaxes(1, 2)
-    return Image.fromarray(rows.reshape(-1, columns * width, *colors))
+def as_picture(image: Array) -> Image.Image:
+    """[H, W] or [H, W, 3] in [0, 1]."""
+    return Image.fromarray(np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
 
 
 def save_picture(image: Image.Image, path: Path) -> None:
@@ -74,8 +66,9 @@ def sample(trained: Trained, args: argparse.Namespace) -> None:
     """E[x|z] of z from the prior, as one picture. The same seed gives the same z everywhere."""
     if trained.model.is_point:
         print("note: an autoencoder has no prior; these are codes from N(0, 1), which it was not trained for")
-    images = as_bytes(trained.sample(args.n, args.seed))
-    save_picture(grid(images, math.ceil(math.sqrt(args.n))), args.output)
+    images, columns = as_images(trained.model, trained.sample(args.n, args.seed)), math.ceil(math.sqrt(args.n))
+    black = np.zeros((-args.n % columns, *images.shape[1:]), np.float32)  # the rest of the last row
+    save_picture(as_picture(tiled(np.concatenate([images, black]), columns)), args.output)
 
 
 def reconstruct(trained: Trained, args: argparse.Namespace) -> None:
@@ -92,9 +85,9 @@ def reconstruct(trained: Trained, args: argparse.Namespace) -> None:
     with all_files(args.output) as folder:
         for first, _, files, images in given.batches("reconstruct"):
             mu, _ = trained.encode(images, first)
-            for file, image in zip(files, as_bytes(trained.decode(mu)), strict=True):
+            for file, image in zip(files, as_images(trained.model, trained.decode(mu)), strict=True):
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(image).save(folder / file)
+                as_picture(image).save(folder / file)
     print(f"{args.output}: {len(given):,} images")
 
 
@@ -109,9 +102,10 @@ def interpolate(trained: Trained, args: argparse.Namespace) -> None:
     both = np.concatenate(ends)
     mu, _ = trained.encode(both)
     share = torch.linspace(0, 1, args.steps, device=mu.device)[:, None]
-    way = as_bytes(trained.decode((1 - share) * mu[0] + share * mu[1]))
-    x = np.moveaxis(both, 1, 3) if both.ndim == 4 else both
-    save_picture(grid(np.concatenate([x[:1], way, x[1:]]), args.steps + 2), args.output)
+    way = trained.decode((1 - share) * mu[0] + share * mu[1])
+    a, b = as_float(torch.from_numpy(both).to(way.device))
+    row = as_images(trained.model, torch.cat([a[None], way, b[None]]))
+    save_picture(as_picture(tiled(row, len(row))), args.output)
 
 
 def encode(trained: Trained, args: argparse.Namespace) -> None:
@@ -267,7 +261,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = parser().parse_args()
-    run(lambda: args.command(load(args.model), args))
+    run(lambda: args.command(pipeline.load(args.model), args))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from pipeline.data import as_float
-from pipeline.device import choose_device
 from pipeline.importance import log_likelihood_bounds
 from pipeline.objective import Stream, Terms, elbo_terms, stream_key
 from pipeline.params import Params
@@ -123,12 +122,3 @@ class Trained:
     @staticmethod
     def _parts(pixels: Tensor) -> list[tuple[int, Tensor]]:
         return list(zip(range(0, len(pixels), AT_ONCE), pixels.split(AT_ONCE), strict=True))
-
-
-def load(path: str | Path) -> Trained:
-    """The model of a folder that the train stage wrote, such as models/default, or of its weights file.
-
-    Raises:
-        UserError: if it is missing, or no such file.
-    """
-    return Trained(Path(path), choose_device())

@@ -83,7 +83,11 @@ def test_every_command_runs_on_every_kind_of_model(kind: str) -> None:
     vae(f"reconstruct {test} -o out/back")
     assert len(list(Path("out/back").iterdir())) == len(read_split("test").images)
     vae(f"interpolate {test}:0 {test}:1 --steps 3 -o out/way.png")
-    assert pixels("out/way.png").shape == (height, 5 * width, *colors)
+    way = pixels("out/way.png")
+    assert way.shape == (height, 5 * width, *colors)
+    ends = [np.array(read_split("test").images[i]) for i in (0, 1)]
+    for end, image in zip((way[:, :width], way[:, -width:]), ends, strict=True):
+        assert np.array_equal(end, np.moveaxis(image, 0, 2) if colors else image)
     vae(f"encode {test} -o out/codes.csv")
     names = [f"{what}_{i}" for what in ("mu", "sigma")[: 1 if kind == "autoencoder" else 2] for i in range(4)]
     assert list(pd.read_csv("out/codes.csv").columns) == ["image", *names, *["kl"] * (kind != "autoencoder")]
