@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from pipeline.cli import UserError
 from pipeline.files import whole_file
@@ -39,9 +39,10 @@ def save_model(path: Path, model: VAE, params: Params, manifest: dict[str, Any])
         "data": {name: manifest[name] for name in DATA},
         "versions": {"torch": torch.__version__, "vae_ext's sources, sha256": source_digest()},
     }
+    # One key: safetensors keeps the header's entries in no fixed order, and the file should be the same bytes each time.
+    content = save(tensors, metadata={"vae": json.dumps(made)})
     with whole_file(path) as temporary:
-        # One key: safetensors keeps the header's entries in no fixed order, and the file should be the same bytes each time.
-        save_file(tensors, temporary, metadata={"vae": json.dumps(made)})
+        temporary.write_bytes(content)
 
 
 def load_model(path: Path, device: torch.device) -> tuple[VAE, dict[str, Any]]:
