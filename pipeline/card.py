@@ -109,7 +109,7 @@ def write_card(
         versions=", ".join(f"{what} {version}" for what, version in made["versions"].items()),
     )
     with whole_file(path) as temporary:
-        temporary.write_text(FRONT + as_yaml(about) + FRONT + "\n" + text)
+        temporary.write_text(FRONT + as_yaml(about) + FRONT + "\n" + text, encoding="utf-8")
 
 
 def read_metrics(path: Path, weights: Path) -> dict[str, float]:
@@ -119,7 +119,7 @@ def read_metrics(path: Path, weights: Path) -> dict[str, float]:
         UserError: if it is missing, is no such card, or not of these weights.
     """
     try:
-        _, front, _ = path.read_text().split(FRONT, 2)
+        _, front, _ = path.read_text(encoding="utf-8").split(FRONT, 2)
         about = read_yaml_text(front, path)
         metrics = {metric["type"]: metric["value"] for metric in about["model-index"][0]["results"][0]["metrics"]}
         found = about["weights_sha256"]

@@ -106,7 +106,9 @@ class Checkpoints:
         with whole_folder(path) as temporary:
             save_file({name: t.detach().cpu().clone() for name, t in tensors.items()}, temporary / "state.safetensors")
             content = {"progress": asdict(progress), "tensors": file_hash(temporary / "state.safetensors")}
-            (temporary / "state.json").write_text(json.dumps({"content": content, "sha256": content_hash(content)}, indent=1))
+            (temporary / "state.json").write_text(
+                json.dumps({"content": content, "sha256": content_hash(content)}, indent=1), encoding="utf-8"
+            )
         for old in self.found()[:-KEPT]:
             shutil.rmtree(old)
 
@@ -121,7 +123,7 @@ class Checkpoints:
         return None
 
     def load(self, path: Path) -> tuple[Progress, dict[str, Tensor]]:
-        content = json.loads((path / "state.json").read_text())["content"]
+        content = json.loads((path / "state.json").read_text(encoding="utf-8"))["content"]
         return Progress(**content["progress"]), load_file(path / "state.safetensors")
 
     def remove(self) -> None:
@@ -132,7 +134,7 @@ class Checkpoints:
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        whole = json.loads((path / "state.json").read_text())
+        whole = json.loads((path / "state.json").read_text(encoding="utf-8"))
         if content_hash(whole["content"]) != whole["sha256"]:
             return "state.json does not have the checksum that it names"
         if file_hash(path / "state.safetensors") != whole["content"]["tensors"]:

@@ -40,7 +40,7 @@ REPEATS = 100
 def row_of(name: str) -> dict[str, Any]:
     """A recipe's line of the table."""
     place = place_of(name)
-    metrics = json.loads(place.metrics.read_text())
+    metrics = json.loads(place.metrics.read_text(encoding="utf-8"))
     about = about_of(name)
     return {
         "recipe": name,
@@ -48,14 +48,14 @@ def row_of(name: str) -> dict[str, Any]:
         "parameters": ", ".join(f"{key}={value}" for key, value in about["changes"].items()),
         "epochs": load_params(place.params).train.epochs,
         **{column: metrics.get(column) for column in COLUMNS[:-1]},
-        "seconds": json.loads(place.time.read_text())["seconds"],
+        "seconds": json.loads(place.time.read_text(encoding="utf-8"))["seconds"],
         "published": "{metric} {value:g}: {source}".format(**about["published"]) if about["published"] else "",
     }
 
 
 def about_of(name: str) -> dict[str, Any]:
     """What a recipe says of itself, and what it changes."""
-    about: dict[str, Any] = json.loads(place_of(name).about.read_text())
+    about: dict[str, Any] = json.loads(place_of(name).about.read_text(encoding="utf-8"))
     return about
 
 
@@ -240,7 +240,7 @@ def manifolds(path: Path, columns: list[Trained], side: int = 15) -> None:
 
 
 def main() -> None:
-    recipes = json.loads((RECIPES / "index.json").read_text())["recipes"]
+    recipes = json.loads((RECIPES / "index.json").read_text(encoding="utf-8"))["recipes"]
     done = [name for name in recipes if place_of(name).metrics.is_file()]
     if not done:
         raise UserError(f"{FIGURES.parent / 'recipes'}: expected results of at least one recipe, got none; make recipes")
@@ -252,7 +252,7 @@ def main() -> None:
         table.to_csv(temporary, index=False, float_format="%.6g")
     text = report(table, comparisons(set(done)))
     with whole_file(REPORT) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
     print(table[["recipe", "epochs", *COLUMNS]].to_string(index=False, float_format="%.2f"))
     print(f"{REPORT}: written")
 

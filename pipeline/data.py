@@ -53,7 +53,7 @@ def read_manifest(folder: Path = PREPARED) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: missing; run `dvc repro prepare`") from None
     except ValueError as error:

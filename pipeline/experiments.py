@@ -35,7 +35,7 @@ def experiments() -> list[Experiment]:
     Raises:
         UserError: if DVC can't tell.
     """
-    shown = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True, check=False)
+    shown = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True, errors="replace", check=False)
     if shown.returncode != 0:
         raise UserError(f"dvc exp show: {shown.stderr.strip().splitlines()[-1]}")
     return ended(json.loads(shown.stdout))

@@ -108,7 +108,7 @@ def _verify(path: Path, name: str, found: str) -> None:
     if not sums.exists():
         return
     try:
-        lines = (line.split() for line in sums.read_text().splitlines() if line.strip())
+        lines = (line.split() for line in sums.read_text(encoding="utf-8").splitlines() if line.strip())
         expected = {name.removeprefix("*"): digest for digest, name in lines}
     except ValueError:
         raise UserError(f"{sums}: expected lines of 'sha256  name'") from None

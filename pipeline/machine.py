@@ -13,7 +13,7 @@ def machine() -> str:
     """The processor's name, where the system tells it, its cores, and the GPU."""
     name = platform.processor() or platform.machine()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux
         lines = []
     for line in lines:

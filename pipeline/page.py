@@ -193,10 +193,10 @@ def write_page(
             source = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
             said = html.escape(caption)
             images.append(f'<figure><img src="{source}" alt="{said}"><figcaption>{said}</figcaption></figure>')
-    text = Template((PARTS / "page.html").read_text()).substitute(
+    text = Template((PARTS / "page.html").read_text(encoding="utf-8")).substitute(
         title="A variational autoencoder" if not model.is_point else "An autoencoder",
         verdict=html.escape(verdict(dimensions)[0].upper() + verdict(dimensions)[1:] + "."),
-        style=(PARTS / "style.css").read_text(),
+        style=(PARTS / "style.css").read_text(encoding="utf-8"),
         sliders="\n".join(slider.format(i, span) for i in others),
         count=f"{about['count']:,}",
         error=f"{about['error']:.2g}",
@@ -206,7 +206,7 @@ def write_page(
         params=html.escape("\n".join(f"{key}: {json.dumps(value)}" for key, value in dotted(params).items())),
         data=data,
         model=json.dumps(about).replace("<", "\\u003c"),  # a class may be named </script>
-        script=(PARTS / "explorer.js").read_text(),
+        script=(PARTS / "explorer.js").read_text(encoding="utf-8"),
     )
     with whole_file(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")

@@ -214,7 +214,7 @@ def read_yaml(path: Path) -> Any:
         UserError: if it is missing, or is not YAML.
     """
     try:
-        return read_yaml_text(path.read_text(), path)
+        return read_yaml_text(path.read_text(encoding="utf-8"), path)
     except FileNotFoundError:
         how = "run this from the root of the repository, and a recipe's stages after its stage resolve"
         raise UserError(f"{path}: missing; {how}") from None

@@ -120,7 +120,7 @@ def origin(made: dict[str, Any], place: Place) -> dict[str, str]:
         **made["versions"],
     }
     # Beside the results of training, in whose lock it has no place: it differs each time. It may be of other weights.
-    time = json.loads(place.time.read_text()) if place.time.exists() else {}
+    time = json.loads(place.time.read_text(encoding="utf-8")) if place.time.exists() else {}
     if time.pop("weights_sha256", None) == sha256(place.weights):
         found |= {f"training: {name}": str(value) for name, value in time.items()}
     return found

@@ -70,7 +70,7 @@ def main(place: Place) -> None:
     path = RECIPES / f"{place.results.name}.yaml"
     about, changes, params = read_recipe(path)
     write_json(place.about, {**about.model_dump(), "changes": dotted(changes)})
-    with whole_file(place.params) as temporary, temporary.open("w") as file:
+    with whole_file(place.params) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(f"# {PARAMS} with what {path} changes.\n")
         YAML(typ="safe", pure=True).dump(params.model_dump(), file)
 

@@ -16,7 +16,7 @@ def main() -> None:
     files = {}
     for path, maker in ((EXPECTED, "make seeds"), (DEFAULT.metrics, "dvc repro")):
         try:
-            files[path] = json.loads(path.read_text())
+            files[path] = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"{path}: missing; {maker} writes it") from None
         except ValueError as error:

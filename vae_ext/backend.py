@@ -197,7 +197,9 @@ def _build(digest: str, folder: Path, name: str) -> None:
             built = _compile(Path(scratch), folder / "build.log", name, VAE_EXT_CUDA="0")
         if built is None:
             log = folder / "build.log"
-            raise _CannotCompileError(f"the build failed: {_first_error(log.read_text())} (whole log: {log})")
+            raise _CannotCompileError(
+                f"the build failed: {_first_error(log.read_text(encoding='utf-8', errors='replace'))} (whole log: {log})"
+            )
         if not module_digest(built) == digest == source_digest():
             raise _CannotCompileError("the sources changed while they were compiled: start again")
         built.replace(folder / name)
@@ -206,7 +208,7 @@ def _build(digest: str, folder: Path, name: str) -> None:
 def _compile(scratch: Path, log: Path, name: str, **environment: str) -> Path | None:
     command = [sys.executable, "setup.py", "-q", "build_ext"]
     command += ["--build-lib", f"{scratch}/lib", "--build-temp", f"{scratch}/tmp"]
-    with log.open("w") as output:
+    with log.open("w", encoding="utf-8") as output:
         env = {**os.environ, **environment}
         done = subprocess.run(command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT, check=False)
     built = scratch / "lib" / "vae_ext" / name

@@ -83,7 +83,7 @@ def show_failed_build() -> None:
     module = compiled_module()
     log = Path(module.__file__ or "").with_name("build-cuda.log") if module else None
     if log and log.is_file():
-        print("\n".join(log.read_text().splitlines()[-40:]), file=sys.stderr)
+        print("\n".join(log.read_text(encoding="utf-8").splitlines()[-40:]), file=sys.stderr)
 
 
 def main() -> None:

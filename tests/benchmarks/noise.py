@@ -55,7 +55,7 @@ def read_bands(path: Path) -> pd.Series:
         UserError: if they were never measured.
     """
     try:
-        return pd.Series(json.loads(path.read_text())["band"], dtype=float)
+        return pd.Series(json.loads(path.read_text(encoding="utf-8"))["band"], dtype=float)
     except FileNotFoundError:
         raise UserError(f"{path}: missing; run `make bench-noise`") from None
 

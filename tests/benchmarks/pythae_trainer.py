@@ -73,7 +73,7 @@ def main(path: str) -> None:
     logging.disable(logging.INFO)  # what pythae tells of its progress
     images = np.load(path, allow_pickle=False)
     assert images.dtype == np.uint8 and images.shape[1:] == (PIXELS,), f"{path} holds {images.dtype} {images.shape}"
-    with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere:
+    with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         trainer = prepared_trainer(images, folder)
         events, config, loader = trainer.callback_handler, trainer.training_config, trainer.train_loader
         say(ready=True, versions={"pythae": version("pythae"), "torch": version("torch"), "threads": torch.get_num_threads()})

@@ -44,7 +44,7 @@ def read_report(*paths: Path) -> Report:
     machine, frames = {}, []
     for path in paths:
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             machine = content["machine_info"]
             lines = [{**b["params"], **b["extra_info"], **b["stats"]} for b in content["benchmarks"]]
         except FileNotFoundError:

@@ -172,7 +172,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_report_names_the_machine_but_not_its_host(measured: Path) -> None:
     machine = {"cpu", "cores", "threads", "instruction_set", "gpu", "driver", "torch", "cuda", "python", "compiler"}
     assert read_report(measured).machine.keys() == machine | {"digest", "commit"}
-    assert "data" not in json.loads(measured.read_text())["benchmarks"][0]["stats"]
+    assert "data" not in json.loads(measured.read_text(encoding="utf-8"))["benchmarks"][0]["stats"]
 
 
 def test_a_measured_report_becomes_a_table_metrics_and_figures(measured: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_measured_report_becomes_a_table_metrics_and_figures(measured: Path, t
     assert "128x784          forward" in of_pixels
     assert "fused 0" in text  # bytes
     summarise(report, tmp_path)
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["cpu"]["forward"]["128x2"]["fused_us"] > 0
     assert metrics["cpu"]["forward"]["128x2"]["speedup"].keys() == {"eager", "randn"}
     assert metrics["cpu"]["forward"]["128x784-pixels"]["speedup"].keys() == {"eager"}
@@ -193,11 +193,11 @@ def test_a_measured_report_becomes_a_table_metrics_and_figures(measured: Path, t
 
 
 def test_a_run_that_fails_leaves_the_last_report(tmp_path: Path) -> None:
-    (tmp_path / "report.json").write_text("the last one")
+    (tmp_path / "report.json").write_text("the last one", encoding="utf-8")
     with pytest.raises(UserError, match="the benchmarks failed"):
         measure.measure(tmp_path / "report.json", "-k", "no such case")
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
-    assert (tmp_path / "report.json").read_text() == "the last one"
+    assert (tmp_path / "report.json").read_text(encoding="utf-8") == "the last one"
 
 
 def test_the_reference_is_not_measured_in_the_operators_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +218,7 @@ def write_report(path: Path, seconds: dict[tuple[str, str, str], list[float]]) -
         for turn, median in enumerate(medians)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine_info": {"cpu": "a CPU"}, "benchmarks": benchmarks}))
+    path.write_text(json.dumps({"machine_info": {"cpu": "a CPU"}, "benchmarks": benchmarks}), encoding="utf-8")
     return path
 
 
@@ -250,7 +250,7 @@ def test_a_report_that_is_none_is_named_in_one_line(tmp_path: Path) -> None:
         '{"benchmarks": []}',
         '{"machine_info": {}, "benchmarks": []}',
     ):
-        (tmp_path / "bad.json").write_text(content)
+        (tmp_path / "bad.json").write_text(content, encoding="utf-8")
         with pytest.raises(UserError, match=r"bad\.json: expected the report of `make bench`, got [^\n]+$"):
             read_report(tmp_path / "bad.json")
 
@@ -369,8 +369,8 @@ def test_compare_says_which_commit_has_no_metrics(monkeypatch: pytest.MonkeyPatc
 
 
 def test_readmes_table_is_that_of_the_results() -> None:
-    results = json.loads((ROOT / METRICS).read_text())["cpu"]
-    text = (ROOT / "README.md").read_text()
+    results = json.loads((ROOT / METRICS).read_text(encoding="utf-8"))["cpu"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     cases = ("128x20", "1024x64", "8192x128", "20x50-K50")
     for mode, name in (("both", "both passes"), ("forward", "forward"), ("backward", "backward")):
         for provider, theirs in (("eager", "eager PyTorch"), ("compile", "`torch.compile`"), ("randn", "`torch.randn` alone")):

@@ -43,7 +43,7 @@ class Clone:
         return printed
 
     def metrics(self) -> dict[str, float]:
-        metrics: dict[str, float] = json.loads((self.folder / "results/evaluate/metrics.json").read_text())
+        metrics: dict[str, float] = json.loads((self.folder / "results/evaluate/metrics.json").read_text(encoding="utf-8"))
         return metrics
 
     def restore(self) -> None:

@@ -28,7 +28,7 @@ def write_idx(folder: Path, name: str, array: npt.NDArray[np.uint8]) -> None:
     header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
     content = header + array.tobytes()
     (folder / f"{name}.gz").write_bytes(gzip.compress(content, mtime=0))
-    with (folder / "SHA256SUMS").open("a") as sums:
+    with (folder / "SHA256SUMS").open("a", encoding="utf-8") as sums:
         sums.write(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
 
 
@@ -49,14 +49,14 @@ def set_params(file: Path, changes: dict[str, object]) -> None:
     from ruamel.yaml import YAML  # not on every GPU machine, where other tests of this folder run
 
     yaml = YAML()
-    params = yaml.load(file.read_text())
+    params = yaml.load(file.read_text(encoding="utf-8"))
     for key, value in changes.items():
         *sections, last = key.split(".")
         section = params
         for name in sections:
             section = section[name]
         section[last] = value
-    with file.open("w") as stream:
+    with file.open("w", encoding="utf-8") as stream:
         yaml.dump(params, stream)
 
 
@@ -121,6 +121,6 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
     # Not by DVC: a worker that was busy when its queue ran empty misses that, and what it is told afterwards.
     for pid in (folder / ".dvc/tmp/exps/celery").glob("*.pid"):
         with contextlib.suppress(psutil.NoSuchProcess):
-            worker = psutil.Process(int(pid.read_text()))
+            worker = psutil.Process(int(pid.read_text(encoding="utf-8")))
             if "queue-worker" in worker.cmdline():
                 worker.kill()

@@ -420,7 +420,7 @@ def model(workspace: Path) -> Path:
     prepare.main()
     train.main()
     Image.fromarray(GREY[0]).save(workspace / "small.png")
-    (workspace / "text.png").write_text("hello")
+    (workspace / "text.png").write_text("hello", encoding="utf-8")
     (workspace / "empty").mkdir()
     np.save(workspace / "pixels.npy", np.zeros((3, 28, 28), np.uint8))
     return workspace

@@ -103,7 +103,7 @@ def test_scores_are_those_of_the_evaluation(kind: str) -> None:
     if kind == "autoencoder":
         return
     vae("score data/prepared/test_images.npy --samples 3 -o scores.parquet")
-    scores, metrics = pd.read_parquet("scores.parquet"), json.loads(DEFAULT.metrics.read_text())
+    scores, metrics = pd.read_parquet("scores.parquet"), json.loads(DEFAULT.metrics.read_text(encoding="utf-8"))
     for name in ("elbo", "distortion", "rate", "nll"):
         assert scores[name].mean() == pytest.approx(metrics[name], rel=1e-6)
 
@@ -151,7 +151,7 @@ def test_a_reconstruction_is_named_as_its_image_and_leaves_what_lies_beside(plai
         (Path("in") / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(read_split("test").images[0]).save(Path("in") / name)
     Path("mine").mkdir()
-    Path("mine/keep.txt").write_text("keep")
+    Path("mine/keep.txt").write_text("keep", encoding="utf-8")
     vae("reconstruct in -o mine")
     vae("reconstruct in -o mine")
     assert sorted(str(path.relative_to("mine")) for path in Path("mine").rglob("*.*")) == ["a/1.png", "b/1.png", "keep.txt"]
@@ -227,7 +227,7 @@ def test_info_has_parameters_data_versions_and_metrics(plain: Path, capsys: pyte
     assert found["data"]["counts"] == {"train": 300, "validation": 100, "test": 200}
     assert found["data"]["sha256"].keys() >= {"train_images.npy"}
     assert found["versions"]["torch"] == torch.__version__
-    assert found["metrics"] == pytest.approx(json.loads(DEFAULT.metrics.read_text()))
+    assert found["metrics"] == pytest.approx(json.loads(DEFAULT.metrics.read_text(encoding="utf-8")))
 
 
 def test_a_card_of_other_weights_is_not_taken(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

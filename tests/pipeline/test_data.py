@@ -46,7 +46,7 @@ def test_prepare_keeps_bytes_and_splits_off_the_last_images(workspace: Path) -> 
 
 def test_the_manifest_says_what_is_there(workspace: Path) -> None:
     prepare.main()
-    manifest = json.loads((PREPARED / "manifest.json").read_text())
+    manifest = json.loads((PREPARED / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["counts"] == {"train": 300, "validation": 100, "test": 200}
     assert manifest["image_shape"] == [28, 28]
     assert manifest["value_range"] == [0, 255]
@@ -106,11 +106,11 @@ def test_a_damaged_raw_file_is_one_line_that_names_it(workspace: Path, damage: o
 
 def test_a_failure_leaves_the_last_good_data(workspace: Path) -> None:
     prepare.main()
-    before = (PREPARED / "manifest.json").read_text()
+    before = (PREPARED / "manifest.json").read_text(encoding="utf-8")
     truncate(workspace / "data/raw/small" / IMAGES)
     with pytest.raises(UserError):
         prepare.main()
-    assert (PREPARED / "manifest.json").read_text() == before
+    assert (PREPARED / "manifest.json").read_text(encoding="utf-8") == before
 
 
 def test_labels_must_match_images(workspace: Path) -> None:

@@ -25,7 +25,7 @@ STAGES = [
 def imported(module: str, seen: set[str]) -> set[str]:
     """The pipeline's modules that one imports, directly or not, itself among them."""
     seen.add(module)
-    for node in ast.walk(ast.parse((ROOT / "pipeline" / f"{module}.py").read_text())):
+    for node in ast.walk(ast.parse((ROOT / "pipeline" / f"{module}.py").read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline"):
             names = [alias.name for alias in node.names] if node.module == "pipeline" else [str(node.module).split(".")[1]]
             for name in names:
@@ -44,6 +44,8 @@ def test_a_stage_depends_on_the_code_that_it_runs(file: Path, name: str, stage: 
 
 
 def test_stages_are_entry_points_and_nothing_imports_them() -> None:
-    entries = {path.stem for path in (ROOT / "pipeline").glob("*.py") if "__main__" in path.read_text()} - {"params"}
+    entries = {path.stem for path in (ROOT / "pipeline").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")} - {
+        "params"
+    }
     for path in (ROOT / "pipeline").glob("*.py"):
         assert not (imported(path.stem, set()) - {path.stem}) & entries

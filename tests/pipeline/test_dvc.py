@@ -103,7 +103,7 @@ def test_other_data_are_an_experiment_like_any(clone: Clone) -> None:
     # In a copy of the repository, which has them from DVC.
     clone.must("dvc", "exp", "run", "--temp", "--name", "mine", *changes)
     clone.run("dvc", "exp", "apply", "mine")  # ends with a list of recipes' weights, which this copy never made
-    manifest = json.loads((clone.folder / "data/prepared/manifest.json").read_text())
+    manifest = json.loads((clone.folder / "data/prepared/manifest.json").read_text(encoding="utf-8"))
     assert (manifest["image_shape"], manifest["counts"]) == ([3, 9, 11], {"train": 160, "validation": 20, "test": 20})
     clone.must("git", "reset", "--quiet", "--hard")
     clone.must("git", "clean", "--quiet", "--force", "-x", "data/raw")
@@ -123,12 +123,12 @@ def test_a_damaged_raw_file_is_one_line(clone: Clone) -> None:
 
 def test_an_edited_kernel_is_built_and_trains_again_and_reverting_restores(clone: Clone) -> None:
     kernel = clone.folder / "csrc/gaussian.h"
-    before = kernel.read_text()
-    kernel.write_text(before + "// edited\n")
+    before = kernel.read_text(encoding="utf-8")
+    kernel.write_text(before + "// edited\n", encoding="utf-8")
     log = clone.must("dvc", "repro")
     assert "built just now, into the cache" in log
     assert "backend cpu" in log
-    kernel.write_text(before)
+    kernel.write_text(before, encoding="utf-8")
     log = clone.must("dvc", "repro")
     assert "Running stage" not in log
     assert "Stage 'train' is cached - skipping run, checking out outputs" in log
@@ -161,7 +161,7 @@ def test_a_killed_training_goes_on_when_it_is_run_again(clone: Clone, command: l
     assert re.search(r"checkpoints/\w+/step-\d+: going on after \d+ of 60 epochs", log)
     assert log.count("ELBO train") < 60
     if command == ["repro"]:
-        rows = (clone.folder / "results/train/plots/metrics/train/elbo.tsv").read_text().splitlines()
+        rows = (clone.folder / "results/train/plots/metrics/train/elbo.tsv").read_text(encoding="utf-8").splitlines()
         assert len(rows) == 61
     clone.restore()
     assert clone.must("git", "status", "--porcelain") == ""
@@ -183,7 +183,9 @@ def test_a_backend_that_cannot_be_had_is_one_line(clone: Clone, environment: dic
 
 def test_one_command_runs_one_recipe_and_its_parameters_vary_like_any(clone: Clone) -> None:
     recipe = clone.folder / "recipes/mine.yaml"
-    recipe.write_text("about: {system: mine, look: at it}\nmodel: {latent_dim: 2}\ntrain: {epochs: 1, optimizer: rmsprop}\n")
+    recipe.write_text(
+        "about: {system: mine, look: at it}\nmodel: {latent_dim: 2}\ntrain: {epochs: 1, optimizer: rmsprop}\n", encoding="utf-8"
+    )
     clone.must(sys.executable, "-m", "pipeline.recipe", PYTHONPATH=str(clone.folder))
     log = clone.must("dvc", "repro", "recipes/dvc.yaml:plot@mine")
     assert "Stage 'prepare' didn't change, skipping" in log
@@ -196,15 +198,15 @@ def test_one_command_runs_one_recipe_and_its_parameters_vary_like_any(clone: Clo
     folder = clone.folder / "results/recipes/mine"
     assert (folder / "plot/manifold.png").is_file()
     # What the training does not read does not train again.
-    recipe.write_text(recipe.read_text() + "plot: {manifold: 3}\n")
+    recipe.write_text(recipe.read_text(encoding="utf-8") + "plot: {manifold: 3}\n", encoding="utf-8")
     log = clone.must("dvc", "repro", "recipes/dvc.yaml:plot@mine")
     assert re.findall(r"Running stage 'recipes/dvc.yaml:(\w+@\w+)'", log) == ["resolve@mine", "plot@mine"]
     clone.must("git", "add", "--all")
     clone.must("git", "commit", "--quiet", "--message", "A recipe")
-    before = json.loads((folder / "evaluate/metrics.json").read_text())
+    before = json.loads((folder / "evaluate/metrics.json").read_text(encoding="utf-8"))
     clone.must("dvc", "exp", "run", "recipes/dvc.yaml:plot@mine", "-S", "recipes/mine.yaml:+train.learning_rate=0.01")
-    assert json.loads((folder / "evaluate/metrics.json").read_text())["elbo"] != before["elbo"]
-    assert "learning_rate: 0.01" in (folder / "params.yaml").read_text()
+    assert json.loads((folder / "evaluate/metrics.json").read_text(encoding="utf-8"))["elbo"] != before["elbo"]
+    assert "learning_rate: 0.01" in (folder / "params.yaml").read_text(encoding="utf-8")
     clone.must("git", "reset", "--quiet", "--hard", "HEAD~1")
     clone.restore()
 

@@ -34,7 +34,7 @@ def test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache(cl
 def test_queued_experiments_run_on_the_kernel_of_their_own_snapshot(clone: Clone) -> None:
     committed = digest_of(clone)
     kernel = clone.folder / "csrc/gaussian.h"
-    kernel.write_text(kernel.read_text() + "// edited\n")
+    kernel.write_text(kernel.read_text(encoding="utf-8") + "// edited\n", encoding="utf-8")
     edited = digest_of(clone)
     clone.must("dvc", "exp", "run", "--queue", "-S", "beta=0.5,2", "-S", "train.epochs=1")
     clone.restore()
@@ -85,7 +85,7 @@ def test_a_run_is_verified_against_the_band_of_seeds(clone: Clone) -> None:
 def test_plots_are_shown_and_compared_without_a_network(clone: Clone) -> None:
     for command in (("show",), ("diff", "HEAD~1", "HEAD")):
         clone.must("dvc", "plots", *command)
-        page = (clone.folder / "dvc_plots/index.html").read_text()
+        page = (clone.folder / "dvc_plots/index.html").read_text(encoding="utf-8")
         assert '"field": "nll"' in page
         assert "reconstructions.png" in page
         assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)

@@ -25,7 +25,7 @@ def test_a_file_is_written_under_a_name_that_nobody_can_foresee_in_a_folder_of_i
             assert temporary.suffix == ".png"  # by which libraries choose the format
             assert temporary.parent.parent == tmp_path  # on the same disk
             assert temporary.parent.stat().st_mode & 0o777 == 0o700
-            temporary.write_text("new")
+            temporary.write_text("new", encoding="utf-8")
             seen.add(temporary)
     assert len(seen) == 2
     assert hidden(tmp_path) == []
@@ -36,7 +36,7 @@ def test_files_and_folders_have_the_permissions_that_the_umask_leaves(tmp_path: 
     try:
         write_json(tmp_path / "x.json", {})
         with whole_folder(tmp_path / "folder") as folder:
-            (folder / "y").write_text("")
+            (folder / "y").write_text("", encoding="utf-8")
     finally:
         os.umask(before)
     modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("x.json", "folder", "folder/y")]
@@ -45,15 +45,15 @@ def test_files_and_folders_have_the_permissions_that_the_umask_leaves(tmp_path: 
 
 def test_a_link_that_has_the_name_is_replaced_and_what_it_points_to_stays(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    (tmp_path / "other/x.json").write_text("keep")
+    (tmp_path / "other/x.json").write_text("keep", encoding="utf-8")
     (tmp_path / "x.json").symlink_to("other/x.json")
     (tmp_path / "folder").symlink_to("other")
     write_json(tmp_path / "x.json", 1)
     with whole_folder(tmp_path / "folder") as folder:
-        (folder / "y").write_text("")
-    assert (tmp_path / "x.json").read_text() == "1\n"
+        (folder / "y").write_text("", encoding="utf-8")
+    assert (tmp_path / "x.json").read_text(encoding="utf-8") == "1\n"
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["y"]
-    assert (tmp_path / "other/x.json").read_text() == "keep"
+    assert (tmp_path / "other/x.json").read_text(encoding="utf-8") == "keep"
     assert not any(path.is_symlink() for path in tmp_path.iterdir())
 
 
@@ -62,27 +62,27 @@ def test_two_writers_of_one_name_do_not_meet_and_the_last_one_stays(tmp_path: Pa
         target = tmp_path / whole.__name__
         with whole(target) as first, whole(target) as second:
             for place, text in ((first, "first"), (second, "second")):
-                (place / "x" if place.is_dir() else place).write_text(text)
-        assert (target / "x" if target.is_dir() else target).read_text() == "first"
+                (place / "x" if place.is_dir() else place).write_text(text, encoding="utf-8")
+        assert (target / "x" if target.is_dir() else target).read_text(encoding="utf-8") == "first"
     with all_files(tmp_path / "all") as first, all_files(tmp_path / "all") as second:
-        (first / "x").write_text("first")
-        (second / "x").write_text("second")
-        (second / "y").write_text("second")
-    assert [path.read_text() for path in sorted((tmp_path / "all").iterdir())] == ["first", "second"]
+        (first / "x").write_text("first", encoding="utf-8")
+        (second / "x").write_text("second", encoding="utf-8")
+        (second / "y").write_text("second", encoding="utf-8")
+    assert [path.read_text(encoding="utf-8") for path in sorted((tmp_path / "all").iterdir())] == ["first", "second"]
     assert hidden(tmp_path) == []
 
 
 def test_an_exception_leaves_what_was_there(tmp_path: Path) -> None:
     write_json(tmp_path / "x", 1)
     with whole_folder(tmp_path / "folder") as folder:
-        (folder / "y").write_text("old")
+        (folder / "y").write_text("old", encoding="utf-8")
     for whole in (whole_file, whole_folder, all_files):
         target = tmp_path / ("x" if whole is whole_file else "folder")
         with pytest.raises(KeyError), whole(target) as temporary:
-            (temporary / "y" if temporary.is_dir() else temporary).write_text("new")
+            (temporary / "y" if temporary.is_dir() else temporary).write_text("new", encoding="utf-8")
             raise KeyError
-    assert (tmp_path / "x").read_text() == "1\n"
-    assert (tmp_path / "folder/y").read_text() == "old"
+    assert (tmp_path / "x").read_text(encoding="utf-8") == "1\n"
+    assert (tmp_path / "folder/y").read_text(encoding="utf-8") == "old"
     assert hidden(tmp_path) == hidden(tmp_path / "folder") == []
 
 
@@ -97,7 +97,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_a_living_ones_is_
     with writer.stdout:
         left = Path(writer.stdout.readline().strip())
     write_json(tmp_path / "y", 1)
-    assert left.read_text() == "half"
+    assert left.read_text(encoding="utf-8") == "half"
     writer.kill()
     writer.wait()
     assert left.exists()
@@ -109,7 +109,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_a_living_ones_is_
 
 
 def test_errors_name_the_file_that_was_to_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     places = {
         tmp_path / "file/x": tmp_path / "file",  # no folder
         tmp_path / "file/y/x": tmp_path / "file/y",
@@ -126,5 +126,5 @@ def test_errors_name_the_file_that_was_to_be_written(tmp_path: Path) -> None:
             raise unnumbered
         assert caught.value.filename == str(tmp_path / "z")
     with pytest.raises(FileNotFoundError) as caught, whole_file(tmp_path / "z"):
-        (tmp_path / "missing").read_text()  # what is read meanwhile has a name of its own
+        (tmp_path / "missing").read_text(encoding="utf-8")  # what is read meanwhile has a name of its own
     assert caught.value.filename == str(tmp_path / "missing")

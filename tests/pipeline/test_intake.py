@@ -69,7 +69,7 @@ def jpegs_in_colour(raw: Path) -> dict[str, object]:
     (raw / "jpg").mkdir()
     for i, image in enumerate(colours(300, 64, 64)):
         Image.fromarray(image).save(raw / "jpg" / f"{i:03d}.jpg")
-    (raw / "jpg/about.txt").write_text("Discs.")
+    (raw / "jpg/about.txt").write_text("Discs.", encoding="utf-8")
     return {"data.path": "data/raw/jpg", **DRAWN}
 
 
@@ -142,10 +142,10 @@ def test_the_whole_pipeline_runs_on_them_by_data_parameters_alone(
     train.main()
     evaluate.main()
     plot.main()
-    metrics = json.loads(DEFAULT.metrics.read_text())
+    metrics = json.loads(DEFAULT.metrics.read_text(encoding="utf-8"))
     assert ("probe_accuracy" in metrics) == (manifest["classes"] is not None)
     assert DEFAULT.page.is_file()
-    assert str(DEFAULT.card.read_text()).count(manifest["sha256"]["train_images.npy"]) == 1
+    assert str(DEFAULT.card.read_text(encoding="utf-8")).count(manifest["sha256"]["train_images.npy"]) == 1
     assert "Traceback" not in capsys.readouterr().err
 
 

@@ -204,4 +204,4 @@ def test_of_the_default_model_it_is_under_five_megabytes(tmp_path: Path) -> None
     path, _ = page_of(tmp_path, (28, 28), hidden=[500, 500], latent_dim=20)
     # The figures, which a real run adds, are under a megabyte, and random images as large as a thousand digits.
     assert path.stat().st_size < 4e6
-    assert json.loads(path.read_text().split("const MODEL = ")[1].split(";</script>")[0])["latent_dim"] == 20
+    assert json.loads(path.read_text(encoding="utf-8").split("const MODEL = ")[1].split(";</script>")[0])["latent_dim"] == 20

@@ -161,4 +161,4 @@ def test_run_of_one_process_goes_on_with_two(prepared: Path) -> None:
     assert "going on after 2 of 3 epochs" in done.stdout
     assert "made with processes 1, going on with 2" in done.stdout
     assert_close(curves(), alone, 1e-4)
-    assert json.loads((DEFAULT.curves / "metrics.json").read_text())["step"] == 2
+    assert json.loads((DEFAULT.curves / "metrics.json").read_text(encoding="utf-8"))["step"] == 2

@@ -92,14 +92,14 @@ def test_every_fault_has_its_line(params_file: Path, faults: dict[str, object]) 
     ],
 )
 def test_a_broken_file_is_one_line(params_file: Path, text: str, message: str) -> None:
-    params_file.write_text(text)
+    params_file.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message) as caught:
         load_params(params_file)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_missing_file_and_a_missing_key_are_named(params_file: Path) -> None:
-    params_file.write_text(params_file.read_text().replace("seed: 1\n", ""))
+    params_file.write_text(params_file.read_text(encoding="utf-8").replace("seed: 1\n", ""), encoding="utf-8")
     with pytest.raises(UserError, match="seed: missing; every parameter must be given"):
         load_params(params_file)
     params_file.unlink()
@@ -108,21 +108,21 @@ def test_a_missing_file_and_a_missing_key_are_named(params_file: Path) -> None:
 
 
 def test_yaml_1_2_numbers_are_numbers(params_file: Path) -> None:
-    params_file.write_text(params_file.read_text().replace("0.001", "1e-3"))
+    params_file.write_text(params_file.read_text(encoding="utf-8").replace("0.001", "1e-3"), encoding="utf-8")
     assert load_params(params_file).train.learning_rate == 0.001
 
 
 def test_the_schema_in_the_tree_is_the_one_of_the_code() -> None:
-    assert json.loads((ROOT / SCHEMA).read_text()) == Params.model_json_schema()
+    assert json.loads((ROOT / SCHEMA).read_text(encoding="utf-8")) == Params.model_json_schema()
 
 
 def test_a_key_that_is_spelled_wrong_is_one_line_and_not_also_a_missing_one(workspace: Path) -> None:
-    text = (workspace / "params.yaml").read_text()
-    (workspace / "params.yaml").write_text(text.replace("latent_dim:", "latent_dims:"))
+    text = (workspace / "params.yaml").read_text(encoding="utf-8")
+    (workspace / "params.yaml").write_text(text.replace("latent_dim:", "latent_dims:"), encoding="utf-8")
     with pytest.raises(UserError) as error:
         load_params()
     assert str(error.value) == "params.yaml: model.latent_dims: unknown key; did you mean latent_dim?"
-    (workspace / "params.yaml").write_text(text.replace("latent_dim:", "gamma_ray:"))
+    (workspace / "params.yaml").write_text(text.replace("latent_dim:", "gamma_ray:"), encoding="utf-8")
     with pytest.raises(UserError) as error:
         load_params()
     missing, unknown = str(error.value).splitlines()

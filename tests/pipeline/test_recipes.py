@@ -38,7 +38,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
             raw[section] = {**raw.get(section, {}), **values}
         if "first_epochs" in raw.get("objective", {}):
             raw["objective"]["first_epochs"] = 1
-        with path.open("w") as file:
+        with path.open("w", encoding="utf-8") as file:
             YAML(typ="safe", pure=True).dump(raw, file)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -52,7 +52,7 @@ def test_every_recipe_runs(kitchen: Path, monkeypatch: pytest.MonkeyPatch, name:
     place = place_of(name)
     for stage in (recipe, train, evaluate, plot):
         stage.main(place)
-    metrics = json.loads(place.metrics.read_text())
+    metrics = json.loads(place.metrics.read_text(encoding="utf-8"))
     params = load_params(place.params)
     is_point = params.model.posterior == "point"
     of_a_posterior = {"elbo", "rate", "nll", "mutual_information"}
@@ -62,7 +62,7 @@ def test_every_recipe_runs(kitchen: Path, monkeypatch: pytest.MonkeyPatch, name:
     expected |= {"traversals"} if metrics["active_units"] else set()
     expected |= {"manifold"} if params.model.latent_dim == 2 else set()
     assert {path.stem for path in place.figures.glob("*.png")} == expected
-    assert json.loads(place.time.read_text())["seconds"] > 0
+    assert json.loads(place.time.read_text(encoding="utf-8"))["seconds"] > 0
 
 
 def test_all_of_them_compare_in_one_table(kitchen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,9 +71,9 @@ def test_all_of_them_compare_in_one_table(kitchen: Path, monkeypatch: pytest.Mon
     table = pd.read_csv(compare.TABLE).set_index("recipe")
     assert list(table.index) == NAMES
     for name in NAMES:
-        metrics = json.loads(place_of(name).metrics.read_text())
+        metrics = json.loads(place_of(name).metrics.read_text(encoding="utf-8"))
         assert table.loc[name, "distortion"] == pytest.approx(metrics["distortion"], rel=1e-5)
-    text = compare.REPORT.read_text()
+    text = compare.REPORT.read_text(encoding="utf-8")
     assert all(f"## {name}\n" in text for name in NAMES)
     linked = [part.split(")")[0] for part in text.split("](")[1:] if part.split(")")[0].endswith(".png")]
     assert linked
@@ -111,7 +111,7 @@ def same_as(whole: Any, differences: dict[str, Any], above: str = "") -> list[st
 
 
 def test_the_list_of_recipes_is_that_of_the_files() -> None:
-    assert json.loads((ROOT / INDEX).read_text())["recipes"] == NAMES
+    assert json.loads((ROOT / INDEX).read_text(encoding="utf-8"))["recipes"] == NAMES
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / RECIPES).mkdir()
     monkeypatch.chdir(tmp_path)
     path = tmp_path / RECIPES / "mine.yaml"
-    path.write_text("about: {system: a, look: b}\nbeta: 0.5\ntrain: {epochs: 3}\n")
+    path.write_text("about: {system: a, look: b}\nbeta: 0.5\ntrain: {epochs: 3}\n", encoding="utf-8")
     return path
 
 
@@ -154,7 +154,7 @@ def test_a_recipe_is_added_by_adding_a_file(shelf: Path) -> None:
     ],
 )
 def test_a_fault_in_a_recipe_is_one_line_that_names_it(shelf: Path, text: str, message: str) -> None:
-    shelf.write_text(text)
+    shelf.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as caught:
         recipe.main(place_of("mine"))
     assert message in str(caught.value)
@@ -165,7 +165,11 @@ def test_a_fault_in_a_recipe_is_one_line_that_names_it(shelf: Path, text: str, m
 
 def test_numbers_in_the_readme_are_those_of_the_table() -> None:
     table = pd.read_csv(ROOT / compare.TABLE).set_index("recipe")
-    rows = [line.split("|")[1:-1] for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| [`")]
+    rows = [
+        line.split("|")[1:-1]
+        for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| [`")
+    ]
     assert len(rows) >= 5
     for recipe_cell, _, elbo, nll, *_ in rows:
         row = table.loc[recipe_cell.split("`")[1]]

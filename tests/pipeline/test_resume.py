@@ -134,7 +134,7 @@ def test_no_whole_checkpoint_means_from_the_start(
 ) -> None:
     train_killed_after(3 * STEPS, monkeypatch)
     for path in checkpoints():
-        (path / "state.json").write_text("{}")
+        (path / "state.json").write_text("{}", encoding="utf-8")
     capsys.readouterr()
     train.main()
     said = capsys.readouterr()
@@ -237,7 +237,7 @@ def test_interrupted_run_saves_within_the_epoch_and_resumes_to_the_same_bits(lon
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     (newest,) = checkpoints()[-1:]
-    step = json.loads((newest / "state.json").read_text())["content"]["progress"]["step"]
+    step = json.loads((newest / "state.json").read_text(encoding="utf-8"))["content"]["progress"]["step"]
     assert said == f"interrupted after {step} steps; run it again, and it goes on from there\n"
     out, _ = start().communicate()
     assert "going on after" in out

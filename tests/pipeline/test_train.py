@@ -71,12 +71,13 @@ def test_curves_have_a_row_an_epoch_and_improve(prepared: Path) -> None:
     train.main()
     for split in ("train", "validation"):
         for name in ("elbo", "distortion", "rate"):
-            rows = (DEFAULT.curves / f"plots/metrics/{split}/{name}.tsv").read_text().splitlines()
+            rows = (DEFAULT.curves / f"plots/metrics/{split}/{name}.tsv").read_text(encoding="utf-8").splitlines()
             assert len(rows) == 5
-    last = json.loads((DEFAULT.curves / "metrics.json").read_text())
+    last = json.loads((DEFAULT.curves / "metrics.json").read_text(encoding="utf-8"))
     assert last["validation"]["elbo"] == pytest.approx(-(last["validation"]["distortion"] + last["validation"]["rate"]))
     elbo = [
-        float(row.split("\t")[1]) for row in (DEFAULT.curves / "plots/metrics/validation/elbo.tsv").read_text().splitlines()[1:]
+        float(row.split("\t")[1])
+        for row in (DEFAULT.curves / "plots/metrics/validation/elbo.tsv").read_text(encoding="utf-8").splitlines()[1:]
     ]
     assert elbo == sorted(elbo)
 
@@ -126,7 +127,7 @@ def test_skipped_steps_are_counted_and_change_nothing(prepared: Path, monkeypatc
     train.main()
     assert torch.equal(before[2], before[1])
     assert not torch.equal(before[3], before[2])
-    curves = json.loads((DEFAULT.curves / "metrics.json").read_text())
+    curves = json.loads((DEFAULT.curves / "metrics.json").read_text(encoding="utf-8"))
     assert curves["train"]["skipped_steps"] == 1
     assert math.isfinite(curves["train"]["elbo"])
     assert all(torch.isfinite(p).all() for p in load_model(DEFAULT.weights, CPU)[0].parameters())
@@ -171,7 +172,7 @@ def test_bfloat16_trains_about_the_same(prepared: Path) -> None:
     for precision in ("float32", "bfloat16"):
         set_params(prepared / "params.yaml", {"train.precision": precision})
         train.main()
-        elbos.append(json.loads((DEFAULT.curves / "metrics.json").read_text())["validation"]["elbo"])
+        elbos.append(json.loads((DEFAULT.curves / "metrics.json").read_text(encoding="utf-8"))["validation"]["elbo"])
     assert elbos[0] != elbos[1]
     assert elbos[0] == pytest.approx(elbos[1], rel=0.01)
 
@@ -205,7 +206,7 @@ def test_evaluation_adds_up_and_figures_are_drawn(prepared: Path) -> None:
 
     train.main()
     evaluate.main()
-    metrics = json.loads(DEFAULT.metrics.read_text())
+    metrics = json.loads(DEFAULT.metrics.read_text(encoding="utf-8"))
     assert list(metrics) == evaluate.METRICS
     assert metrics["elbo"] == pytest.approx(-(metrics["distortion"] + metrics["rate"]))
     assert metrics["nll"] <= -metrics["elbo"] + 0.5
@@ -244,7 +245,7 @@ def test_evaluation_does_not_depend_on_the_batch_size(prepared: Path) -> None:
     for batch_size in (7, 200):
         set_params(prepared / "params.yaml", {"evaluate.batch_size": batch_size})
         evaluate.main()
-        results.append(json.loads(DEFAULT.metrics.read_text()))
+        results.append(json.loads(DEFAULT.metrics.read_text(encoding="utf-8")))
     for name, value in results[0].items():
         assert value == pytest.approx(results[1][name], rel=1e-5)
 

@@ -37,7 +37,7 @@ def band(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("band")
 def test_the_band_is_of_runs_that_differ_in_the_seed_alone() -> None:
-    expected = json.loads(EXPECTED.read_text())
+    expected = json.loads(EXPECTED.read_text(encoding="utf-8"))
     assert expected["seeds"] == [1, 2, 3, 4, 5]
     elbo = expected["quantities"]["elbo"]
     deviation = math.sqrt(0.1 / 4)
@@ -46,7 +46,7 @@ def test_the_band_is_of_runs_that_differ_in_the_seed_alone() -> None:
     assert (elbo["low"], elbo["high"]) == pytest.approx((-100 - 5 * deviation, -100 + 5 * deviation))
     # Five equal counts do not say that a sixth is the same.
     assert expected["quantities"]["active_units"] == {"mean": 14, "standard_deviation": 0, "low": 13, "high": 15}
-    assert len(seeds.TABLE.read_text().splitlines()) == 6
+    assert len(seeds.TABLE.read_text(encoding="utf-8").splitlines()) == 6
 
 
 @pytest.mark.usefixtures("band")
@@ -129,7 +129,7 @@ def test_what_is_missing_or_damaged_is_one_line(band: Path) -> None:
     with pytest.raises(UserError, match=r"results/evaluate/metrics.json: missing; dvc repro writes it"):
         verify.main()
     DEFAULT.metrics.parent.mkdir(parents=True)
-    DEFAULT.metrics.write_text("{")
+    DEFAULT.metrics.write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"results/evaluate/metrics.json: expected JSON, as dvc repro writes it"):
         verify.main()
     (band / EXPECTED).unlink()

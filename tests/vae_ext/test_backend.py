@@ -64,7 +64,10 @@ def test_an_edited_kernel_is_another_module_and_a_stale_one_is_not_taken(module:
     # Twice the noise: what runs shows which sources it was built from.
     kernel = tree / "csrc" / "cpu.cpp"
     kernel.write_text(
-        kernel.read_text().replace("mu[i] + sigma[i] * static_cast<T>(eps[i])", "mu[i] + T(2) * sigma[i] * eps[i]")
+        kernel.read_text(encoding="utf-8").replace(
+            "mu[i] + sigma[i] * static_cast<T>(eps[i])", "mu[i] + T(2) * sigma[i] * eps[i]"
+        ),
+        encoding="utf-8",
     )
     edited = probe(own_cache, tree)
     assert "built just now, into the cache" in edited.stdout

@@ -51,7 +51,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         pytest.skip("no nvcc on PATH or from pip")
     ptx = tmp_path_factory.mktemp("ptx") / "cuda.ptx"
     compile_cuda(NVCC, "-arch=sm_90", "-ptx", "-o", str(ptx))
-    return dict(re.findall(r"\.entry (\S+?)\((.*?)(?=\.entry|\Z)", ptx.read_text(), flags=re.DOTALL))
+    return dict(re.findall(r"\.entry (\S+?)\((.*?)(?=\.entry|\Z)", ptx.read_text(encoding="utf-8"), flags=re.DOTALL))
 
 
 # With vectors, float32 and plain, as compilers spell it; how many vectors are read and written, and single numbers at most.
@@ -133,7 +133,7 @@ def fresh_answer() -> Iterator[None]:
 def fake_toolkit(folder: Path, release: str) -> Path:
     nvcc = nvcc_of(folder)
     nvcc.parent.mkdir(parents=True)
-    nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.0'\n")
+    nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.0'\n", encoding="utf-8")
     nvcc.chmod(0o755)
     (folder / "include").mkdir()
     (folder / "include" / "cuda_runtime.h").touch()
