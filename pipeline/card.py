@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from ruamel.yaml import YAML
 
 from pipeline.caveats import caveats
 from pipeline.cli import UserError
 from pipeline.files import sha256, whole_file
 from pipeline.params import Params, read_yaml_text
+
+if TYPE_CHECKING:  # which `vae info` need not wait for
+    import pandas as pd
 
 FRONT = "---\n"  # before and after what programs read, as Hugging Face's cards have it
 TEXT = """# {name}

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 from pipeline.paths import DEFAULT, RECIPES, Place, place_of
 
@@ -21,16 +25,27 @@ class Interrupted(Exception):  # noqa: N818 - not an error
     status = 130
 
 
+def progress(text: str) -> None:
+    """Says to who waits at a terminal what is being done."""
+    if sys.stderr.isatty():
+        print(f"{text} ...", file=sys.stderr, flush=True)
+
+
 def run(stage: Callable[[], None]) -> None:
     """Runs a stage as the program, with a readable end."""
+    _open_streams()
     try:
-        stage()
+        _run_and_flush(stage)
     except UserError as error:
         # In one piece: other processes of a run may be writing too.
         sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
         sys.exit(error.status)
+    except BrokenPipeError:  # whoever read the output, as head does, has seen enough
+        _flushed()
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:  # a full disk, a folder that must not be written
-        print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        what = error.filename or ("a file" if _flushed() else "standard output")
+        print(f"error: {what}: {error.strerror or error}", file=sys.stderr)
         sys.exit(UserError.status)
     except UnicodeEncodeError as error:
         print(f"error: {error.object!a}: expected a name that is valid Unicode", file=sys.stderr)
@@ -41,6 +56,36 @@ def run(stage: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(Interrupted.status)
+
+
+def _open_streams() -> None:
+    """Opens the null device in place of a standard stream that was closed, whose number the next file would get."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+
+
+def _flushed() -> bool:
+    """Whether the output can be written; if not, what it still holds goes nowhere, or would fail again while exiting."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
+
+
+def _run_and_flush(stage: Callable[[], None]) -> None:
+    """Runs a stage and writes what its output still holds: what goes wrong with it is said here, and not while exiting."""
+    try:
+        stage()
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
 
 
 def run_stage(stage: Callable[[Place], None], about: str | None) -> None:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pipeline.data import as_float
+from pipeline.header import weights_of
 from pipeline.importance import log_likelihood_bounds
 from pipeline.objective import Stream, Terms, elbo_terms, stream_key
 from pipeline.params import Params
-from pipeline.paths import WEIGHTS
 from pipeline.weights import load_model
 from vae_ext import binarize, standard_normal
 
@@ -36,7 +36,7 @@ class Trained:
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        self.model, self.made = load_model(path / WEIGHTS if path.is_dir() else path, device)
+        self.model, self.made = load_model(weights_of(path), device)
         self.params, self.device = Params.model_validate(self.made["params"]), device
         self.image_shape, self.latent_dim = self.model.image_shape, self.model.latent_dim
 

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from pipeline.cli import UserError
 from pipeline.files import whole_file
+from pipeline.header import not_such_weights, read_header
 from pipeline.model import VAE
-from pipeline.params import Count, Params, Section
+from pipeline.params import Params
 from vae_ext.source import source_digest
-
-
-class Made(Section):
-    """The header."""
-
-    image_shape: Annotated[list[Count], Field(min_length=2, max_length=3)]
-    params: dict[str, Any]
-    data: dict[str, Any]
-    versions: dict[str, str]
-
 
 DATA = ("source", "classes", "values", "counts", "sha256")
 
@@ -51,19 +40,19 @@ def load_model(path: Path, device: torch.device) -> tuple[VAE, dict[str, Any]]:
     Raises:
         UserError: if the file is missing or is not such a file.
     """
+    header = read_header(path)
     try:
+        # Before anything of its size is allocated: a header of a few bytes can ask for a model of any size.
+        with torch.device("meta"):
+            wanted = VAE(header.made["image_shape"], header.params.model).state_dict()
+        if {name: list(tensor.shape) for name, tensor in wanted.items()} != header.shapes:
+            raise ValueError("its tensors are not those of its parameters' model")
+        model = VAE(header.made["image_shape"], header.params.model).to(device)
         with safe_open(path, framework="pt", device=str(device)) as file:
-            made = Made.model_validate_json((file.metadata() or {})["vae"]).model_dump()
-            model = VAE(made["image_shape"], Params.model_validate(made["params"]).model).to(device)
-            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            model.load_state_dict({name: file.get_tensor(name) for name in wanted})
         if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
-            raise ValueError("some of them are no numbers")
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: missing in {Path.cwd()}; the stage train writes it (dvc repro, or make recipe), or dvc pull brings it"
-        ) from None
-    # RuntimeError: tensors that do not fit the model; ValueError: metadata that is not JSON, or not these parameters.
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: expected weights that this version's train stage wrote: {reason}") from None
-    return model.eval(), made
+            raise ValueError("some of them are NaN or infinite")
+    # RuntimeError: sizes that no tensor can have.
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise not_such_weights(path, error) from None
+    return model.eval(), header.made

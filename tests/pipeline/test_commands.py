@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
-from argparse import Namespace
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from pipeline import __main__ as command
 from pipeline import evaluate, prepare, train
 from pipeline.cli import UserError
 from pipeline.data import read_split
+from pipeline.header import read_header
+from pipeline.info import info
 from pipeline.paths import DEFAULT
 from tests.pipeline.conftest import ROOT, SMALL, set_params, small_mnist
 from tests.pipeline.test_intake import colours
@@ -237,7 +241,7 @@ def test_a_card_of_other_weights_is_not_taken(trained: Path, tmp_path: Path, mon
     with pytest.raises(
         UserError, match=r"MODEL_CARD.md: expected a card of models/default/vae.safetensors, got that of others"
     ):
-        command.info(pipeline.load("models/default"), Namespace(model=Path("models/default")))
+        info(Path("models/default"), read_header(DEFAULT.weights))
 
 
 def test_one_image_of_an_array_has_its_score_among_all(plain: Path) -> None:
@@ -255,3 +259,41 @@ def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
             vae(f"{name} --help")
         assert caught.value.code == 0
         assert f"example: vae {name}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_info_counts_what_was_trained(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    vae("info")
+    count = sum(parameter.numel() for parameter in pipeline.load("models/default").model.parameters())
+    assert f"\n  parameters: {count}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "line"),
+    [
+        ("--help", 0, "how likely images are, as a table"),
+        ("sample --help", 0, "example: vae sample"),
+        ("sample -n 0 -o x.png", 2, "vae sample: error: argument -n: expected a whole number from 1 to 10,000, got '0'"),
+        ("sample --model none -o x.png", 2, "error: none: missing in "),
+        ("info", 0, "  parameters: 51416"),
+    ],
+)
+def test_help_mistakes_and_info_do_not_wait_for_torch(plain: Path, words: str, status: int, line: str) -> None:
+    code = "import sys, pipeline.__main__ as vae\ntry: vae.main()\nfinally: print('imported:', *sys.modules, file=sys.stderr)"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *words.split()], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=False
+    )
+    said, imported = ended.stderr.split("imported: ")
+    assert ended.returncode == status
+    assert line in (ended.stdout if status == 0 else said)
+    assert not {"torch", "pandas", "vae_ext"} & set(imported.split())
+
+
+def test_a_terminal_is_told_of_what_takes_long(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where somebody waits, and not in a log."""
+    for terminal, said in ((True, "loading models/default ...\n"), (False, "")):
+        stream = io.StringIO()
+        monkeypatch.setattr(stream, "isatty", lambda terminal=terminal: terminal)
+        monkeypatch.setattr("sys.stderr", stream)
+        vae("sample -n 1 -o x.png")
+        assert stream.getvalue() == said
