@@ -69,5 +69,5 @@ def read_header(path: Path) -> Header:
         raise not_such_weights(path, error) from None
 
 
-def not_such_weights(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: expected weights that this version's train stage wrote: {' '.join(str(error).split())}")
+def not_such_weights(path: Path, reason: object) -> UserError:
+    return UserError(f"{path}: expected weights that this version's train stage wrote: {' '.join(str(reason).split())}")

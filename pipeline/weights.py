@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from pipeline.files import whole_file
-from pipeline.header import not_such_weights, read_header
+from pipeline.header import Header, not_such_weights, read_header
 from pipeline.model import VAE
 from pipeline.params import Params
 from vae_ext.source import source_digest
@@ -41,18 +41,24 @@ def load_model(path: Path, device: torch.device) -> tuple[VAE, dict[str, Any]]:
         UserError: if the file is missing or is not such a file.
     """
     header = read_header(path)
+    if header.shapes != _shapes(header):
+        raise not_such_weights(path, "its tensors are not those of a model of its parameters")
     try:
-        # Before anything of its size is allocated: a header of a few bytes can ask for a model of any size.
-        with torch.device("meta"):
-            wanted = VAE(header.made["image_shape"], header.params.model).state_dict()
-        if {name: list(tensor.shape) for name, tensor in wanted.items()} != header.shapes:
-            raise ValueError("its tensors are not those of its parameters' model")
         model = VAE(header.made["image_shape"], header.params.model).to(device)
         with safe_open(path, framework="pt", device=str(device)) as file:
-            model.load_state_dict({name: file.get_tensor(name) for name in wanted})
-        if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
-            raise ValueError("some of them are NaN or infinite")
-    # RuntimeError: sizes that no tensor can have.
-    except (SafetensorError, ValueError, RuntimeError) as error:
+            model.load_state_dict({name: file.get_tensor(name) for name in header.shapes})
+    except (SafetensorError, RuntimeError) as error:  # tensors of a kind that cannot be read, or be weights
         raise not_such_weights(path, error) from None
+    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+        raise not_such_weights(path, "some of them are NaN or infinite")
     return model.eval(), header.made
+
+
+def _shapes(header: Header) -> dict[str, list[int]]:
+    """Of the tensors that a header's parameters ask for, none of which is allocated: a small file can ask for any size."""
+    try:
+        with torch.device("meta"):
+            tensors = VAE(header.made["image_shape"], header.params.model).state_dict()
+    except (RuntimeError, TypeError, ValueError, OverflowError):  # sizes that no tensor can have
+        return {}
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}

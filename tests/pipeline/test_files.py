@@ -90,7 +90,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_a_living_ones_is_
     code = (
         "import sys, time; from pathlib import Path; from pipeline.files import whole_file\n"
         f"with whole_file(Path({str(tmp_path / 'x')!r})) as temporary:\n"
-        "    temporary.write_text('half'); print(temporary, flush=True); time.sleep(600)\n"
+        "    temporary.write_text('half', encoding='utf-8'); print(temporary, flush=True); time.sleep(600)\n"
     )
     writer = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None

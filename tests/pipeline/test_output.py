@@ -36,4 +36,4 @@ def test_output_that_cannot_be_written(tmp_path: Path, shell: str, code: str, st
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (status, output, error)
     if "file" in code:  # to which nothing else was written, as if it were the output
-        assert (tmp_path / "file").read_text() == "x"
+        assert (tmp_path / "file").read_text(encoding="utf-8") == "x"

@@ -1,0 +1,68 @@
+"""Weights files that are not what the train stage wrote: one line, before anything of their size is allocated."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline import weights
+from pipeline.cli import UserError
+from pipeline.model import VAE
+from pipeline.params import load_params
+from tests.pipeline.conftest import ROOT
+
+TENSORS = {"encoder.0.weight": torch.zeros(3, 4)}
+
+
+def write(path: Path, shape: Any = (28, 28), **model: object) -> None:
+    """A file of one small tensor, whose header tells of that model."""
+    params = load_params(ROOT / "params.yaml").model_dump()
+    params["model"].update(model)
+    made = {"image_shape": shape, "params": params, "data": {}, "versions": {}}
+    save_file(TENSORS, path, metadata={"vae": json.dumps(made)})
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"hidden": [40_000, 40_000]},
+        {"latent_dim": 10**12},
+        {"latent_dim": 10**30},
+        {"shape": (10**9, 10**9)},
+        {"shape": (10**30, 1), "conv": [[4, 2]]},
+        {"conv": [[10**9, 1]]},
+    ],
+    ids=str,
+)
+def test_a_header_that_asks_for_a_huge_model_allocates_nothing(
+    tmp_path: Path, model: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_memory(*args: Any) -> VAE:
+        assert torch.get_default_device().type == "meta"
+        return VAE(*args)
+
+    monkeypatch.setattr(weights, "VAE", without_memory)
+    write(tmp_path / "x.safetensors", **model)
+    with pytest.raises(UserError, match=r"x.safetensors: expected weights that this version's train stage wrote: "):
+        weights.load_model(tmp_path / "x.safetensors", torch.device("cpu"))
+
+
+def test_a_header_that_tells_of_another_model_is_refused(tmp_path: Path) -> None:
+    for change in ({}, {"scale": "cubic"}, {"shape": [28]}, {"shape": "28 x 28"}):
+        write(tmp_path / "x.safetensors", **change)
+        with pytest.raises(UserError, match=r"x.safetensors: expected weights that this version's train stage wrote: "):
+            weights.load_model(tmp_path / "x.safetensors", torch.device("cpu"))
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+    """A named pipe would be waited for."""
+
+    os.mkfifo(tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=r"x.safetensors: expected a file of weights, got something else"):
+        weights.load_model(tmp_path / "x.safetensors", torch.device("cpu"))
