@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from pipeline.cli import UserError
 from pipeline.data import Bytes, Split
-from pipeline.raw import MOST_BYTES, Part, Raw, numbered, shown
+from pipeline.raw import MOST_BYTES, Brightness, Part, Raw, expect_size, numbered, shown, to_bytes
+from pipeline.source import expect_file
 
 SPLITS: dict[str, Split] = {
     "train": "train",
@@ -28,6 +29,7 @@ SPLITS: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
+SUFFIXES = {".npy", ".npz"}
 KINDS = {
     **dict.fromkeys(["x", "image", "images", "imgs", "data", "arr_0"], "images"),
     **dict.fromkeys(["y", "label", "labels", "target", "targets", "arr_1"], "labels"),
@@ -38,70 +40,95 @@ NAMES = "images and labels (or x and y, data and target), for splits with _train
 
 
 class ArrayImages:
-    """Images [N, H, W], [N, H, W, C] or, as rows of numbers, [N, D]; bytes, booleans, or floats in [0, 1].
+    """Images [N, H, W], [N, H, W, C] or, as rows of numbers, [N, D]; bytes, booleans, floats or, with ``white``, any numbers.
 
     [N, C, H, W] is understood too, where it can mean nothing else.
 
     Args:
         name: for messages.
         array: in memory, or mapped into it.
-        size: the images' [H, W], which rows of numbers do not tell; None: as the array says, or of one row each.
+        size: the images' [H, W], which rows of numbers do not tell: in grey or, if they are three times as long, as planes of
+            red, green and blue; None: as the array says, or of one row each.
+        white: the value that is white; None: 255 of bytes, True of booleans, 1 of floats.
 
     Raises:
         UserError: if that is not what the array is.
     """
 
-    def __init__(self, name: str, array: npt.NDArray[Any], size: Sequence[int] | None) -> None:
+    def __init__(self, name: str, array: npt.NDArray[Any], size: Sequence[int] | None, white: float | None) -> None:
         self.name, self.array, self.notes = name, array, Counter[str]()
         kinds = "[N, H, W], [N, H, W, C] or [N, D]"
         if array.ndim not in (2, 3, 4) or 0 in array.shape[1:]:
             raise UserError(f"{name}: expected images {kinds}, got {shown(array.shape)}")
-        if array.dtype != np.uint8 and array.dtype.kind not in "bf":
-            raise UserError(f"{name}: expected bytes (uint8), booleans or floats in [0, 1], got {array.dtype}")
+        own = 255.0 if array.dtype == np.uint8 else {"b": 1.0, "f": 1.0}.get(array.dtype.kind)
+        if array.dtype.kind not in "biuf" or (white is None and own is None):
+            hint = "; data.white, the value that is white, takes other numbers" if array.dtype.kind in "iu" else ""
+            raise UserError(f"{name}: expected bytes (uint8), booleans or floats in [0, 1], got {array.dtype}{hint}")
+        self.given, self.white = white is not None, white or own or 0.0
+        self.brightest = Brightness(0.0, 0.0, self.white)
         if array.ndim == 4 and array.shape[3] not in (1, 3) and array.shape[1] in (1, 3):
             self.array = array = np.moveaxis(array, 1, 3)
         if array.ndim == 4 and array.shape[3] not in (1, 3):
             raise UserError(f"{name}: expected images [N, H, W, C] of 1 or 3 colours, got {shown(array.shape)}")
-        if array.ndim == 2:
-            self.shape: tuple[int, ...] = (1, array.shape[1]) if size is None else tuple(size)
-            if math.prod(self.shape) != array.shape[1]:
-                wanted = f"a height and a width of {array.shape[1]} pixels"
-                raise UserError(f"{name}: data.size: expected {wanted}, got {list(self.shape)}")
-        else:
-            self.shape = array.shape[1:3] if array.ndim == 3 or array.shape[3] == 1 else (3, *array.shape[1:3])
-            if size is not None and tuple(size) != self.shape[-2:]:
+        self.shape, self.row_note = self._shape(size)
+        expect_size(name, self.shape)
+
+    def _shape(self, size: Sequence[int] | None) -> tuple[tuple[int, ...], str | None]:
+        """An image's, and what to say of it where the array does not tell."""
+        shape = self.array.shape[1:]
+        if len(shape) > 1:
+            shape = shape[:2] if shape[2:] in ((), (1,)) else (3, *shape[:2])
+            if size is not None and tuple(size) != shape[-2:]:
                 raise UserError(
-                    f"{name}: expected images of {shown(tuple(size))}, since arrays are not resized, got {shown(self.shape)}"
+                    f"{self.name}: expected images of {shown(tuple(size))}, since arrays are not resized, got {shown(shape)}"
                 )
+            return shape, None
+        (length,) = shape
+        if size is None:
+            return (1, length), f"rows taken as images of 1 x {length}; data.size gives another shape"
+        if length == math.prod(size):
+            return tuple(size), None
+        if length == 3 * math.prod(size):
+            planes = f"rows taken as planes of {shown(tuple(size))}, red, then green, then blue"
+            return (3, *size), f"{planes}; where colours alternate, save the array as [N, H, W, 3]"
+        wanted = f"a height and a width of {length} pixels{f', or {length // 3} in colour' if length % 3 == 0 else ''}"
+        raise UserError(f"{self.name}: data.size: expected {wanted}, got {list(size)}")
 
     def __len__(self) -> int:
         return len(self.array)
 
     def read(self, rows: npt.NDArray[np.int64]) -> Bytes:
-        part: Bytes = self._as_bytes(np.asarray(self.array[rows]), rows)
-        return (np.moveaxis(part, 3, 1) if len(self.shape) == 3 else part).reshape(-1, *self.shape)
+        part = self._as_bytes(np.asarray(self.array[rows]), rows)
+        if self.row_note is not None:
+            self.notes[self.row_note] += len(rows)
+        return (np.moveaxis(part, 3, 1) if part.ndim == 4 else part).reshape(-1, *self.shape)
 
     def _as_bytes(self, part: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> Bytes:
-        if part.dtype == np.uint8:
-            return part
-        if part.dtype == np.bool_:
-            return part.astype(np.uint8) * 255
-        wrong = ~((part >= 0) & (part <= 1))  # no number is neither
-        if wrong.any():
-            row, *_ = np.argwhere(wrong)[0]
-            positive = np.isfinite(part).all() and part.min() >= 0
-            white = 255 if positive and part.max() > 100 else part.max()
-            hint = f"; divide them by {white:g}, if that is white" if positive else ""
-            raise UserError(f"{self.name}: expected floats in [0, 1], got {part[wrong][0]:g} in image {rows[row]}{hint}")
-        levels: Bytes = np.rint(part * 255).astype(np.uint8)
-        # To the precision that the floats came in.
-        rounded = np.abs(levels / 255 - part).reshape(len(part), -1).max(1) > 1e-3
-        self.notes["images whose grey values were rounded to one of 256"] += int(rounded.sum())
+        if part.dtype == np.uint8 and self.white == 255:
+            levels: Bytes = part
+        else:
+            levels, wrong = to_bytes(part, self.white)
+            if wrong.any():
+                raise self._fault(part, wrong, rows)
+            # To the precision that the values came in.
+            rounded = np.abs(levels / 255 - part / self.white).reshape(len(part), -1).max(1) > 1e-3
+            self.notes["images whose grey values were rounded to one of 256"] += int(rounded.sum())
+        brightest = float(part.max())
+        self.brightest = max(self.brightest, Brightness(brightest / self.white, brightest, self.white))
         return levels
 
+    def _fault(self, part: npt.NDArray[Any], wrong: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64]) -> UserError:
+        row, *_ = np.argwhere(wrong)[0]
+        value, top = float(part[wrong][0]), float(part.max())
+        allowed = f"values in [0, {self.white:g}], as data.white says" if self.given else "floats in [0, 1]"
+        hint = ""
+        if not self.given and np.isfinite(part).all() and part.min() >= 0:
+            hint = f"; data.white: {255 if 100 < top <= 255 else top:g} takes that as white"
+        return UserError(f"{self.name}: expected {allowed}, got {value:g} in image {rows[row]}{hint}")
 
-def read_arrays(path: Path, size: Sequence[int] | None, labelled: bool = True) -> Raw:
-    """Reads a .npy file of images, a .npz file, or a folder of .npy files, with arrays of the names that ``NAMES`` says.
+
+def read_arrays(path: Path, size: Sequence[int] | None, white: float | None, labelled: bool = True) -> Raw:
+    """Reads a .npy file of images, a .npz file, or a folder of either, with arrays of the names that ``NAMES`` says.
 
     Nothing is unpickled, and nothing is unpacked to disk. Labels are left out unless ``labelled``.
 
@@ -109,12 +136,14 @@ def read_arrays(path: Path, size: Sequence[int] | None, labelled: bool = True) -
         UserError: for what is missing, damaged, pickled, too large to unpack, or not named so.
     """
     arrays: Mapping[str, npt.NDArray[Any] | None]
-    if path.suffix.lower() == ".npz":
-        arrays = _archive(path)
-    elif path.is_dir():
-        arrays = {file.stem: _mapped(file) for file in sorted(path.glob("*.npy"))}
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+        archives = [file for file in files if file.suffix.lower() == ".npz"]
+        if archives and len(files) > 1:
+            raise UserError(f"{path}: expected .npy files or one .npz file, got {', '.join(file.name for file in files)}")
+        arrays = _archive(archives[0]) if archives else {file.stem: _mapped(file) for file in files}
     else:
-        arrays = {"images": _mapped(path)}
+        arrays = _archive(path) if path.suffix.lower() == ".npz" else {"images": _mapped(path)}
     found: dict[str, dict[Split, str]] = {"images": {}, "labels": {}}
     notes: Counter[str] = Counter()
     for name in arrays:
@@ -133,7 +162,7 @@ def read_arrays(path: Path, size: Sequence[int] | None, labelled: bool = True) -
 
     if "train" not in found["images"]:
         raise UserError(f"{path}: expected arrays named {NAMES}; got {', '.join(map(repr, arrays)) or 'none'}")
-    images = {split: ArrayImages(f"{path}: {name}", there(name), size) for split, name in found["images"].items()}
+    images = {split: ArrayImages(f"{path}: {name}", there(name), size, white) for split, name in found["images"].items()}
     if not labelled or not found["labels"]:
         return Raw({split: Part(part, None) for split, part in images.items()}, None, notes)
     labels = {}
@@ -159,7 +188,9 @@ def _meaning(name: str) -> tuple[str | None, Split]:
 
 def _mapped(path: Path) -> npt.NDArray[Any]:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        expect_file(path)
+        with np.errstate(over="ignore"):  # of sizes that nothing has
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise ValueError("it holds several arrays, as .npz files do")
     except FileNotFoundError:
@@ -173,6 +204,7 @@ def _archive(path: Path) -> dict[str, npt.NDArray[Any] | None]:
     """The arrays of a .npz file by their names; None for those of names that mean nothing here, which are not unpacked."""
     arrays: dict[str, npt.NDArray[Any] | None] = {}
     try:
+        expect_file(path)
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 name = member.filename.removesuffix(".npy")

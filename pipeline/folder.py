@@ -17,12 +17,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pipeline.arrays import SPLITS
 from pipeline.cli import UserError
 from pipeline.data import Bytes, Split
-from pipeline.raw import Part, Raw, shown
+from pipeline.raw import Brightness, Part, Raw, expect_size, shown, to_bytes
+from pipeline.source import expect_file
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
 FORMATS = ["PNG", "JPEG", "WEBP", "TIFF"]
 # A small file can announce a picture that fills the memory. This takes the place of Pillow's limit, which only warns.
 MOST_PIXELS = 2**26
+MOST_SIDE = 2**16  # what scaling needs grows with it: with data.size at most 1,024, as many pixels again
 Image.MAX_IMAGE_PIXELS = None
 
 REMEDY = "data.size brings all to one size, data.color to one kind"
@@ -38,15 +40,24 @@ class Pictures:
         size: [height, width] that all are brought to; None: that of the first, which the others must have.
         fit: ``crop``: scaled until it covers the size, then cut about the middle; ``stretch``: scaled.
         color: ``grey`` or ``rgb``; None: that of the first, which the others must be of.
+        white: the value that is white; None: the largest of so many bits.
         remedy: for the message about one that is not.
     """
 
     def __init__(
-        self, paths: Sequence[Path], size: Sequence[int] | None, fit: Fit, color: Color | None, remedy: str = REMEDY
+        self,
+        paths: Sequence[Path],
+        size: Sequence[int] | None,
+        fit: Fit,
+        color: Color | None,
+        white: float | None,
+        remedy: str = REMEDY,
     ) -> None:
         self.remedy = remedy
-        self.paths, self.size, self.fit, self.color, self.notes = paths, size, fit, color, Counter[str]()
+        self.paths, self.size, self.fit, self.color, self.white = paths, size, fit, color, white
+        self.notes, self.brightest = Counter[str](), Brightness(0.0, 0.0, 255.0)
         self.shape = self._open(paths[0])[0].shape
+        expect_size(str(paths[0]), self.shape)
         self.workers = os.cpu_count() or 1
         self.readers = ThreadPoolExecutor(self.workers)
 
@@ -57,27 +68,32 @@ class Pictures:
         images = np.empty((len(rows), *self.shape), np.uint8)
         # A share each, not a picture: Pillow lets go of Python while it decodes, and little else does.
         shares = [np.arange(len(rows))[start :: self.workers] for start in range(self.workers)]
-        for notes in self.readers.map(lambda places: self._fill(images, rows, places), shares):
+        for notes, brightest in self.readers.map(lambda places: self._fill(images, rows, places), shares):
             self.notes.update(notes)
+            self.brightest = max(self.brightest, brightest)
         return images
 
-    def _fill(self, images: Bytes, rows: npt.NDArray[np.int64], places: npt.NDArray[np.int64]) -> Counter[str]:
+    def _fill(
+        self, images: Bytes, rows: npt.NDArray[np.int64], places: npt.NDArray[np.int64]
+    ) -> tuple[Counter[str], Brightness]:
         """Reads those of the rows that have these places among the images."""
-        done: Counter[str] = Counter()
+        done, brightest = Counter[str](), self.brightest
         for place in places:
             path = self.paths[rows[place]]
-            image, notes = self._open(path)
+            image, notes, own = self._open(path)
             if image.shape != self.shape:
                 raise UserError(
                     f"{path}: expected {shown(self.shape)} as in {self.paths[0]}, got {shown(image.shape)}; {self.remedy}"
                 )
             images[place] = image
             done.update(notes)
-        return done
+            brightest = max(brightest, own)
+        return done, brightest
 
-    def _open(self, path: Path) -> tuple[Bytes, list[str]]:
-        """A picture, and what was done to it."""
+    def _open(self, path: Path) -> tuple[Bytes, list[str], Brightness]:
+        """A picture, what was done to it, and its brightest pixel."""
         try:
+            expect_file(path)
             with Image.open(path, formats=FORMATS) as picture:
                 return self._bring(path, picture)
         except UnidentifiedImageError:
@@ -88,53 +104,74 @@ class Pictures:
         except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
             raise UserError(f"{path}: damaged: {error}") from None
 
-    def _bring(self, path: Path, picture: Image.Image) -> tuple[Bytes, list[str]]:
+    def _bring(self, path: Path, picture: Image.Image) -> tuple[Bytes, list[str], Brightness]:
         notes = []
-        if any(";16" in str(part) for part in picture.tile):  # type: ignore[attr-defined]  # Pillow's word for the file's own form
-            notes.append("pictures of 16 bits, of which the upper 8 were taken")
-        if (pixels := picture.width * picture.height) > MOST_PIXELS:
-            raise UserError(f"{path}: expected a picture of at most {MOST_PIXELS:,} pixels, it announces {pixels:,}")
+        deep = any(";16" in str(part) for part in picture.tile)  # type: ignore[attr-defined]  # Pillow's word for the file's own form
+        if picture.width * picture.height > MOST_PIXELS or max(picture.size) > MOST_SIDE:
+            most = f"{MOST_PIXELS:,} pixels, {MOST_SIDE:,} a side"
+            raise UserError(f"{path}: expected a picture of at most {most}, got {picture.width:,} x {picture.height:,}")
         if picture.format == "MPO":  # a JPEG with others behind it, as many telephones write
             notes.append("pictures with others in their file, which were left out")
         elif getattr(picture, "n_frames", 1) > 1:
             raise UserError(f"{path}: expected one picture a file, got {picture.n_frames}")  # type: ignore[attr-defined]
         image = ImageOps.exif_transpose(picture)
-        if image.mode.startswith("I;16"):  # grey, which Pillow would cut off at 255
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        elif image.mode in ("I", "F"):
+        if image.mode in ("I", "F"):
             raise UserError(f"{path}: expected a picture of 8 or 16 bits a colour, got mode {image.mode}")
         if image.has_transparency_data:
-            notes.append("pictures with transparency, which was left out")
-        if image.mode == "P":
-            image = image.convert("RGBA")
-        color = self.color or ("grey" if image.mode in ("1", "L", "LA") else "rgb")
+            notes.append("pictures with transparency, which was left out; put them on a background first, if that matters")
+        if not (deep_grey := image.mode.startswith("I;16")):  # the only one of 16 bits that Pillow keeps
+            if image.mode == "P":
+                image = image.convert("RGBA")
+            image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+        values, bits = np.asarray(image), 16 if deep_grey else 8
+        brightest = int(values.max())
+        if self.white is not None and picture.mode != "1":
+            if deep and not deep_grey:
+                raise UserError(f"{path}: expected grey for data.white, since of colours of 16 bits only the upper 8 are read")
+            levels, wrong = to_bytes(np.arange(brightest + 1), self.white)
+            if wrong.any():
+                raise UserError(f"{path}: expected values in [0, {self.white:g}], as data.white says, got {brightest}")
+            image = Image.fromarray(levels[values])
+        elif deep:
+            notes.append("pictures of 16 bits, of which the upper 8 were taken")
+            image = Image.fromarray((values >> 8).astype(np.uint8)) if deep_grey else image
+        white = self.white or 2.0**bits - 1
+        color = self.color or ("grey" if image.mode == "L" else "rgb")
         image = image.convert({"grey": "L", "rgb": "RGB"}[color])
         if self.size is not None and image.size != (wanted := (self.size[1], self.size[0])):
             cut_or_not = ImageOps.fit if self.fit == "crop" else Image.Image.resize
             image = cut_or_not(image, wanted, Image.Resampling.BICUBIC)
         array = np.asarray(image)
-        return (array if array.ndim == 2 else np.moveaxis(array, 2, 0)), notes
+        return (array if array.ndim == 2 else np.moveaxis(array, 2, 0)), notes, Brightness(brightest / white, brightest, white)
 
 
-def read_folder(root: Path, size: Sequence[int] | None, fit: Fit, color: Color | None) -> Raw:
-    """Finds a folder's pictures. Its subfolders are classes or, if one is ``train``, splits, with classes in them or without.
+def read_folder(root: Path, size: Sequence[int] | None, fit: Fit, color: Color | None, white: float | None) -> Raw:
+    """Finds a folder's pictures. Its subfolders are classes or, if all have names of splits and one is ``train``, splits.
+
+    Splits have classes in them or not.
 
     Raises:
         UserError: where there is none, where an empty folder would be a class, or where pictures lie beside classes.
     """
     notes: Counter[str] = Counter()
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    meant = [SPLITS.get(path.name.lower()) for path in folders]
     found: dict[Split, dict[str | None, list[Path]]] = {}
-    if any(SPLITS.get(path.name.lower()) == "train" for path in folders):
+    if "train" in meant and None not in meant:
         for path in folders:
-            split = SPLITS.get(path.name.lower())
-            if split is None or split in found:
-                raise UserError(f"{path}: expected one folder each for train, validation and test in {root}, and no other")
+            split = SPLITS[path.name.lower()]
+            if split in found:
+                raise UserError(
+                    f"{path}: expected one folder each for train, validation and test in {root}, got two for {split}"
+                )
             found[split] = _classes(path, notes)
         if loose := pictures_in(root, notes, deep=False):
             raise UserError(f"{loose[0]}: expected no picture beside the folders of train, validation and test")
     else:
         found["train"] = _classes(root, notes)
+        if split_names := [path.name for path, split in zip(folders, meant, strict=True) if split is not None]:
+            all_of_them = "only train, validation and test without other folders are splits"
+            notes[f"folders taken as classes, {', '.join(split_names)} among them; {all_of_them}"] += len(folders)
     named = {split: classes for split, classes in found.items() if None not in classes}
     if named and len(named) < len(found):
         raise UserError(f"{root}: expected classes in each of {', '.join(found)} or in none, got them in {', '.join(named)}")
@@ -143,7 +180,7 @@ def read_folder(root: Path, size: Sequence[int] | None, fit: Fit, color: Color |
     for split, classes in found.items():
         paths = [path for several in classes.values() for path in several]
         numbers = [names.index(name) for name, several in classes.items() for _ in several] if names else None  # type: ignore[arg-type]
-        parts[split] = Part(Pictures(paths, size, fit, color), None if numbers is None else np.array(numbers))
+        parts[split] = Part(Pictures(paths, size, fit, color, white), None if numbers is None else np.array(numbers))
     return Raw(parts, names or None, notes)
 
 
@@ -158,11 +195,7 @@ def _classes(root: Path, notes: Counter[str]) -> dict[str | None, list[Path]]:
     found: dict[str | None, list[Path]] = {path.name: pictures_in(path, notes) for path in folders} or {None: direct}
     for path, several in zip(folders or [root], found.values(), strict=True):
         if not several:
-            what = (
-                "a class of pictures; remove the folder, if it is none"
-                if folders
-                else "IDX files, arrays (.npy, .npz) or pictures"
-            )
+            what = "a class of pictures; remove the folder, if it is none" if folders else "pictures"
             raise UserError(f"{path}: expected {what}; got no PNG, JPEG, WebP or TIFF file")
     return found
 

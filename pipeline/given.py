@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from pipeline.arrays import read_arrays
 from pipeline.cli import UserError
-from pipeline.data import Bytes
+from pipeline.data import MANIFEST, Bytes
 from pipeline.folder import Color, Pictures, pictures_in
 from pipeline.params import Data
 from pipeline.raw import Images, shown
@@ -79,11 +79,13 @@ class Given:
         paths = [path for path, _ in found]
         color: Color = "rgb" if len(self.shape) == 3 else "grey"
         size = self.shape[-2:] if self.resize or self.data.size is not None else None
-        images = Pictures(paths, size, self.data.fit, color, REMEDY)
+        images = Pictures(paths, size, self.data.fit, color, self.data.white, REMEDY)
         self._add(images, [str(path) for path in paths], [file.with_suffix(".png") for _, file in found])
 
     def _add_array(self, path: Path, row: int | None) -> None:
-        raw = read_arrays(path, self.shape if len(self.shape) == 2 else None, labelled=False)
+        # What the stage prepare wrote is as a model is given it, whatever it was read from.
+        white = None if (path.parent / MANIFEST).is_file() else self.data.white
+        raw = read_arrays(path, self.shape[-2:], white, labelled=False)
         if len(raw.parts) > 1:
             raise UserError(f"{path}: expected one array of images, got those of {', '.join(raw.parts)}")
         images = raw.parts["train"].images
@@ -124,6 +126,7 @@ class Row:
 
     def __init__(self, images: Images, row: int) -> None:
         self.images, self.row, self.shape, self.notes = images, row, images.shape, images.notes
+        self.brightest = images.brightest
 
     def __len__(self) -> int:
         return 1

@@ -21,19 +21,26 @@ import numpy.typing as npt
 from pipeline.arrays import ArrayImages
 from pipeline.cli import UserError
 from pipeline.data import Bytes, Split
-from pipeline.raw import MOST_BYTES, Part, Raw, numbered
+from pipeline.raw import MOST_BYTES, Part, Raw, numbered, shown
 
 CHECKSUMS = "SHA256SUMS"
 SETS: dict[str, Split] = {"train": "train", "t10k": "test", "test": "test"}
-IMAGES = re.compile(r"(?P<whose>.*?)(?P<set>train|t10k|test)-images-idx3-ubyte(\.gz)?")
+# As they are distributed: by most with a dash, by Kaggle with a dot.
+FILE = re.compile(r"(?P<whose>.*?)(?P<set>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(\.gz)?")
 
 
 def is_idx(folder: Path) -> bool:
     """Whether a folder holds files of that layout."""
-    return any(IMAGES.fullmatch(path.name) for path in folder.iterdir())
+    return any(kind == "images" for _, _, kind in _files(folder))
 
 
-def read_idx(folder: Path) -> Raw:
+def _files(folder: Path) -> dict[tuple[str, str, str], Path]:
+    """By whose they are, their set and their kind; those that are not gzipped are preferred."""
+    files = (path for path in sorted(folder.iterdir(), reverse=True) if path.is_file())
+    return {(match["whose"], match["set"], match["kind"]): path for path in files if (match := FILE.fullmatch(path.name))}
+
+
+def read_idx(folder: Path, white: float | None = None) -> Raw:
     """Reads ``train-images-idx3-ubyte`` and, if they are there, the same of ``t10k`` or ``test``, and their labels.
 
     The sha256 of each file, or of its uncompressed content, is checked against the folder's SHA256SUMS, if it has one.
@@ -41,37 +48,41 @@ def read_idx(folder: Path) -> Raw:
     Raises:
         UserError: for a file that is missing, damaged or not what its name says.
     """
-    found = [match for path in sorted(folder.iterdir()) if (match := IMAGES.fullmatch(path.name))]
-    if len(owners := sorted({match["whose"] for match in found})) > 1:
+    files = _files(folder)
+    if len(owners := sorted({whose for whose, _, kind in files if kind == "images"})) > 1:
         raise UserError(f"{folder}: data.path: expected a folder of one data set, got files of {', '.join(owners)}")
     whose = owners[0] if owners else ""
-    labelled = any("-labels-idx1-ubyte" in path.name for path in folder.iterdir())
+    labelled = any(kind == "labels" for _, _, kind in files)
+
+    def read(name: str, kind: str, dimensions: int) -> Bytes:
+        return _read(files.get((whose, name, kind), folder / f"{whose}{name}-{kind}-idx{dimensions}-ubyte.gz"), dimensions)
+
     images: dict[Split, Bytes] = {}
     labels: dict[Split, npt.NDArray[np.generic]] = {}
-    for name in {"train": None, **{match["set"]: None for match in found}}:
+    for name in dict.fromkeys(["train", *(name for _, name, kind in files if kind == "images")]):
         split = SETS[name]
-        pixels = _read(folder / f"{whose}{name}-images-idx3-ubyte", dimensions=3)
+        pixels = read(name, "images", 3)
         # EMNIST was made with rows and columns the other way round (Cohen et al.: EMNIST. 2017, and its README).
         images[split] = pixels.swapaxes(1, 2) if whose.startswith("emnist") else pixels
         if not labelled:
             continue
-        labels[split] = _read(folder / f"{whose}{name}-labels-idx1-ubyte", dimensions=1)
+        labels[split] = read(name, "labels", 1)
         if len(pixels) != len(labels[split]):
             raise UserError(f"{folder}: {name}: expected as many labels as images, got {len(labels[split])} for {len(pixels)}")
     classes, names = numbered(labels) if labelled else ({}, None)
     notes = Counter({"images turned, as EMNIST's are": sum(map(len, images.values()))} if whose.startswith("emnist") else {})
     return Raw(
-        {split: Part(ArrayImages(f"{folder}: {split}", part, None), classes.get(split)) for split, part in images.items()},
+        {
+            split: Part(ArrayImages(f"{folder}: {split}", part, None, white), classes.get(split))
+            for split, part in images.items()
+        },
         names,
         notes,
+        mixed=True,  # all of MNIST's family do
     )
 
 
 def _read(path: Path, dimensions: int) -> Bytes:
-    """A file of that name or, gzipped, of that name and ``.gz``."""
-    name = path.name
-    if not path.exists():
-        path = path.with_name(f"{name}.gz")
     header = 4 + 4 * dimensions
     try:
         # No more is unpacked than the header announces: a small file may hold terabytes of zeros.
@@ -86,7 +97,8 @@ def _read(path: Path, dimensions: int) -> Bytes:
             shape = struct.unpack(f">{dimensions}I", start[4:])
             size = math.prod(shape)
             if size > MOST_BYTES:
-                raise UserError(f"{path}: expected at most {MOST_BYTES:,} bytes, the header announces {size:,} ({shape})")
+                got = f"{size:,} ({shown(shape)}) by its header; a .npy file can be larger"
+                raise UserError(f"{path}: expected at most {MOST_BYTES:,} bytes, got {got}")
             content = file.read(size + 1)
     except FileNotFoundError:
         raise UserError(
@@ -99,12 +111,12 @@ def _read(path: Path, dimensions: int) -> Bytes:
         raise UserError(f"{path}: the header announces {size} bytes ({shape}), got {got}")
     digest = hashlib.sha256(start)
     digest.update(content)
-    _verify(path, name, digest.hexdigest())
+    _verify(path, digest.hexdigest())
     return np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
 
-def _verify(path: Path, name: str, found: str) -> None:
-    sums = path.with_name(CHECKSUMS)
+def _verify(path: Path, found: str) -> None:
+    sums, name = path.with_name(CHECKSUMS), path.name.removesuffix(".gz")
     if not sums.exists():
         return
     try:

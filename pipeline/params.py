@@ -20,8 +20,10 @@ from ruamel.yaml.error import YAMLError
 from pipeline.cli import UserError, run
 from pipeline.files import write_json
 from pipeline.paths import PARAMS, SCHEMA
+from pipeline.source import expect_source
 
 Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1, le=1024)]  # in pixels
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -57,23 +59,27 @@ Held = Annotated[
 
 
 class Data(Section):
-    path: str = Field(description="A folder of IDX files, .npy files or pictures; or a .npy or .npz file.")
+    path: str = Field(description="A folder of IDX files, .npy files, one .npz file or pictures; or a .npy or .npz file.")
     format: Literal["auto", "idx", "arrays", "pictures"] = Field(description="What lies there; auto: as the names say.")
     validation: Held | None = Field(
-        description="Training images that are held out for validation: how many, or below 1 a share; null: the data's own."
+        description="Training images that are held out for validation: how many, or below 1 a share; null: the data's own or, "
+        "where they have none, a tenth, drawn (of IDX files, the last sixth)."
     )
     test: Held | None = Field(description="The same, for the test.")
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = Field(
-        description="null: the images stay in order, and the last are held out. A number: it shuffles them, and they are "
-        "held out class by class."
+        description="null: the images stay in order, and the last are held out, unless that is left to the data. A number: it "
+        "shuffles them, and they are held out class by class."
     )
-    size: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = Field(
-        description="[height, width] of pictures, or of arrays' rows; null: as they are."
+    size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = Field(
+        description="[height, width] of pictures, or of arrays' rows, grey or three planes of colours; null: as they are."
     )
     fit: Literal["crop", "stretch"] = Field(
         description="How pictures get that size: scaled to cover it and cut about the middle, or scaled."
     )
     color: Literal["grey", "rgb"] | None = Field(description="What pictures are turned into; null: as they are.")
+    white: Positive | None = Field(
+        description="The value that is white, where 0 is black; null: 255 of bytes, 1 of floats, all that 16 bits hold."
+    )
 
 
 class Layers(Section):
@@ -296,8 +302,7 @@ def _keys_beside(section: Any, place: tuple[int | str, ...]) -> list[str]:
 
 def main() -> None:
     params = load_params()
-    if not Path(params.data.path).exists():
-        raise UserError(f"{PARAMS}: data.path: expected a folder or a file, got {params.data.path!r}, which is neither")
+    expect_source(Path(params.data.path))
     write_json(SCHEMA, Params.model_json_schema())
 
 

@@ -10,17 +10,21 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from pipeline.arrays import SUFFIXES as ARRAYS
 from pipeline.arrays import read_arrays
 from pipeline.cli import UserError, run
 from pipeline.data import MANIFEST, Bytes, Split, write_split
 from pipeline.files import sha256, whole_folder, write_json
-from pipeline.folder import SUFFIXES, read_folder
+from pipeline.folder import SUFFIXES as PICTURES
+from pipeline.folder import read_folder
 from pipeline.idx import is_idx, read_idx
 from pipeline.params import Data, load_params
 from pipeline.paths import PARAMS, PREPARED
-from pipeline.raw import Part, Raw, shown
+from pipeline.raw import Images, Part, Raw, shown
+from pipeline.source import expect_source, is_text
 from pipeline.splits import Rows, hold_out, missing, number, shuffled
 
+HELD_OUT: list[Split] = ["test", "validation"]  # in this order
 READ_AT_ONCE, BYTES_AT_ONCE = 512, 2**25  # images, or fewer where they are large
 
 
@@ -33,11 +37,15 @@ def read_raw(params: Data) -> Raw:
     path, kind = Path(params.path), params.format
     if kind == "auto":
         if path.is_dir():
-            there = {entry.suffix.lower() or "folder" for entry in path.iterdir() if not entry.name.startswith(".")}
-            kind = "idx" if is_idx(path) else "arrays" if ".npy" in there else "pictures"
-            if kind == "arrays" and there & {"folder", *SUFFIXES}:
+            entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+            there = {"folder" if entry.is_dir() else entry.suffix.lower() for entry in entries}
+            kind = "idx" if is_idx(path) else "arrays" if there & ARRAYS else "pictures"
+            if kind == "arrays" and there & {"folder", *PICTURES}:
                 raise UserError(f"{PARAMS}: data.format: expected arrays or pictures, since {path} has both, got 'auto'")
-        elif path.suffix.lower() in (".npy", ".npz"):
+            if kind == "pictures" and not there & {"folder", *PICTURES}:
+                what = "IDX files, arrays (.npy, .npz) or pictures (PNG, JPEG, WebP, TIFF)"
+                raise UserError(f"{path}: expected {what}, got {', '.join(entry.name for entry in entries[:3]) or 'nothing'}")
+        elif path.suffix.lower() in ARRAYS:
             kind = "arrays"
         else:
             raise UserError(f"{PARAMS}: data.path: expected a folder, or a .npy or .npz file, got {params.path!r}")
@@ -48,10 +56,33 @@ def read_raw(params: Data) -> Raw:
         if (value := getattr(params, name)) != unset:
             raise UserError(f"{PARAMS}: data.{name}: expected {unset or 'null'} for data.format {kind}, got {value!r}")
     if kind == "idx":
-        return read_idx(path)
+        return read_idx(path, params.white)
     if kind == "arrays":
-        return read_arrays(path, params.size)
-    return read_folder(path, params.size, params.fit, params.color)
+        return read_arrays(path, params.size, params.white)
+    return read_folder(path, params.size, params.fit, params.color, params.white)
+
+
+def with_held_out(raw: Raw, params: Data) -> Data:
+    """The parameters, with how many images are held out for a set that neither they nor the data name, and the draw's seed.
+
+    Raises:
+        UserError: if no image would be left to train by.
+    """
+    unsaid = [name for name in HELD_OUT if name not in raw.parts and getattr(params, name) is None]
+    if not unsaid:
+        return params
+    # MNIST's family comes mixed, and with test sets of a sixth of the training images, as which others take the last.
+    share, said = (1 / 6, "a sixth") if raw.mixed else (1 / 10, "a tenth")
+    seed = params.split_seed if raw.mixed else params.split_seed or 0
+    total = len(raw.parts["train"].images)
+    count = max(2, number(share, total))
+    if total <= count * len(unsaid):
+        wanted = f"more than {count * len(unsaid)} images, to hold out {count} for {' and '.join(unsaid)} each"
+        raise UserError(f"{params.path}: train: expected {wanted}, got {total}")
+    for name in unsaid:
+        how = f"{said}, {'the last' if seed is None else 'drawn'}; data.{name} and data.split_seed take others"
+        raw.notes[f"training images held out for {name}, {how}"] = count
+    return params.model_copy(update={**dict.fromkeys(unsaid, count), "split_seed": seed})
 
 
 def split_rows(raw: Raw, params: Data) -> dict[Split, tuple[Part, Rows]]:
@@ -64,18 +95,13 @@ def split_rows(raw: Raw, params: Data) -> dict[Split, tuple[Part, Rows]]:
     if params.split_seed is not None:
         rows = {split: shuffled(len(own), params.split_seed) for split, own in rows.items()}
     found = {split: (part, rows[split]) for split, part in raw.parts.items()}
-    held: list[Split] = ["test", "validation"]
-    for split in held:
+    for split in HELD_OUT:
         wanted, key = getattr(params, split), f"{PARAMS}: data.{split}"
         if split in raw.parts:
             if wanted is not None:
                 there = f"{params.path} has {len(raw.parts[split].images):,} images for that"
                 raise UserError(f"{key}: expected null, since {there}, got {wanted}")
             continue
-        if wanted is None:
-            raise UserError(
-                f"{key}: expected how many images to hold out, or a share, since {params.path} says not which, got null"
-            )
         part, left = found["train"]
         count = number(wanted, len(raw.parts["train"].images))
         if count >= len(left):
@@ -90,8 +116,11 @@ def check_classes(raw: Raw, splits: dict[Split, tuple[Part, Rows]], params: Data
     """Counts the classes that only a held-out split has.
 
     Raises:
-        UserError: if a draw would not have held them out whole.
+        UserError: if a draw would not have held them out whole, or if a name is none.
     """
+    for name in raw.names or []:
+        if not is_text(name):
+            raise UserError(f"{params.path}: expected class names in UTF-8, without control characters, got {name!a}")
     has = {split: part.classes[rows] for split, (part, rows) in splits.items() if part.classes is not None}
     if raw.names is None or len(has) < len(splits):
         return
@@ -120,6 +149,23 @@ class Values:
             yield part
 
 
+def check_values(images: Images, values: Values, params: Data) -> None:
+    """Whether the training images show something.
+
+    Raises:
+        UserError: where none is brighter than a quarter of white (values of few bits, or divided twice), or all are the same.
+    """
+    done = "".join(f"; {count:,} {note}" for note, count in images.notes.items() if count)
+    _, value, white = images.brightest
+    same = values.low == values.high
+    if params.white is None and 0 < value < white / 4 and not (same and values.low > 0):
+        wanted = f"the value that is white, {value:g} perhaps, or {white:g} if the images are that dark"
+        found = f"no training image of {params.path} has a pixel above {value:g} of {white:g}"
+        raise UserError(f"{PARAMS}: data.white: expected {wanted}, since {found}, got null{done}")
+    if same:
+        raise UserError(f"{params.path}: expected images that differ, got {values.low} as every pixel of training{done}")
+
+
 def parts(part: Part, rows: Rows, bar: tqdm[Any]) -> Iterator[Bytes]:
     """The images of these rows, some at a time."""
     at_once = max(1, min(READ_AT_ONCE, BYTES_AT_ONCE // math.prod(part.images.shape)))
@@ -131,6 +177,7 @@ def parts(part: Part, rows: Rows, bar: tqdm[Any]) -> Iterator[Bytes]:
 
 def main() -> None:
     params = load_params().data
+    expect_source(Path(params.path))
     raw = read_raw(params)
     shape, first = raw.parts["train"].images.shape, raw.parts["train"].images
     for split, part in raw.parts.items():
@@ -139,6 +186,7 @@ def main() -> None:
             raise UserError(
                 f"{params.path}: {split}: expected {expected}, got {len(part.images)} of {shown(part.images.shape)}"
             )
+    params = with_held_out(raw, params)
     splits = split_rows(raw, params)
     if (count := len(splits["test"][1])) < 2:
         raise UserError(f"{params.path}: test: expected at least 2 images, for their spread, got {count}")
@@ -153,8 +201,8 @@ def main() -> None:
             for split, (part, rows) in splits.items():
                 labels = None if part.classes is None else part.classes[rows].astype(label_type)
                 write_split(folder, split, (len(rows), *shape), values.of(parts(part, rows, bar)), labels)
-                if split == "train" and values.low == values.high:
-                    raise UserError(f"{params.path}: expected images that differ, got {values.low} as every pixel of training")
+                if split == "train":
+                    check_values(part.images, values, params)
         write_json(
             folder / MANIFEST,
             {

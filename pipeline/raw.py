@@ -1,18 +1,29 @@
-"""Images as they come: what the reader of every format gives, and how large a thing it will open."""
+"""Images as they come: what the reader of every format gives, how large a thing it will open, and how values become bytes."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.cli import UserError
 from pipeline.data import Bytes, Split
 
 MOST_BYTES = 8 * 2**30  # of an array that has to be unpacked into memory; larger ones can be .npy files, which are mapped
+MOST_VALUES = 3 * 2**20  # of an image: 1,024 x 1,024 in colour
+
+
+class Brightness(NamedTuple):
+    """The brightest of some pixels. The first field orders them, since a data set may have pixels of several kinds."""
+
+    share: float  # of white
+    value: float
+    white: float
 
 
 class Images(Protocol):
@@ -20,6 +31,7 @@ class Images(Protocol):
 
     shape: tuple[int, ...]
     notes: Counter[str]  # what was done to how many of those that have been read
+    brightest: Brightness  # of those that have been read
 
     def __len__(self) -> int: ...
 
@@ -46,6 +58,21 @@ class Raw:
     parts: Mapping[Split, Part]
     names: list[str] | None  # of the classes
     notes: Counter[str] = field(default_factory=Counter)
+    mixed: bool = False  # whether the images come in a random order, of which the last are as good as any
+
+
+def expect_size(name: str, shape: tuple[int, ...]) -> None:
+    """Raises UserError for an image that is too large to be one, before anything is made of its size."""
+    if (values := math.prod(shape)) > MOST_VALUES:
+        raise UserError(f"{name}: expected images of at most {MOST_VALUES:,} values, got {shown(shape)}, which are {values:,}")
+
+
+def to_bytes(values: npt.NDArray[Any], white: float) -> tuple[Bytes, npt.NDArray[np.bool_]]:
+    """Values from 0, black, to ``white`` as the nearest of 256 bytes, and which have none, being out of range or no number."""
+    with np.errstate(all="ignore"):
+        levels = np.rint(values.astype(np.result_type(values, np.float32)) * 255 / white)
+    wrong = ~((levels >= 0) & (levels <= 255))
+    return np.where(wrong, 0, levels).astype(np.uint8), wrong
 
 
 def shown(shape: tuple[int, ...]) -> str:

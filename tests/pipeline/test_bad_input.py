@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 import struct
 import zipfile
 import zlib
@@ -17,8 +19,8 @@ from PIL import Image
 from pipeline import __main__ as command
 from pipeline import params, prepare, train
 from pipeline.cli import run
-from pipeline.paths import DEFAULT
-from tests.pipeline.conftest import set_params, write_idx
+from pipeline.paths import DEFAULT, PARAMS
+from tests.pipeline.conftest import ROOT, set_params, write_idx
 from tests.pipeline.test_intake import colours
 
 GOOD = colours(20, 8, 8)
@@ -177,6 +179,67 @@ def two_sets(raw: Path) -> dict[str, object]:
     return {"data.path": "data/raw/idx", **SPLIT}
 
 
+def two_archives(raw: Path) -> dict[str, object]:
+    (raw / "two").mkdir()
+    for name in ("x", "y"):
+        np.savez(raw / f"two/{name}.npz", images=GOOD)
+    return {"data.path": "data/raw/two", **SPLIT}
+
+
+def overflowing(raw: Path) -> dict[str, object]:
+    with (raw / "x.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (2**33, 2**31, 1)})
+        file.write(bytes(64))
+    return {"data.path": "data/raw/x.npy", **SPLIT}
+
+
+def pictures_of(images: Any) -> Callable[[Path], dict[str, object]]:
+    def make(raw: Path) -> dict[str, object]:
+        (raw / "all").mkdir()
+        for i, image in enumerate(images):
+            (raw / f"all/{i:02d}.png").write_bytes(png(image))
+        return {"data.path": "data/raw/all", **SPLIT}
+
+    return make
+
+
+def linked(make: Callable[[Path], dict[str, object]], link: str, to: str) -> Callable[[Path], dict[str, object]]:
+    """These data, with a link among them."""
+
+    def make_both(raw: Path) -> dict[str, object]:
+        found = make(raw)
+        (raw / link).symlink_to(raw / to)
+        return found
+
+    return make_both
+
+
+def in_classes(raw: Path) -> dict[str, object]:
+    pictures(raw, "classes", ("cat", "dog"))
+    pictures(raw, "elsewhere")
+    return {"data.path": "data/raw/classes", "data.validation": None, "data.test": None}
+
+
+def named_pipe(name: str) -> Callable[[Path], dict[str, object]]:
+    def make(raw: Path) -> dict[str, object]:
+        found = in_classes(raw)
+        os.mkfifo(raw / name)
+        return found if name.startswith("classes") else {**found, "data.path": f"data/raw/{name}"}
+
+    return make
+
+
+def named(name: bytes) -> Callable[[Path], dict[str, object]]:
+    """A class of that name."""
+
+    def make(raw: Path) -> dict[str, object]:
+        found = in_classes(raw)
+        (raw / "classes/dog").rename(raw / "classes" / os.fsdecode(name))
+        return found
+
+    return make
+
+
 def nothing(raw: Path) -> dict[str, object]:
     (raw / "nothing").mkdir()
     return {"data.path": "data/raw/nothing", **SPLIT}
@@ -187,7 +250,12 @@ def changed(**changes: object) -> Callable[[Path], dict[str, object]]:
     return lambda raw: {**of("good", images=GOOD)(raw), **{f"data.{name}": value for name, value in changes.items()}}
 
 
-GREY = GOOD[..., 0]
+GREY = GOOD[..., 0].copy()
+GREY[:, 0, 0] = 255
+DARK = (
+    "params.yaml: data.white: expected the value that is white, {1} perhaps, or {2} if the images are that dark, since no "
+    "training image of {0} has a pixel above {1} of {2}"
+)
 DATA: dict[str, tuple[Callable[[Path], dict[str, object]], str]] = {
     "an IDX file of another kind": (
         other_idx,
@@ -199,20 +267,46 @@ DATA: dict[str, tuple[Callable[[Path], dict[str, object]], str]] = {
     ),
     "an IDX bomb": (
         idx_bomb,
-        "data/raw/idx/train-images-idx3-ubyte: expected at most 8,589,934,592 bytes, the header announces 1,099,",
+        "data/raw/idx/train-images-idx3-ubyte: expected at most 8,589,934,592 bytes, got 1,099,511,627,776 (1048576 x 1024 x",
     ),
     "two IDX data sets": (
         two_sets,
         "data/raw/idx: data.path: expected a folder of one data set, got files of emnist-letters-, emnist-mnist-",
     ),
-    "floats above 1": (of("x", images=GOOD / 16), "data/raw/x.npz: images: expected floats in [0, 1], got "),
+    "floats above 1": (
+        of("x", images=GREY / 1.0),
+        "data/raw/x.npz: images: expected floats in [0, 1], got 255 in image 0; data.white: 255 takes that as white",
+    ),
+    "floats that no rounding took above 1": (
+        of("x", images=GREY / 255 * 1.003),
+        "data/raw/x.npz: images: expected floats in [0, 1], got 1.003 in image 0; data.white: 1.003 takes that as white",
+    ),
+    "bytes 0 and 1": (of("x", images=(GREY > 99).astype(np.uint8)), DARK.format("data/raw/x.npz", 1, 255)),
+    "sixteen levels": (of("x", images=GREY // 16), DARK.format("data/raw/x.npz", 15, 255)),
+    "floats divided by 255 twice": (of("x", images=GREY / 255 / 256), DARK.format("data/raw/x.npz", "0.00390625", 1)),
+    "values above data.white": (
+        changed(white=100),
+        "data/raw/good.npz: images: expected values in [0, 100], as data.white says, got ",
+    ),
+    "a picture above data.white": (
+        lambda raw: {**with_picture(png(GOOD[0]))(raw), "data.white": 100},
+        "data/raw/pictures/00.png: expected values in [0, 100], as data.white says, got ",
+    ),
+    "8 bits in pictures of 16": (
+        pictures_of(GREY.astype(np.uint16)),
+        DARK.format("data/raw/all", 255, 65535) + ", got null; 16 pictures of 16 bits, of which the upper 8 were taken",
+    ),
+    "pictures with all in their transparency": (
+        pictures_of(np.concatenate([np.zeros_like(GOOD), GOOD[..., :1]], axis=3)),
+        "data/raw/all: expected images that differ, got 0 as every pixel of training; 16 pictures with transparency, which was",
+    ),
     "NaN": (
         of("x", images=np.where(GOOD > 9, GOOD / 255, np.nan)),
         "data/raw/x.npz: images: expected floats in [0, 1], got nan in image ",
     ),
     "whole numbers": (
         of("x", images=GOOD.astype(np.int64)),
-        "data/raw/x.npz: images: expected bytes (uint8), booleans or floats in [0, 1], got int64",
+        "data/raw/x.npz: images: expected bytes (uint8), booleans or floats in [0, 1], got int64; data.white, the value that",
     ),
     "pickled objects": (
         of("x", images=np.array([{}, []], dtype=object)),
@@ -275,7 +369,19 @@ DATA: dict[str, tuple[Callable[[Path], dict[str, object]], str]] = {
     "a truncated picture": (with_picture(png(GOOD[0])[:-40]), "data/raw/pictures/x.png: damaged: "),
     "a picture bomb": (
         with_picture(huge_png()),
-        "data/raw/pictures/x.png: expected a picture of at most 67,108,864 pixels, it announces 10,000,000,000",
+        "data/raw/pictures/x.png: expected a picture of at most 67,108,864 pixels, 65,536 a side, got 100,000 x 100,000",
+    ),
+    "a picture that is too tall to be scaled": (
+        lambda raw: {**with_picture(png(np.zeros((2**20, 1), np.uint8)))(raw), "data.size": [8, 8], "data.fit": "stretch"},
+        "data/raw/pictures/x.png: expected a picture of at most 67,108,864 pixels, 65,536 a side, got 1 x 1,048,576",
+    ),
+    "images of too many values": (
+        of("x", images=np.zeros((2, 1025, 1024, 3), np.uint8)),
+        "data/raw/x.npz: images: expected images of at most 3,145,728 values, got 3 x 1025 x 1024, which are 3,148,800",
+    ),
+    "an array of more values than a number counts": (
+        overflowing,
+        "data/raw/x.npy: damaged, or not a plain .npy file: array is too big",
     ),
     "several pictures in a file": (
         with_picture(animation(), "x.tif"),
@@ -305,20 +411,67 @@ DATA: dict[str, tuple[Callable[[Path], dict[str, object]], str]] = {
         classes_in_order,
         "params.yaml: data.split_seed: expected a number, which takes some of each class, since without one test has all of",
     ),
-    "an empty folder": (nothing, "data/raw/nothing: expected IDX files, arrays (.npy, .npz) or pictures; got no PNG"),
-    "no file": (changed(path="data/raw/none.npz"), "data/raw/none.npz: missing"),
+    "an empty folder": (
+        nothing,
+        "data/raw/nothing: expected IDX files, arrays (.npy, .npz) or pictures (PNG, JPEG, WebP, TIFF), got nothing",
+    ),
+    "two archives in a folder": (
+        two_archives,
+        "data/raw/two: expected .npy files or one .npz file, got x.npz, y.npz",
+    ),
+    "no file": (
+        changed(path="data/raw/none.npz"),
+        "params.yaml: data.path: expected a folder or a file, got 'data/raw/none.npz', which is neither",
+    ),
+    "a class that is a link": (
+        linked(in_classes, "classes/eel", "elsewhere"),
+        "data/raw/classes/eel: expected a folder, got a symbolic link, behind which DVC sees no change; move or copy",
+    ),
+    "a link deep below": (
+        linked(in_classes, "classes/cat/more", "elsewhere"),
+        "data/raw/classes/cat/more: expected a folder, got a symbolic link",
+    ),
+    "a link to where it lies": (
+        linked(in_classes, "classes/again", "classes"),
+        "data/raw/classes/again: expected a folder, got a symbolic link",
+    ),
+    "a link to nothing": (
+        linked(in_classes, "classes/cat/x.png", "none"),
+        "data/raw/classes/cat/x.png: expected a file, got a broken symbolic link: No such file or directory",
+    ),
+    "a named pipe among pictures": (
+        named_pipe("classes/cat/x.png"),
+        "data/raw/classes/cat/x.png: expected a file, got a named pipe",
+    ),
+    "a named pipe for an array": (named_pipe("x.npy"), "data/raw/x.npy: expected a file, got a named pipe"),
+    "a device": (
+        linked(lambda raw: {"data.path": "data/raw/x.npz"}, "x.npz", "/dev/zero"),
+        "data/raw/x.npz: expected a file, got a device",
+    ),
+    "a class whose name is not UTF-8": (
+        named(b"\xff\xfe"),
+        "data/raw/classes: expected names in UTF-8, without control characters, got b'\\xff\\xfe'",
+    ),
+    "a class whose name has two lines": (
+        named(b"a\nb"),
+        "data/raw/classes: expected names in UTF-8, without control characters, got b'a\\nb'",
+    ),
+    "a label of two lines": (
+        of("x", images=GOOD, labels=np.array(["a", "b\nc"] * 10)),
+        "data/raw/x.npz: expected class names in UTF-8, without control characters, got 'b\\nc'",
+    ),
     "a file of another kind": (
         changed(path="params.yaml"),
         "params.yaml: data.path: expected a folder, or a .npy or .npz file, got 'params.yaml'",
     ),
-    "no split for the test": (
-        changed(test=None),
-        "params.yaml: data.test: expected how many images to hold out, or a share, since data/raw/good.npz says not which",
+    "too few images to hold some out": (
+        lambda raw: {**of("x", images=GOOD[:4])(raw), "data.validation": None, "data.test": None},
+        "data/raw/x.npz: train: expected more than 4 images, to hold out 2 for test and validation each, got 4",
     ),
     "all held out": (changed(test=20), "params.yaml: data.test: expected less than the 20 training images, got 20"),
     "a split that is there": (
-        lambda raw: {"data.test": 5},
-        "params.yaml: data.test: expected null, since data/raw/small has 200 images for that, got 5",
+        lambda raw: {**of("x", x_train=GOOD, x_test=GOOD)(raw), "data.test": 5},
+        "params.yaml: data.test: expected null, since data/raw/x.npz has 20 images for that, got 5",
     ),
     "arrays resized": (
         changed(size=[4, 4]),
@@ -343,15 +496,33 @@ def ended(program: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> st
     return error
 
 
+@pytest.fixture
+def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place for data, beside which the stage prepare can be called: quicker made than a workspace."""
+    (tmp_path / "data/raw").mkdir(parents=True)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "data/raw"
+
+
 @pytest.mark.parametrize(("make", "line"), DATA.values(), ids=DATA)
 def test_bad_data_is_one_line_and_leaves_nothing(
-    workspace: Path, make: Callable[[Path], dict[str, object]], line: str, capsys: pytest.CaptureFixture[str]
+    raw: Path, make: Callable[[Path], dict[str, object]], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    set_params(workspace / "params.yaml", make(workspace / "data/raw"))
+    set_params(PARAMS, make(raw))
     error = ended(prepare.main, capsys)
     assert error.startswith(f"error: {line}")
     assert len(error.splitlines()) == 1
-    assert [path.name for path in (workspace / "data").iterdir()] == ["raw"]
+    assert [path.name for path in Path("data").iterdir()] == ["raw"]
+
+
+@pytest.mark.parametrize("name", ["a class that is a link", "a named pipe among pictures", "a class whose name is not UTF-8"])
+def test_what_dvc_hangs_at_or_misses_is_said_before_dvc_reads_it(
+    raw: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, line = DATA[name]
+    set_params(PARAMS, make(raw))
+    assert ended(params.main, capsys).startswith(f"error: {line}")
 
 
 @pytest.mark.parametrize(
@@ -362,13 +533,15 @@ def test_bad_data_is_one_line_and_leaves_nothing(
         ({"data.fit": "stretch"}, "data.fit: expected crop without data.size, got 'stretch'"),
         ({"data.format": "jpeg"}, "data.format: expected 'auto', 'idx', 'arrays' or 'pictures', got 'jpeg'"),
         ({"data.size": [28]}, "data.size: expected at least 2 items"),
+        ({"data.size": [64, 1025]}, "data.size.1: expected less than or equal to 1024, got 1025"),
+        ({"data.white": 0}, "data.white: expected greater than 0, got 0"),
         ({"data.path": "data/none"}, "data.path: expected a folder or a file, got 'data/none', which is neither"),
     ],
 )
 def test_bad_parameters_of_data_are_one_line(
-    workspace: Path, changes: dict[str, object], line: str, capsys: pytest.CaptureFixture[str]
+    raw: Path, changes: dict[str, object], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    set_params(workspace / "params.yaml", changes)
+    set_params(PARAMS, changes)
     error = ended(params.main, capsys)
     assert error.startswith(f"error: params.yaml: {line}")
     assert len(error.splitlines()) == 1
@@ -423,6 +596,8 @@ def model(workspace: Path) -> Path:
     (workspace / "text.png").write_text("hello", encoding="utf-8")
     (workspace / "empty").mkdir()
     np.save(workspace / "pixels.npy", np.zeros((3, 28, 28), np.uint8))
+    for suffix in ("png", "npy", "npz"):
+        os.mkfifo(workspace / f"pipe.{suffix}")
     return workspace
 
 
@@ -434,6 +609,9 @@ COMMANDS = [
     ("encode pixels.npy:3 -o a.csv", "error: pixels.npy:3: expected one of 3 images, numbered from 0"),
     ("score pixels.npy -o a.txt", "expected a file name that ends in .csv or .parquet, got 'a.txt'"),
     ("score pixels.npy --samples 0 -o a.csv", "expected a whole number from 1 to 1,000,000, got '0'"),
+    ("encode pipe.png -o a.csv", "error: pipe.png: expected a file, got a named pipe"),
+    ("encode pipe.npy -o a.csv", "error: pipe.npy: expected a file, got a named pipe"),
+    ("encode pipe.npz -o a.csv", "error: pipe.npz: expected a file, got a named pipe"),
     ("sample -n many -o a.png", "expected a whole number from 1 to 10,000, got 'many'"),
     ("sample -o a.gif", "expected a file name that ends in .png, got 'a.gif'"),
     (

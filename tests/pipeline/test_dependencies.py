@@ -12,7 +12,7 @@ from pipeline.params import read_yaml
 from tests.pipeline.conftest import ROOT
 
 # Of these no result depends: how a program starts and where files lie. What params.py allows, the schema says.
-PLUMBING = {"cli", "device", "files", "params", "paths"}
+PLUMBING = {"cli", "device", "files", "params", "paths", "source"}
 FILES = [ROOT / "dvc.yaml", ROOT / "recipes/dvc.yaml"]
 STAGES = [
     (file, name, stage)

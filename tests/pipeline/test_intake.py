@@ -204,7 +204,7 @@ def test_what_was_done_to_pictures_is_counted(workspace: Path, capsys: pytest.Ca
     prepare.main()
     said = capsys.readouterr().out
     assert "note: 1 files ignored that are no PNG, JPEG, WebP or TIFF\n" in said
-    assert "note: 40 pictures with transparency, which was left out\n" in said
+    assert "note: 40 pictures with transparency, which was left out; put them on a background first, if that matters\n" in said
     assert "note: 1 pictures of 16 bits, of which the upper 8 were taken\n" in said
 
 
