@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
 
 from pipeline.caveats import caveats
 from pipeline.cli import UserError
@@ -92,14 +95,14 @@ def write_card(
         "It knows images like those of its training set. Of any other it says something, and not that it does not know it",
         "Its numbers are of one seed; another's differ",
     ]
-    classes = f" Classes: {', '.join(data['classes'])}." if data["classes"] else ""
+    classes = f" Classes: {', '.join(map(in_line, data['classes']))}." if data["classes"] else ""
     text = TEXT.format(
         name=name,
         kind="A variational autoencoder" if params.model.posterior == "normal" else "An autoencoder",
         shape=" x ".join(map(str, made["image_shape"])),
         latent_dim=params.model.latent_dim,
         weights=weights.name,
-        source=data["source"],
+        source=in_line(data["source"]),
         counts=", ".join(f"{split} {count:,}" for split, count in data["counts"].items()),
         checksum=data["sha256"]["train_images.npy"],
         classes=classes,
@@ -121,7 +124,7 @@ def read_metrics(path: Path, weights: Path) -> dict[str, float]:
         UserError: if it is missing, is no such card, or not of these weights.
     """
     try:
-        _, front, _ = path.read_text(encoding="utf-8").split(FRONT, 2)
+        _, front, _ = re.split(f"^{FRONT}", path.read_text(encoding="utf-8"), maxsplit=2, flags=re.MULTILINE)
         about = read_yaml_text(front, path)
         metrics = {metric["type"]: metric["value"] for metric in about["model-index"][0]["results"][0]["metrics"]}
         found = about["weights_sha256"]
@@ -144,9 +147,25 @@ def numbers(report: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def in_line(text: str) -> str:
+    """A text with what would break its line escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+class AnyText(SafeRepresenter):
+    """Quotes and escapes what is not printable: ruamel would write U+0085 as it is, which is read as the end of a line."""
+
+    def represent_str(self, data: str) -> ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
+
+
+AnyText.add_representer(str, AnyText.represent_str)
+
+
 def as_yaml(value: Any) -> str:
     """As YAML, in the order that it has."""
     yaml = YAML(typ="safe", pure=True)
+    yaml.Representer = AnyText
     yaml.default_flow_style = yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     stream = io.StringIO()
     yaml.dump(value, stream)

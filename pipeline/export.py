@@ -6,6 +6,7 @@ Nothing in them is random: a sample of q(z|x) is mu + exp(logvar / 2) e, with an
 from __future__ import annotations
 
 import importlib.util
+import io
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.cli import UserError
+from pipeline.cli import UserError, progress
 from pipeline.files import all_files
 from pipeline.model import VAE
 from pipeline.trained import Trained
@@ -46,7 +47,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """z [B, latent_dim] -> E[x|z], [B, *image_shape]."""
+    """z [B, latent_dim] -> E[x|z], [B, *image_shape], in [0, 1] as :meth:`Trained.decode`."""
 
     outputs = ("mean",)
 
@@ -55,11 +56,11 @@ class Decoder(nn.Module):
         self.model = model
 
     def forward(self, z: Tensor) -> tuple[Tensor]:
-        return (self.model.likelihood.mean(self.model.decode(z)).unflatten(-1, self.model.image_shape),)
+        return (self.model.likelihood.mean(self.model.decode(z)).clamp(0, 1).unflatten(-1, self.model.image_shape),)
 
 
 def export(trained: Trained, kind: Format, folder: Path) -> dict[Path, float]:
-    """Writes both graphs, reads them back, and runs them on images and codes of the prior.
+    """Writes both graphs, once what would be read back computes the same on images and codes of the prior.
 
     Returns:
         for each file the largest difference from PyTorch's outputs.
@@ -72,62 +73,70 @@ def export(trained: Trained, kind: Format, folder: Path) -> dict[Path, float]:
         raise UserError(f"--format onnx: needs {', '.join(lacking)}, which is not installed; pip install '.[onnx]'")
     model = trained.model.cpu()
     trained.device = torch.device("cpu")
-    x = trained.sample(CHECKED).clamp(0, 1)
+    x = trained.sample(CHECKED)
     mu, sigma = trained.encode(x)
     suffix = {"onnx": ".onnx", "torch-export": ".pt2"}[kind]
-    write, read = {"onnx": (write_onnx, read_onnx), "torch-export": (write_program, read_program)}[kind]
-    found = {}
+    write, read = {"onnx": (as_onnx, from_onnx), "torch-export": (as_program, from_program)}[kind]
+    contents, found = {}, {}
+    for name, graph, given in (("encoder", Encoder(model), x), ("decoder", Decoder(model), mu + sigma)):
+        file = f"{name}{suffix}"
+        progress(f"exporting {file}")
+        contents[file] = content = write(graph.eval(), given, "x" if name == "encoder" else "z")
+        progress(f"checking {file}")
+        with torch.no_grad():
+            expected = graph(given)
+        got = read(content)(given)  # of another batch size than the graph was made with
+        pairs = list(zip(expected, got, strict=True))
+        found[folder / file] = difference = max((one - other).abs().max().item() for one, other in pairs)
+        # float32 has seven digits, also of large numbers.
+        if not all(((one - other).abs() <= TOLERANCE * one.abs().clamp(min=1)).all() for one, other in pairs):
+            raise UserError(
+                f"{folder / file}: expected what PyTorch computes to {TOLERANCE}, got a difference of {difference:.2g}"
+            )
+    # From memory: torch's own writer ends the process where the disk is full.
     with all_files(folder) as temporary:
-        for name, graph, given in (("encoder", Encoder(model), x), ("decoder", Decoder(model), mu + sigma)):
-            path = temporary / f"{name}{suffix}"
-            write(graph.eval(), given, "x" if name == "encoder" else "z", path)
-            with torch.no_grad():
-                expected = graph(given)
-            got = read(path)(given)  # of another batch size than the graph was made with
-            pairs = list(zip(expected, got, strict=True))
-            found[folder / path.name] = difference = max((one - other).abs().max().item() for one, other in pairs)
-            # float32 has seven digits, also of large numbers.
-            if not all(((one - other).abs() <= TOLERANCE * one.abs().clamp(min=1)).all() for one, other in pairs):
-                raise UserError(
-                    f"{folder / path.name}: expected what PyTorch computes to {TOLERANCE}, got a difference of {difference:.2g}"
-                )
+        for file, content in contents.items():
+            (temporary / file).write_bytes(content)
     return found
 
 
 def program(graph: nn.Module, given: Tensor) -> torch.export.ExportedProgram:
     """The graph for batches of any size."""
-    return torch.export.export(graph, (given[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    return torch.export.export(graph, (given[:2].clone(),), dynamic_shapes=({0: torch.export.Dim("batch")},))
 
 
-def write_program(graph: nn.Module, given: Tensor, _name: str, path: Path) -> None:
-    torch.export.save(program(graph, given), path)
+def as_program(graph: nn.Module, given: Tensor, _name: str) -> bytes:
+    stream = io.BytesIO()
+    torch.export.save(program(graph, given), stream)
+    return stream.getvalue()
 
 
-def read_program(path: Path) -> Callable[[Tensor], Sequence[Tensor]]:
-    run: Callable[[Tensor], Sequence[Tensor]] = torch.export.load(path).module()
+def from_program(content: bytes) -> Callable[[Tensor], Sequence[Tensor]]:
+    run: Callable[[Tensor], Sequence[Tensor]] = torch.export.load(io.BytesIO(content)).module()
     return run
 
 
-def write_onnx(graph: nn.Module, given: Tensor, name: str, path: Path) -> None:
+def as_onnx(graph: nn.Module, given: Tensor, name: str) -> bytes:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own, of its deprecations
-        torch.onnx.export(
+        exported = torch.onnx.export(
             program(graph, given),
             (),
-            path,
             input_names=[name],
             output_names=list(graph.outputs),  # type: ignore[arg-type]
             dynamic_shapes=({0: "batch"},),
             dynamo=True,
-            external_data=False,
             verbose=False,
         )
+    assert exported is not None  # without a file to write
+    content: bytes = exported.model_proto.SerializeToString()
+    return content
 
 
-def read_onnx(path: Path) -> Callable[[Tensor], Sequence[Tensor]]:
+def from_onnx(content: bytes) -> Callable[[Tensor], Sequence[Tensor]]:
     import onnxruntime  # type: ignore[import-untyped]  # only this format needs it
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda given: [torch.from_numpy(np.asarray(out)) for out in session.run(None, {name: given.numpy()})]

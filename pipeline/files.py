@@ -79,7 +79,8 @@ def _temporary_folder(parent: Path, of: Path) -> Iterator[Path]:
     except OSError as error:
         # A full disk is an error without a file's name, of some libraries without a number either.
         if error.filename is None or str(error.filename).startswith(str(temporary)):
-            raise OSError(error.errno, error.strerror or f"could not be written: {error}", str(of)) from error
+            reason = os.strerror(error.errno) if error.errno else f"could not be written: {error}"
+            raise OSError(error.errno, reason, str(of)) from error
         raise
 
 

@@ -83,11 +83,11 @@ class Trained:
 
     @torch.no_grad()
     def decode(self, z: Tensor | npt.NDArray[Any]) -> Tensor:
-        """E[x|z] of codes [N, latent_dim], in [0, 1] but for a Gaussian's: [N, *image_shape]."""
+        """E[x|z] of codes [N, latent_dim]: [N, *image_shape], clamped to [0, 1], which a Gaussian's mean may leave."""
         z = torch.as_tensor(z, dtype=torch.float32, device=self.device)
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"expected z [N, {self.latent_dim}], got {list(z.shape)}")
-        parts = [self.model.likelihood.mean(self.model.decode(part)) for part in z.split(AT_ONCE)]
+        parts = [self.model.likelihood.mean(self.model.decode(part)).clamp(0, 1) for part in z.split(AT_ONCE)]
         return torch.cat(parts).view(len(z), *self.image_shape)
 
     def sample(self, count: int, seed: int = 0) -> Tensor:

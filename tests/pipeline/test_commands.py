@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from pipeline.data import read_split
 from pipeline.header import read_header
 from pipeline.info import info
 from pipeline.paths import DEFAULT
+from pipeline.weights import save_model
 from tests.pipeline.conftest import ROOT, SMALL, set_params, small_mnist
 from tests.pipeline.test_intake import colours
 
@@ -187,6 +191,13 @@ def test_bytes_floats_flat_and_shaped_images_are_the_same_and_others_are_refused
     assert bound < tighter < 0
 
 
+def test_what_a_model_draws_it_can_encode(kind: str) -> None:
+    model = pipeline.load("models/default")
+    images = model.sample(64, seed=1)
+    mu, _ = model.encode(images)
+    model.encode(model.decode(100 * mu))  # far out, where a Gaussian's mean is far from [0, 1]
+
+
 def test_an_autoencoder_has_no_log_prob(trained: Path) -> None:
     with pytest.raises(ValueError, match="an autoencoder has no p"):
         pipeline.load(trained / "autoencoder/models/default").log_prob(np.zeros((1, 28, 28), np.uint8))
@@ -200,7 +211,7 @@ def test_onnxruntime_computes_what_pytorch_does_in_batches_of_any_size(kind: str
     model = pipeline.load("models/default")
     encoder, decoder = (onnxruntime.InferenceSession(f"onnx/{name}.onnx") for name in ("encoder", "decoder"))
     for count in (1, 3, 256):
-        x = model.sample(count).clamp(0, 1)
+        x = model.sample(count)
         found = encoder.run(None, {"x": x.numpy()})
         with torch.no_grad():
             posterior = model.model.posterior(x.flatten(1))
@@ -266,6 +277,44 @@ def test_info_counts_what_was_trained(kind: str, capsys: pytest.CaptureFixture[s
     vae("info")
     count = sum(parameter.numel() for parameter in pipeline.load("models/default").model.parameters())
     assert f"\n  parameters: {count}\n" in capsys.readouterr().out
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file grows beyond that, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("sample -o full/x.png", "full/x.png"),
+        ("encode data/prepared/test_images.npy -o full/x.csv", "full/x.csv"),
+        ("encode data/prepared/test_images.npy -o full/x.parquet", "full/x.parquet"),
+        ("reconstruct data/prepared/test_images.npy:0 -o full", "full"),
+        ("export --format torch-export -o full", "full"),
+    ],
+)
+def test_a_disk_that_is_full_is_one_line_with_the_files_name(
+    plain: Path, words: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    with largest_file(100), pytest.raises(SystemExit) as caught:
+        vae(words)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {named}: File too large"
+    assert list(Path("full").iterdir()) == []
+
+
+def test_weights_on_a_disk_that_is_full_name_the_file(plain: Path) -> None:
+    model = pipeline.load(DEFAULT.models)
+    with largest_file(100), pytest.raises(OSError, match=r"File too large: 'x.safetensors'"):
+        save_model(Path("x.safetensors"), model.model, model.params, {**model.made["data"]})
 
 
 @pytest.mark.parametrize(

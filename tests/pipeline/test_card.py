@@ -1,0 +1,53 @@
+"""A model card can be read again, whatever the data and their classes are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pipeline.card import FRONT, as_yaml, read_metrics, write_card
+from pipeline.params import load_params, read_yaml_text
+from tests.pipeline.conftest import ROOT
+
+ODD = [
+    "---",
+    "a---",
+    "a\n---\nb",
+    "---\n",
+    "\r\n---\r\n",
+    "'\"\\",
+    "a: b # c",
+    "\x00\x07\x85\u2028\ufeff",
+    "\udcff",
+    "\u732b",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", ODD, ids=ascii)
+def test_a_card_can_be_read_whatever_its_data_are_called(tmp_path: Path, text: str) -> None:
+    weights, card = tmp_path / "vae.safetensors", tmp_path / "MODEL_CARD.md"
+    weights.write_bytes(b"weights")
+    params = load_params(ROOT / "params.yaml").model_dump()
+    params["data"]["path"] = text
+    counts, checksums = {"train": 1}, {"train_images.npy": "0"}
+    data = {"source": text, "classes": [text, "b"], "values": "grey", "counts": counts, "sha256": checksums}
+    report = pd.DataFrame(columns=["value", "standard_error", "unit", "definition"])
+    made = {"image_shape": [28, 28], "params": params, "data": data, "versions": {}}
+    write_card(card, weights, made, report, {"elbo": -1.5}, "not collapsed")
+    assert read_metrics(card, weights) == {"elbo": -1.5}
+    front = read_yaml_text(card.read_text(encoding="utf-8").split(f"\n{FRONT}")[0].removeprefix(FRONT), card)
+    assert front["model-index"][0]["results"][0]["dataset"]["name"] == text
+    assert "Classes: " in next(line for line in card.read_text(encoding="utf-8").split("\n") if line.endswith(", b."))
+
+
+@settings(max_examples=50)
+@given(st.text(st.characters(exclude_categories=())))
+@example("a\x85b")
+def test_any_text_survives_as_yaml(text: str) -> None:
+    value = {"a": [text, text], text: {"b": text}}
+    assert read_yaml_text(as_yaml(value), Path("x")) == value
