@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import struct
 import zipfile
 import zlib
@@ -20,7 +19,7 @@ from pipeline import __main__ as command
 from pipeline import params, prepare, train
 from pipeline.cli import run
 from pipeline.paths import DEFAULT, PARAMS
-from tests.pipeline.conftest import ROOT, set_params, write_idx
+from tests.pipeline.conftest import set_params, write_idx
 from tests.pipeline.test_intake import colours
 
 GOOD = colours(20, 8, 8)
@@ -494,15 +493,6 @@ def ended(program: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> st
     error = capsys.readouterr().err
     assert "Traceback" not in error
     return error
-
-
-@pytest.fixture
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A place for data, beside which the stage prepare can be called: quicker made than a workspace."""
-    (tmp_path / "data/raw").mkdir(parents=True)
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "data/raw"
 
 
 @pytest.mark.parametrize(("make", "line"), DATA.values(), ids=DATA)

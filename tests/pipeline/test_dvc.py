@@ -97,11 +97,10 @@ def test_other_data_are_an_experiment_like_any(clone: Clone) -> None:
     images = np.random.RandomState(0).randint(0, 256, (200, 9, 11, 3)).astype(np.uint8)
     np.savez(clone.folder / "data/raw/mine.npz", images=images, labels=np.arange(200) % 2)
     clone.must("dvc", "add", "data/raw/mine.npz")
-    own = {"path": "data/raw/mine.npz", "validation": 0.1, "test": 20, "split_seed": 1}
-    changes = [word for name, value in own.items() for word in ("-S", f"data.{name}={value}")]
+    set_params(clone.folder / "params.yaml", {"data.validation": None})
     clone.must("git", "add", "--all")
     # In a copy of the repository, which has them from DVC.
-    clone.must("dvc", "exp", "run", "--temp", "--name", "mine", *changes)
+    clone.must("dvc", "exp", "run", "--temp", "--name", "mine", "-S", "data.path=data/raw/mine.npz")
     clone.run("dvc", "exp", "apply", "mine")  # ends with a list of recipes' weights, which this copy never made
     manifest = json.loads((clone.folder / "data/prepared/manifest.json").read_text(encoding="utf-8"))
     assert (manifest["image_shape"], manifest["counts"]) == ([3, 9, 11], {"train": 160, "validation": 20, "test": 20})
