@@ -42,7 +42,8 @@ NAMES = "images and labels (or x and y, data and target), for splits with _train
 class ArrayImages:
     """Images [N, H, W], [N, H, W, C] or, as rows of numbers, [N, D]; bytes, booleans, floats or, with ``white``, any numbers.
 
-    [N, C, H, W] is understood too, where it can mean nothing else.
+    [N, C, H, W] is understood too, where it can mean nothing else. Values may be below 0 or above white by less than half of a
+    grey level, as rounding leaves them.
 
     Args:
         name: for messages.

@@ -59,7 +59,9 @@ Held = Annotated[
 
 
 class Data(Section):
-    path: str = Field(description="A folder of IDX files, .npy files, one .npz file or pictures; or a .npy or .npz file.")
+    path: str = Field(
+        min_length=1, description="A folder of IDX files, .npy files, one .npz file or pictures; or a .npy or .npz file."
+    )
     format: Literal["auto", "idx", "arrays", "pictures"] = Field(description="What lies there; auto: as the names say.")
     validation: Held | None = Field(
         description="Training images that are held out for validation: how many, or below 1 a share; null: the data's own or, "
@@ -284,7 +286,7 @@ def _fault(section: type[Section], place: tuple[int | str, ...], kind: str, mess
     if kind == "model_type":
         return f"{key}: expected keys and values, got {value!r}"
     message = message.removeprefix("Value error, ")
-    message = re.sub(r"List should have (.*) after validation, not \d+", r"expected \1", message)
+    message = re.sub(r"(?:List|String) should have (.*?)(?: after validation, not \d+)?$", r"expected \1", message)
     return f"{key}: {message.replace('Input should be', 'expected')}, got {value!r}"
 
 

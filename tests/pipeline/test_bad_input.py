@@ -524,6 +524,7 @@ def test_what_dvc_hangs_at_or_misses_is_said_before_dvc_reads_it(
         ({"data.format": "jpeg"}, "data.format: expected 'auto', 'idx', 'arrays' or 'pictures', got 'jpeg'"),
         ({"data.size": [28]}, "data.size: expected at least 2 items"),
         ({"data.size": [64, 1025]}, "data.size.1: expected less than or equal to 1024, got 1025"),
+        ({"data.path": ""}, "data.path: expected at least 1 character, got ''"),
         ({"data.white": 0}, "data.white: expected greater than 0, got 0"),
         ({"data.path": "data/none"}, "data.path: expected a folder or a file, got 'data/none', which is neither"),
     ],
