@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from pipeline.cli import UserError
 from pipeline.data import Bytes, Split
-from pipeline.raw import MOST_BYTES, Brightness, Part, Raw, expect_size, numbered, shown, to_bytes
+from pipeline.raw import MOST_BYTES, Brightness, Part, Raw, as_batch, expect_size, numbered, shown, to_bytes
 from pipeline.source import expect_file
 
 SPLITS: dict[str, Split] = {
@@ -30,6 +30,8 @@ SPLITS: dict[str, Split] = {
     "testing": "test",
 }
 SUFFIXES = {".npy", ".npz"}
+Named = dict[Split, tuple[str, npt.NDArray[Any]]]
+REMEDY = "data.white: {:g} takes that as white"
 KINDS = {
     **dict.fromkeys(["x", "image", "images", "imgs", "data", "arr_0"], "images"),
     **dict.fromkeys(["y", "label", "labels", "target", "targets", "arr_1"], "labels"),
@@ -51,13 +53,16 @@ class ArrayImages:
         size: the images' [H, W], which rows of numbers do not tell: in grey or, if they are three times as long, as planes of
             red, green and blue; None: as the array says, or of one row each.
         white: the value that is white; None: 255 of bytes, True of booleans, 1 of floats.
+        remedy: for the message about a value beyond that.
 
     Raises:
         UserError: if that is not what the array is.
     """
 
-    def __init__(self, name: str, array: npt.NDArray[Any], size: Sequence[int] | None, white: float | None) -> None:
-        self.name, self.array, self.notes = name, array, Counter[str]()
+    def __init__(
+        self, name: str, array: npt.NDArray[Any], size: Sequence[int] | None, white: float | None, remedy: str = REMEDY
+    ) -> None:
+        self.name, self.array, self.remedy, self.notes = name, array, remedy, Counter[str]()
         kinds = "[N, H, W], [N, H, W, C] or [N, D]"
         if array.ndim not in (2, 3, 4) or 0 in array.shape[1:]:
             raise UserError(f"{name}: expected images {kinds}, got {shown(array.shape)}")
@@ -124,18 +129,52 @@ class ArrayImages:
         allowed = f"values in [0, {self.white:g}], as data.white says" if self.given else "floats in [0, 1]"
         hint = ""
         if not self.given and np.isfinite(part).all() and part.min() >= 0:
-            hint = f"; data.white: {255 if 100 < top <= 255 else top:g} takes that as white"
+            hint = f"; {self.remedy.format(255 if 100 < top <= 255 else top)}"
         return UserError(f"{self.name}: expected {allowed}, got {value:g} in image {rows[row]}{hint}")
 
 
-def read_arrays(path: Path, size: Sequence[int] | None, white: float | None, labelled: bool = True) -> Raw:
+def read_arrays(path: Path, size: Sequence[int] | None, white: float | None) -> Raw:
     """Reads a .npy file of images, a .npz file, or a folder of either, with arrays of the names that ``NAMES`` says.
 
-    Nothing is unpickled, and nothing is unpacked to disk. Labels are left out unless ``labelled``.
+    Nothing is unpickled, and nothing is unpacked to disk.
 
     Raises:
         UserError: for what is missing, damaged, pickled, too large to unpack, or not named so.
     """
+    found, notes = _found(path)
+    if "train" not in found["images"]:
+        raise UserError(f"{path}: expected training images, got those of {', '.join(found['images'])}")
+    images = {split: ArrayImages(f"{path}: {name}", array, size, white) for split, (name, array) in found["images"].items()}
+    if not found["labels"]:
+        return Raw({split: Part(part, None) for split, part in images.items()}, None, notes)
+    labels = {}
+    for split, part in images.items():
+        if split not in found["labels"]:
+            raise UserError(f"{path}: expected labels for the {split} images, as for others, got none")
+        name, values = found["labels"][split]
+        if values.dtype.kind not in "iubU" or values.size != len(part) or values.shape[:1] != (len(part),):
+            got = f"{values.dtype} {shown(values.shape)}"
+            raise UserError(f"{path}: {name}: expected a whole number or name for each of {len(part)} images, got {got}")
+        labels[split] = values.reshape(-1)
+    classes, names = numbered(labels)
+    return Raw({split: Part(part, classes[split]) for split, part in images.items()}, names, notes)
+
+
+def read_images(path: Path, shape: tuple[int, ...], white: float | None, remedy: str) -> ArrayImages:
+    """Reads the one array of images of a file, for a model of this shape: a single image will do.
+
+    Raises:
+        UserError: as :func:`read_arrays`; if there are several arrays of images.
+    """
+    images = _found(path)[0]["images"]
+    if len(images) > 1:
+        raise UserError(f"{path}: expected one array of images, got those of {', '.join(images)}")
+    ((name, array),) = images.values()
+    return ArrayImages(f"{path}: {name}", as_batch(array, shape), shape[-2:], white, remedy)
+
+
+def _found(path: Path) -> tuple[dict[str, Named], Counter[str]]:
+    """The arrays of images and of labels, and what else there is."""
     arrays: Mapping[str, npt.NDArray[Any] | None]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
@@ -145,39 +184,19 @@ def read_arrays(path: Path, size: Sequence[int] | None, white: float | None, lab
         arrays = _archive(archives[0]) if archives else {file.stem: _mapped(file) for file in files}
     else:
         arrays = _archive(path) if path.suffix.lower() == ".npz" else {"images": _mapped(path)}
-    found: dict[str, dict[Split, str]] = {"images": {}, "labels": {}}
+    found: dict[str, Named] = {"images": {}, "labels": {}}
     notes: Counter[str] = Counter()
-    for name in arrays:
+    for name, array in arrays.items():
         kind, split = _meaning(name)
-        if kind is None:
+        if kind is None or array is None:
             notes[f"arrays ignored, of other names than {NAMES}"] += 1
         elif split in found[kind]:
-            raise UserError(f"{path}: expected one array of {split} {kind}, got {found[kind][split]!r} and {name!r}")
+            raise UserError(f"{path}: expected one array of {split} {kind}, got {found[kind][split][0]!r} and {name!r}")
         else:
-            found[kind][split] = name
-
-    def there(name: str) -> npt.NDArray[Any]:
-        array = arrays[name]
-        assert array is not None  # only those without a meaning are
-        return array
-
-    if "train" not in found["images"]:
+            found[kind][split] = name, array
+    if not found["images"]:
         raise UserError(f"{path}: expected arrays named {NAMES}; got {', '.join(map(repr, arrays)) or 'none'}")
-    images = {split: ArrayImages(f"{path}: {name}", there(name), size, white) for split, name in found["images"].items()}
-    if not labelled or not found["labels"]:
-        return Raw({split: Part(part, None) for split, part in images.items()}, None, notes)
-    labels = {}
-    for split, part in images.items():
-        if split not in found["labels"]:
-            raise UserError(f"{path}: expected labels for the {split} images, as for others, got none")
-        name = found["labels"][split]
-        values = there(name)
-        if values.dtype.kind not in "iubU" or values.size != len(part) or values.shape[:1] != (len(part),):
-            got = f"{values.dtype} {shown(values.shape)}"
-            raise UserError(f"{path}: {name}: expected a whole number or name for each of {len(part)} images, got {got}")
-        labels[split] = values.reshape(-1)
-    classes, names = numbered(labels)
-    return Raw({split: Part(part, classes[split]) for split, part in images.items()}, names, notes)
+    return found, notes
 
 
 def _meaning(name: str) -> tuple[str | None, Split]:

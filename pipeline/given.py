@@ -11,12 +11,12 @@ from pathlib import Path, PurePath
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.arrays import read_arrays
+from pipeline.arrays import read_images
 from pipeline.cli import UserError
 from pipeline.data import MANIFEST, Bytes
 from pipeline.folder import Color, Pictures, pictures_in
 from pipeline.params import Data
-from pipeline.raw import Images, shown
+from pipeline.raw import Brightness, Images, shown
 
 AT_ONCE = 500
 REMEDY = "--resize brings pictures to the model's size"
@@ -80,15 +80,22 @@ class Given:
         color: Color = "rgb" if len(self.shape) == 3 else "grey"
         size = self.shape[-2:] if self.resize or self.data.size is not None else None
         images = Pictures(paths, size, self.data.fit, color, self.data.white, REMEDY)
+        if images.shape != self.shape:
+            raise UserError(
+                f"{paths[0]}: expected {shown(self.shape)} as the model's images, got {shown(images.shape)}; {REMEDY}"
+            )
         self._add(images, [str(path) for path in paths], [file.with_suffix(".png") for _, file in found])
 
     def _add_array(self, path: Path, row: int | None) -> None:
         # What the stage prepare wrote is as a model is given it, whatever it was read from.
         white = None if (path.parent / MANIFEST).is_file() else self.data.white
-        raw = read_arrays(path, self.shape[-2:], white, labelled=False)
-        if len(raw.parts) > 1:
-            raise UserError(f"{path}: expected one array of images, got those of {', '.join(raw.parts)}")
-        images = raw.parts["train"].images
+        images = read_images(path, self.shape, white, "divide them by {:g}, if that is white")
+        if images.shape != self.shape:
+            kinds = ("colour", "grey") if len(self.shape) == 3 else ("grey", "colour")
+            raise UserError(
+                f"{path}: expected images in {kinds[0]}, as the model's, got them in {kinds[1]}; arrays are not converted, "
+                "pictures (PNG, JPEG, WebP, TIFF) are"
+            )
         rows = range(len(images)) if row is None else [row]
         if row is not None and row >= len(images):
             raise UserError(f"{path}:{row}: expected one of {len(images)} images, numbered from 0")
@@ -96,10 +103,6 @@ class Given:
         self._add(one, [f"{path}:{i}" for i in rows], [PurePath(f"{path.stem}-{i}.png") for i in rows])
 
     def _add(self, images: Images, names: list[str], files: list[PurePath]) -> None:
-        if images.shape != self.shape:
-            raise UserError(
-                f"{names[0]}: expected {shown(self.shape)} as the model's images, got {shown(images.shape)}; {REMEDY}"
-            )
         self.several.append(Several(images, names, files))
 
     def batches(self, what: str) -> Iterator[tuple[int, list[str], list[PurePath], Bytes]]:
@@ -117,8 +120,11 @@ class Given:
                     bar.update(len(rows))
         for some in self.several:
             self.notes.update(some.images.notes)
-        for note, count in self.notes.items():
+        for note, count in (+self.notes).items():
             print(f"note: {count:,} {note}")
+        _, value, white = max(some.images.brightest for some in self.several)
+        if self.data.white is None and 0 < value < white / 4:  # at which the stage prepare stops
+            print(f"note: no pixel is above {value:g}, and white is {white:g}: are these images scaled?")
 
 
 class Row:
@@ -126,7 +132,10 @@ class Row:
 
     def __init__(self, images: Images, row: int) -> None:
         self.images, self.row, self.shape, self.notes = images, row, images.shape, images.notes
-        self.brightest = images.brightest
+
+    @property
+    def brightest(self) -> Brightness:
+        return self.images.brightest
 
     def __len__(self) -> int:
         return 1

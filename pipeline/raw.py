@@ -31,7 +31,10 @@ class Images(Protocol):
 
     shape: tuple[int, ...]
     notes: Counter[str]  # what was done to how many of those that have been read
-    brightest: Brightness  # of those that have been read
+
+    @property
+    def brightest(self) -> Brightness:
+        """Of the pixels of those that have been read."""
 
     def __len__(self) -> int: ...
 
@@ -65,6 +68,25 @@ def expect_size(name: str, shape: tuple[int, ...]) -> None:
     """Raises UserError for an image that is too large to be one, before anything is made of its size."""
     if (values := math.prod(shape)) > MOST_VALUES:
         raise UserError(f"{name}: expected images of at most {MOST_VALUES:,} values, got {shown(shape)}, which are {values:,}")
+
+
+def as_batch(images: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Images for a model, one or several, as a view of them [N, *shape] or, where they are flat, [N, D].
+
+    Args:
+        images: [N, *shape] or [N, D]; of [3, H, W] also [N, H, W, 3], of [H, W] also [N, 1, H, W] or [N, H, W, 1]; or one of
+            these. Others stay as they are.
+        shape: the model's, [H, W] or [3, H, W].
+    """
+    flat, last = (math.prod(shape),), (*shape[-2:], math.prod(shape[:-2]))
+    first = (math.prod(shape[:-2]), *shape[-2:])
+    for several in (images, images[None]):
+        layout = several.shape[1:]
+        if layout in (shape, flat):
+            return several
+        if layout in (first, last):
+            return (np.moveaxis(several, -1, 1) if layout == last else several).reshape(-1, *shape)
+    return images
 
 
 def to_bytes(values: npt.NDArray[Any], white: float) -> tuple[Bytes, npt.NDArray[np.bool_]]:

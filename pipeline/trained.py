@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.header import weights_of
 from pipeline.importance import log_likelihood_bounds
 from pipeline.objective import Stream, Terms, elbo_terms, stream_key
 from pipeline.params import Params
+from pipeline.raw import as_batch, to_bytes
 from pipeline.weights import load_model
 from vae_ext import binarize, standard_normal
 
@@ -24,9 +26,10 @@ AT_ONCE = 500
 class Trained:
     """What the train stage wrote.
 
-    Images are bytes or floats in [0, 1], [N, *image_shape] or flat, [N, D]; tensors or arrays. Those of a model of binarized
-    pixels are drawn black or white first, as its test set was: by the training's seed and each image's row, the first of which
-    is ``row_offset``. So is the noise.
+    Images are bytes from 0 to 255 (as prepared, whatever data.white is), booleans, or floats in [0, 1]: tensors or arrays
+    [N, *image_shape] or [N, D], also [N, 1, H, W] of grey ones, [N, H, W, 3] of coloured ones, or one image alone. Those of a
+    model of binarized pixels are drawn black or white first, as its test set was: by the training's seed and each image's row,
+    the first of which is ``row_offset``. So is the noise.
 
     Attributes:
         model: the network.
@@ -48,25 +51,26 @@ class Trained:
         """Images as the model is given them: bytes [N, D].
 
         Raises:
-            ValueError: if they are not of the model's shape, or not bytes or floats in [0, 1].
+            ValueError: if they are not of the model's shape, or not bytes, booleans or floats in [0, 1].
         """
-        images = torch.as_tensor(np.array(images) if isinstance(images, np.ndarray) else images).to(self.device)
-        shape = tuple(images.shape[1:])
-        if shape not in (self.image_shape, (self.model.pixels,)):
-            wanted = " x ".join(map(str, self.image_shape))
-            raise ValueError(f"expected images [N, {wanted}] or [N, {self.model.pixels}], got {list(images.shape)}")
-        if len(images) == 0:
+        # By way of NumPy, which knows every byte order and stride; as bytes, they are small.
+        array = as_batch(_as_array(images), self.image_shape)
+        if array.shape[1:] not in (self.image_shape, (self.model.pixels,)):
+            wanted = f"[N, {', '.join(map(str, self.image_shape))}]"
+            raise ValueError(f"expected images {wanted}, [N, {self.model.pixels}] or one of them, got {list(array.shape)}")
+        if len(array) == 0:
             raise ValueError("expected at least one image, got none")
-        if images.dtype == torch.bool:
-            images = images.to(torch.uint8) * 255
-        elif images.dtype != torch.uint8:
-            if not images.dtype.is_floating_point:
-                raise ValueError(f"expected bytes, booleans or floats in [0, 1], got {images.dtype}")
-            wrong = ~((images >= 0) & (images <= 1))
-            if bool(wrong.any()):
-                raise ValueError(f"expected floats in [0, 1], got {images[wrong][0].item():g}")
-            images = (images * 255).round().to(torch.uint8)
-        flat = images.flatten(1)
+        if array.dtype != np.uint8 and array.dtype.kind not in "bf":
+            raise ValueError(f"expected bytes (uint8), booleans or floats in [0, 1], got {array.dtype}")
+        if array.dtype != np.uint8:
+            values, (array, wrong) = array, to_bytes(array, 1)
+            if wrong.any():
+                raise ValueError(f"expected floats in [0, 1], got {float(values[wrong][0]):g}")
+        if 0 < (brightest := array.max()) < 64:
+            warnings.warn(
+                f"no pixel is above {brightest}, and white is 255: are these images scaled?", stacklevel=4
+            )  # beyond no_grad
+        flat = torch.from_numpy(np.array(array, order="C")).flatten(1).to(self.device)
         return binarize(flat, self.key(Stream.BINARIZE_TEST), row_offset=row_offset) if self.params.binarize else flat
 
     @torch.no_grad()
@@ -122,3 +126,11 @@ class Trained:
     @staticmethod
     def _parts(pixels: Tensor) -> list[tuple[int, Tensor]]:
         return list(zip(range(0, len(pixels), AT_ONCE), pixels.split(AT_ONCE), strict=True))
+
+
+def _as_array(images: Tensor | npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if not isinstance(images, Tensor):
+        return np.asarray(images)
+    images = images.detach().cpu()
+    array: npt.NDArray[Any] = (images.float() if images.dtype == torch.bfloat16 else images).numpy()
+    return array

@@ -587,6 +587,9 @@ def model(workspace: Path) -> Path:
     (workspace / "text.png").write_text("hello", encoding="utf-8")
     (workspace / "empty").mkdir()
     np.save(workspace / "pixels.npy", np.zeros((3, 28, 28), np.uint8))
+    np.save(workspace / "colours.npy", np.zeros((3, 28, 28, 3), np.uint8))
+    np.save(workspace / "small.npy", np.zeros((3, 8, 8), np.uint8))
+    np.save(workspace / "unscaled.npy", np.full((3, 28, 28), 200.0))
     for suffix in ("png", "npy", "npz"):
         os.mkfifo(workspace / f"pipe.{suffix}")
     return workspace
@@ -595,6 +598,25 @@ def model(workspace: Path) -> Path:
 COMMANDS = [
     ("encode none.png -o a.csv", "error: none.png: missing; expected a picture, a folder of them, or an array (.npy, .npz)"),
     ("encode small.png -o a.csv", "error: small.png: expected 28 x 28 as the model's images, got 8 x 8; --resize brings"),
+    (
+        "encode colours.npy -o a.csv",
+        "error: colours.npy: expected images in grey, as the model's, got them in colour; arrays are not converted, pictures",
+    ),
+    (
+        "encode small.npy -o a.csv",
+        "small.npy: images: expected images of 28 x 28, since arrays are not resized, got 8 x 8",
+    ),
+    (
+        "encode unscaled.npy -o a.csv",
+        "error: unscaled.npy: images: expected floats in [0, 1], got 200 in image 0; divide them by 255, if that is white",
+    ),
+    (
+        "encode pixels.npy -o text.png/a.csv",
+        "a place that can be written to, got 'text.png/a.csv': 'text.png' is a file",
+    ),
+    ("reconstruct pixels.npy -o text.png/a", "expected a place that can be written to, got 'text.png/a': 'text.png' is a file"),
+    ("sample -o /proc/a.png", "error: /proc/a.png: No such file or directory"),
+    ("sample -o empty", "expected a file name that ends in .png, got 'empty'"),
     ("encode text.png -o a.csv", "error: text.png: expected a picture, PNG, JPEG, WebP or TIFF; its content is none"),
     ("encode empty -o a.csv", "error: empty: expected pictures in it, got no PNG, JPEG, WebP or TIFF file"),
     ("encode pixels.npy:3 -o a.csv", "error: pixels.npy:3: expected one of 3 images, numbered from 0"),

@@ -191,6 +191,60 @@ def test_bytes_floats_flat_and_shaped_images_are_the_same_and_others_are_refused
     assert bound < tighter < 0
 
 
+def test_images_in_every_layout_and_byte_order_are_the_same(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("plain", "colours"):
+        monkeypatch.chdir(trained / name)
+        model = pipeline.load("models/default")
+        images = np.array(read_split("test").images[:5])
+        expected = model.encode(images)[0]
+        first = images if name == "colours" else images[:, None]
+        last = np.moveaxis(first, 1, -1)
+        same: dict[str, Any] = {
+            "colours first": first,
+            "colours last": last,
+            "flat": images.reshape(5, -1),
+            "big-endian": (images / 255).astype(">f4"),
+            "big-endian, 64 bits": (images / 255).astype(">f8"),
+            "a rounding above 1": (images / 255 * (1 + 1e-7)).astype(np.float32),
+            "negative strides": images[::-1].copy()[::-1],
+            "Fortran order": np.asfortranarray(images),
+            "not contiguous": torch.from_numpy(np.ascontiguousarray(last)).movedim(-1, 1),
+            "with a gradient": torch.from_numpy(images / 255).requires_grad_(),
+        }
+        for layout, array in same.items():
+            assert torch.equal(model.encode(array)[0], expected), layout
+        alone = {"shaped": images[2], "colours first": first[2], "colours last": last[2], "flat": images[2].reshape(-1)}
+        for layout, array in alone.items():
+            assert torch.allclose(model.encode(array)[0], expected[2:3], atol=1e-6), layout
+
+
+def test_arrays_in_every_layout_have_the_same_codes(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("plain", "colours"):
+        monkeypatch.chdir(trained / name)
+        images = np.array(read_split("test").images[:5])
+        first = images if name == "colours" else images[:, None]
+        last = np.moveaxis(first, 1, -1)
+        layouts = [images, first, last, images.reshape(5, -1), (images / 255).astype(">f4")]
+        alone = [images[2], first[2], last[2]]
+        for i, array in enumerate([*layouts, *alone]):
+            np.save(f"layout-{i}.npy", array)
+        vae(f"encode {' '.join(f'layout-{i}.npy' for i in range(8))} -o codes.csv")
+        codes = pd.read_csv("codes.csv").filter(like="mu_").to_numpy()
+        np.testing.assert_allclose(codes, np.concatenate([np.tile(codes[:5], (5, 1)), np.tile(codes[2], (3, 1))]), atol=1e-6)
+        np.savez("of-a-test.npz", test_images=images, test_labels=np.arange(5))  # the only images are those that are meant
+        vae("encode of-a-test.npz -o codes.csv")
+        np.testing.assert_allclose(pd.read_csv("codes.csv").filter(like="mu_"), codes[:5], atol=1e-6)
+
+
+def test_images_that_are_not_scaled_are_said(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    masks = (np.array(read_split("test").images[:2]) > 99).astype(np.uint8)  # 0 and 1, not 0 and 255
+    np.save("masks.npy", masks)
+    vae("encode masks.npy -o codes.csv")
+    assert "note: no pixel is above 1, and white is 255: are these images scaled?\n" in capsys.readouterr().out
+    with pytest.warns(UserWarning, match="no pixel is above 1, and white is 255"):
+        pipeline.load("models/default").encode(masks)
+
+
 def test_what_a_model_draws_it_can_encode(kind: str) -> None:
     model = pipeline.load("models/default")
     images = model.sample(64, seed=1)
