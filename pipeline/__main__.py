@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -187,6 +188,7 @@ def start(args: argparse.Namespace) -> None:
     import pipeline
     from pipeline import commands
 
+    warnings.filterwarnings("ignore", message="no pixel is above")  # the images' reader says it as a note
     getattr(commands, args.command)(pipeline.load(args.model), args)
 
 

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -239,7 +240,9 @@ def test_arrays_in_every_layout_have_the_same_codes(trained: Path, monkeypatch: 
 def test_images_that_are_not_scaled_are_said(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     masks = (np.array(read_split("test").images[:2]) > 99).astype(np.uint8)  # 0 and 1, not 0 and 255
     np.save("masks.npy", masks)
-    vae("encode masks.npy -o codes.csv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vae("encode masks.npy -o codes.csv")
     assert "note: no pixel is above 1, and white is 255: are these images scaled?\n" in capsys.readouterr().out
     with pytest.warns(UserWarning, match="no pixel is above 1, and white is 255"):
         pipeline.load("models/default").encode(masks)
