@@ -78,8 +78,9 @@ def whole(least: int, most: int = 2**32 - 1) -> Callable[[str], int]:
 
 def file_of(*suffixes: str) -> Callable[[str], Path]:
     def path(text: str) -> Path:
-        if Path(text).suffix not in suffixes or is_dir(text):
-            raise argparse.ArgumentTypeError(f"expected a file name that ends in {' or '.join(suffixes)}, got {text!r}")
+        if is_dir(text) or Path(text).suffix not in suffixes:
+            got = "the folder " * is_dir(text) + repr(text)
+            raise argparse.ArgumentTypeError(f"expected a file name that ends in {' or '.join(suffixes)}, got {got}")
         return writable(Path(text), Path(text).parent)
 
     return path

@@ -66,10 +66,8 @@ class Trained:
             values, (array, wrong) = array, to_bytes(array, 1)
             if wrong.any():
                 raise ValueError(f"expected floats in [0, 1], got {float(values[wrong][0]):g}")
-        if 0 < (brightest := array.max()) < 64:
-            warnings.warn(
-                f"no pixel is above {brightest}, and white is 255: are these images scaled?", stacklevel=4
-            )  # beyond no_grad
+        elif 0 < (brightest := array.max()) < 64:
+            warnings.warn(f"no pixel is above {brightest}, and white is 255: are these images scaled?", stacklevel=4)
         flat = torch.from_numpy(np.array(array, order="C")).flatten(1).to(self.device)
         return binarize(flat, self.key(Stream.BINARIZE_TEST), row_offset=row_offset) if self.params.binarize else flat
 

@@ -616,7 +616,7 @@ COMMANDS = [
     ),
     ("reconstruct pixels.npy -o text.png/a", "expected a place that can be written to, got 'text.png/a': 'text.png' is a file"),
     ("sample -o /proc/a.png", "error: /proc/a.png: No such file or directory"),
-    ("sample -o empty", "expected a file name that ends in .png, got 'empty'"),
+    ("sample -o empty", "expected a file name that ends in .png, got the folder 'empty'"),
     ("encode text.png -o a.csv", "error: text.png: expected a picture, PNG, JPEG, WebP or TIFF; its content is none"),
     ("encode empty -o a.csv", "error: empty: expected pictures in it, got no PNG, JPEG, WebP or TIFF file"),
     ("encode pixels.npy:3 -o a.csv", "error: pixels.npy:3: expected one of 3 images, numbered from 0"),
