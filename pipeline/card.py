@@ -15,7 +15,8 @@ from ruamel.yaml.representer import SafeRepresenter
 from pipeline.caveats import caveats
 from pipeline.cli import UserError
 from pipeline.files import sha256, whole_file
-from pipeline.params import Params, read_yaml_text
+from pipeline.params import Params
+from pipeline.plain_yaml import read_yaml_text
 
 if TYPE_CHECKING:  # which `vae info` need not wait for
     import pandas as pd

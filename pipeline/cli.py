@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from pipeline.paths import DEFAULT, RECIPES, Place, place_of
 
@@ -25,6 +28,17 @@ class Interrupted(Exception):  # noqa: N818 - not an error
     status = 130
 
 
+def shown(value: object, limit: int = 80) -> str:
+    """A value as a message quotes it: in one line, and not longer than one reads."""
+    return in_line(repr(value), limit)
+
+
+def in_line(text: str, limit: int = 80) -> str:
+    """Text of somebody else as a part of a message: one line, without control characters, cut."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text[: 4 * limit].split()))
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 def progress(text: str) -> None:
     """Says to who waits at a terminal what is being done."""
     if sys.stderr.isatty():
@@ -37,34 +51,51 @@ def run(stage: Callable[[], None]) -> None:
     try:
         _run_and_flush(stage)
     except UserError as error:
-        # In one piece: other processes of a run may be writing too.
-        sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
-        sys.exit(error.status)
+        _end("".join(f"error: {line}\n" for line in str(error).split("\n")), error.status)
     except BrokenPipeError:  # whoever read the output, as head does, has seen enough
         _flushed()
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:  # a full disk, a folder that must not be written
         what = error.filename or ("a file" if _flushed() else "standard output")
-        print(f"error: {what}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(UserError.status)
+        _end(f"error: {what}: {error.strerror or error}\n")
     except UnicodeEncodeError as error:
-        print(f"error: {error.object!a}: expected a name that is valid Unicode", file=sys.stderr)
-        sys.exit(UserError.status)
+        _end(f"error: {error.object!a}: expected a name that is valid Unicode\n")
     except Interrupted as interruption:
-        print(interruption, file=sys.stderr)
-        sys.exit(interruption.status)
+        _end(f"{interruption}\n", interruption.status)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(Interrupted.status)
+        _end("interrupted\n", Interrupted.status)
+    except (MemoryError, RuntimeError) as error:
+        if not _of_memory(error):
+            raise
+        _end(f"error: out of memory: {in_line(str(error), 200) or 'Python could allocate no more'}\n")
+
+
+def _end(message: str, status: int = UserError.status) -> NoReturn:
+    """Ends the program with a message, in one piece, since other processes of a run may be writing too."""
+    with suppress(OSError):
+        sys.stderr.write("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message))
+        sys.stderr.flush()
+    sys.exit(status)
+
+
+def _of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether memory ran out, which torch reports as a RuntimeError: of the CPU's, only the words tell."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def _open_streams() -> None:
-    """Opens the null device in place of a standard stream that was closed, whose number the next file would get."""
+    """Makes whatever is printed printable: in any locale, and where a standard stream was closed.
+
+    The null device takes a closed one's place, whose number the next file would get.
+    """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)
     sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _flushed() -> bool:
@@ -92,11 +123,28 @@ def run_stage(stage: Callable[[Place], None], about: str | None) -> None:
     """Runs a stage of the default's pipeline or, where the command line names one, of a recipe's."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", nargs="?", help="a file of recipes/, without .yaml; without one, params.yaml is all there is")
-    recipe: str | None = parser.parse_args().recipe
 
     def here() -> None:
-        if recipe is not None and not (RECIPES / f"{recipe}.yaml").is_file():
-            raise UserError(f"{RECIPES / recipe}.yaml: missing; expected a recipe of that name")
-        stage(DEFAULT if recipe is None else place_of(recipe))
+        recipe: str | None = parser.parse_args().recipe
+        stage(DEFAULT if recipe is None else place_of(named_recipe(recipe)))
 
     run(here)
+
+
+def recipe_names() -> list[str]:
+    """Of all recipes there are."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml") if path.name != "dvc.yaml")
+
+
+def named_recipe(name: str) -> str:
+    """The name, of a recipe that there is.
+
+    Raises:
+        UserError: if there is none.
+    """
+    names = recipe_names()
+    if name in names:
+        return name
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(names)}"
+    raise UserError(f"{RECIPES}: no recipe {shown(name)}; {hint}")

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from pipeline.cli import UserError, run
+from pipeline.cli import UserError, in_line, run, shown
 from pipeline.files import write_json
 from pipeline.paths import PARAMS, SCHEMA
+from pipeline.plain_yaml import read_yaml
 from pipeline.source import expect_source
 
 Count = Annotated[int, Field(ge=1)]
@@ -34,6 +33,8 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+
+MOST_FAULTS = 20  # that are listed; whoever wrote more of them wrote another file
 
 AnySection = TypeVar("AnySection", bound=Section)
 
@@ -196,7 +197,7 @@ class Params(Section):
             ("objective.sparsity", objective.sparsity > 0 and not point, "0.0 without model.posterior point"),
             ("train.momentum", train.momentum > 0 and train.optimizer != "sgd", "0.0 without train.optimizer sgd"),
         ]
-        return [f"{key}: expected {wanted}, got {self.value(key)!r}" for key, wrong, wanted in checks if wrong]
+        return [f"{key}: expected {wanted}, got {shown(self.value(key))}" for key, wrong, wanted in checks if wrong]
 
     def value(self, key: str) -> Any:
         """Of a dotted key."""
@@ -215,33 +216,6 @@ def load_params(path: Path = PARAMS) -> Params:
     return validated(Params, read_yaml(path), str(path))
 
 
-def read_yaml(path: Path) -> Any:
-    """What a YAML file holds.
-
-    Raises:
-        UserError: if it is missing, or is not YAML.
-    """
-    try:
-        return read_yaml_text(path.read_text(encoding="utf-8"), path)
-    except FileNotFoundError:
-        how = "run this from the root of the repository, and a recipe's stages after its stage resolve"
-        raise UserError(f"{path}: missing; {how}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
-
-
-def read_yaml_text(text: str, path: Path) -> Any:
-    """What YAML says.
-
-    Raises:
-        UserError: if it is none; ``path`` says whose.
-    """
-    try:
-        return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-
-
 def validated(kind: type[AnySection], raw: Any, whose: str) -> AnySection:
     """Raw values as a typed section; ``whose`` they are begins each line of an error.
 
@@ -256,7 +230,9 @@ def validated(kind: type[AnySection], raw: Any, whose: str) -> AnySection:
         # A key that is spelled wrong is missing too: one line says it.
         meant = {(*fault["loc"][:-1], _meant(kind, fault["loc"])) for fault in found if fault["type"] == "extra_forbidden"}
         found = [fault for fault in found if fault["type"] != "missing" or fault["loc"] not in meant]
-        faults = [_fault(kind, fault["loc"], fault["type"], fault["msg"], fault["input"]) for fault in found]
+        faults = [_fault(kind, fault["loc"], fault["type"], fault["msg"], fault["input"]) for fault in found[:MOST_FAULTS]]
+        if len(found) > MOST_FAULTS:
+            faults.append(f"{len(found) - MOST_FAULTS} more")
     if faults:
         raise UserError("\n".join(f"{whose}: {fault}" for fault in faults))
     return section
@@ -276,23 +252,23 @@ def different(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def _fault(section: type[Section], place: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
-    key = ".".join(map(str, place)) or "the file"
-    if kind == "extra_forbidden":
+    key = ".".join(in_line(str(part)) for part in place) or "the file"
+    if kind in ("extra_forbidden", "invalid_key"):
         close = _meant(section, place)
         known = ", ".join(_keys_beside(section, place))
         return f"{key}: unknown key; {f'did you mean {close}?' if close else f'expected one of {known}'}"
     if kind == "missing":
         return f"{key}: missing; every parameter must be given"
     if kind == "model_type":
-        return f"{key}: expected keys and values, got {value!r}"
+        return f"{key}: expected keys and values, got {shown(value)}"
     message = message.removeprefix("Value error, ")
     message = re.sub(r"(?:List|String) should have (.*?)(?: after validation, not \d+)?$", r"expected \1", message)
-    return f"{key}: {message.replace('Input should be', 'expected')}, got {value!r}"
+    return f"{key}: {message.replace('Input should be', 'expected')}, got {shown(value)}"
 
 
 def _meant(section: type[Section], place: tuple[int | str, ...]) -> str | None:
     """The key that is most like an unknown one."""
-    return next(iter(difflib.get_close_matches(str(place[-1]), _keys_beside(section, place), n=1)), None)
+    return next(iter(difflib.get_close_matches(in_line(str(place[-1])), _keys_beside(section, place), n=1)), None)
 
 
 def _keys_beside(section: Any, place: tuple[int | str, ...]) -> list[str]:

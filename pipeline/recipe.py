@@ -12,10 +12,11 @@ from typing import Any, Literal
 from pydantic import Field
 from ruamel.yaml import YAML
 
-from pipeline.cli import UserError, run_stage
+from pipeline.cli import UserError, recipe_names, run_stage, shown
 from pipeline.files import whole_file, write_json
-from pipeline.params import Params, Section, dotted, read_yaml, validated
+from pipeline.params import Params, Section, dotted, validated
 from pipeline.paths import DEFAULT, PARAMS, RECIPES, Place
+from pipeline.plain_yaml import read_yaml
 
 INDEX = RECIPES / "index.json"
 
@@ -37,11 +38,6 @@ class About(Section):
     published: Published | None = None
 
 
-def names() -> list[str]:
-    """Of all recipes there are."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml") if path.name != "dvc.yaml")
-
-
 def read_recipe(path: Path) -> tuple[About, dict[str, Any], Params]:
     """What a recipe says of itself, what it changes, and the whole set of parameters that it comes to.
 
@@ -50,7 +46,7 @@ def read_recipe(path: Path) -> tuple[About, dict[str, Any], Params]:
     """
     changes = read_yaml(path)
     if not isinstance(changes, dict):
-        raise UserError(f"{path}: expected keys and values, got {changes!r}")
+        raise UserError(f"{path}: expected keys and values, got {shown(changes)}")
     about = validated(About, changes.pop("about", None), f"{path}: about")
     return about, changes, validated(Params, merged(read_yaml(PARAMS), changes), f"{path} over {PARAMS}")
 
@@ -64,8 +60,8 @@ def merged(whole: Any, changes: Any) -> Any:
 
 def main(place: Place) -> None:
     if place is DEFAULT:
-        write_json(INDEX, {"recipes": names()})
-        print(f"{INDEX}: {len(names())} recipes")
+        write_json(INDEX, {"recipes": recipe_names()})
+        print(f"{INDEX}: {len(recipe_names())} recipes")
         return
     path = RECIPES / f"{place.results.name}.yaml"
     about, changes, params = read_recipe(path)

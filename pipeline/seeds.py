@@ -14,8 +14,9 @@ from pipeline.cli import UserError, run
 from pipeline.experiments import experiments, matters
 from pipeline.files import whole_file, write_json
 from pipeline.machine import machine
-from pipeline.params import dotted, read_yaml
+from pipeline.params import dotted
 from pipeline.paths import EXPECTED, PARAMS, RESULTS
+from pipeline.plain_yaml import read_yaml
 
 TABLE = RESULTS / "seeds.csv"
 # Standard deviations each way. Of five runs, by Student's t, a figure of a sixth is within them 99 times in 100: it would be

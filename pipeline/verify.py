@@ -7,8 +7,9 @@ import sys
 
 from pipeline.cli import UserError, run
 from pipeline.experiments import matters
-from pipeline.params import different, dotted, load_params, read_yaml
+from pipeline.params import different, dotted, load_params
 from pipeline.paths import DEFAULT, EXPECTED, PARAMS
+from pipeline.plain_yaml import read_yaml
 
 
 def main() -> None:

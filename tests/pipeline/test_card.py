@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.card import FRONT, as_yaml, read_metrics, write_card
-from pipeline.params import load_params, read_yaml_text
+from pipeline.params import load_params
+from pipeline.plain_yaml import read_yaml_text
 from tests.pipeline.conftest import ROOT
 
 ODD = [

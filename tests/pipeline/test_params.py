@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -86,16 +88,47 @@ def test_every_fault_has_its_line(params_file: Path, faults: dict[str, object]) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seed: [1", "not valid YAML"),
+        ("seed: [1\nbeta: 2\n", "line 2: not valid YAML: expected ',' or ']'"),
         ("", "the file: expected keys and values, got None"),
-        ("seed: 1\nseed: 2\n", "not valid YAML: while constructing a mapping"),
+        ("seed: 1\nseed: 2\n", 'line 2: not valid YAML: found duplicate key "seed" with value "2"'),
+        ("seed: 1\n---\nseed: 2\n", "line 2: not valid YAML: but found another document"),
+        ("beta: 1\nseed: 2020-13-45\n", "line 2: expected a valid timestamp, got '2020-13-45'"),
+        ("seed: 2020-01-01T99:99:99\n", "line 1: expected a valid timestamp, got '2020-01-01T99:99:99'"),
+        ("seed: !!int xyz\n", "line 1: expected a valid int, got 'xyz'"),
+        ("seed: !!int ''\n", "line 1: expected a valid int, got ''"),
+        ("seed: !!python/object:os.system x\n", "line 1: not valid YAML: could not determine a constructor for the tag"),
+        ("seed: " + "9" * 5000, "line 1: expected a valid int, got '" + "9" * 76 + "..."),
+        ("seed: 0x" + "f" * 5000, "line 1: expected an integer of 64 bits, got '0xfff"),
+        ("data: " + "[" * 600 + "]" * 600, "line 1: expected at most 32 levels, got more"),
+        ("data: &a [x]\nseed: 1\n", "line 1: expected the value itself, got the anchor &a"),
+        ("data: *a\n", "line 1: expected the value itself, got the alias *a"),
+        ("#" * 2**16 + "\nseed: 1\n", "expected at most 64 KiB of YAML, got more"),
+        ("beta: 1\nseed: \0\n", "line 2: not valid YAML: the character '\\x00'"),
+        ("beta: 1\nseed: \udcff\n", "line 2: expected UTF-8, got the byte 0xff"),
+        ("seed: '" + "x" * 5000 + "'\n", "seed: expected a valid integer, got '" + "x" * 76 + "..."),
+        ('"\\e[31m\\n": 1\n', "\\x1b[31m: unknown key"),
+        ("1: 2\n", "1: unknown key; expected one of seed, beta"),
+        ("".join(f"key_{i}: 1\n" for i in range(100)), "key_0: unknown key"),
     ],
+    ids=lambda text: ascii(text)[1:30],
 )
-def test_a_broken_file_is_one_line(params_file: Path, text: str, message: str) -> None:
-    params_file.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=message) as caught:
+def test_yaml_that_is_not_plain_is_one_line_that_names_the_file(params_file: Path, text: str, message: str) -> None:
+    params_file.write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(UserError) as caught:
         load_params(params_file)
-    assert len(str(caught.value).splitlines()) == 1
+    lines = [line for line in str(caught.value).split("\n") if "missing; every parameter must be given" not in line]
+    assert any(line.startswith(f"{params_file}: {message}") for line in lines), lines
+    assert len(lines) <= 21
+    assert all(line.isprintable() and len(line) < len(str(params_file)) + 250 for line in lines)
+
+
+@pytest.mark.parametrize(("make", "found"), [(os.mkfifo, "a named pipe"), (os.mkdir, "a folder")])
+def test_what_is_no_file_is_one_line_and_is_not_waited_for(tmp_path: Path, make: Callable[[Path], None], found: str) -> None:
+    make(tmp_path / "params.yaml")
+    with pytest.raises(UserError, match=f"params.yaml: expected a file, got {found}"):
+        load_params(tmp_path / "params.yaml")
+    with pytest.raises(UserError, match="/dev/zero: expected a file, got a device"):
+        load_params(Path("/dev/zero"))
 
 
 def test_a_missing_file_and_a_missing_key_are_named(params_file: Path) -> None:

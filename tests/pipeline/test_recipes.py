@@ -12,10 +12,11 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import compare, evaluate, plot, prepare, recipe, train
-from pipeline.cli import UserError
-from pipeline.params import load_params, read_yaml
+from pipeline.cli import UserError, recipe_names
+from pipeline.params import load_params
 from pipeline.paths import DEFAULT, RECIPES, place_of
-from pipeline.recipe import INDEX, names, read_recipe
+from pipeline.plain_yaml import read_yaml
+from pipeline.recipe import INDEX, read_recipe
 from tests.pipeline.conftest import ROOT, set_params, small_mnist
 
 NAMES = sorted(path.stem for path in (ROOT / RECIPES).glob("*.yaml") if path.name != "dvc.yaml")
@@ -138,7 +139,7 @@ def test_a_recipe_is_params_yaml_with_its_own_values(shelf: Path) -> None:
 
 def test_a_recipe_is_added_by_adding_a_file(shelf: Path) -> None:
     shutil.copy(shelf, shelf.with_name("another.yaml"))
-    assert names() == ["another", "mine"]
+    assert recipe_names() == ["another", "mine"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""How a program of the pipeline ends: in a line, whatever its terminal, its locale or its machine lacks."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import UserError, in_line, named_recipe, run, shown
+from pipeline.paths import RECIPES
+from tests.pipeline.conftest import ROOT
+
+
+def failing(error: BaseException) -> Callable[[], None]:
+    def stage() -> None:
+        raise error
+
+    return stage
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("x.png: expected \x1b[31m a picture"), r"error: x.png: expected \x1b[31m a picture"),
+        (MemoryError(), "error: out of memory: Python could allocate no more"),
+        (RuntimeError("CUDA out of memory.\nTried to allocate 2 GiB"), "error: out of memory: CUDA out of memory. Tried"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "error: out of memory: DefaultCPUAllocator"),
+        (OSError(28, "No space left on device"), "error: a file: No space left on device"),
+        (PermissionError(13, "Permission denied", "results"), "error: results: Permission denied"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(failing(error))
+    said = capsys.readouterr().err
+    assert (ended.value.code, said.count("\n")) == (2, 1)
+    assert said.startswith(line)
+
+
+def test_a_fault_of_our_own_keeps_its_traceback() -> None:
+    with pytest.raises(RuntimeError, match="a shape"):
+        run(failing(RuntimeError("a shape")))
+
+
+def test_a_terminal_without_unicode_shows_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.BytesIO()
+    stdout = io.TextIOWrapper(printed, "ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    run(lambda: print("π"))
+    assert printed.getvalue() == b"\\u03c0\n"
+
+
+def test_a_value_in_a_message_is_short_and_in_one_line() -> None:
+    assert shown("a\nb") == r"'a\nb'"
+    assert len(shown(list(range(10**5)))) == 80
+    assert in_line("a \n b\x00") == r"a b\x00"
+
+
+def test_the_locale_does_not_decide_how_files_are_read(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(f"# β\n{text}", encoding="utf-8")
+    shutil.copytree(ROOT / "data/raw/mnist", tmp_path / "data/raw/mnist", copy_function=os.symlink)
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pipeline.params"]
+    done = subprocess.run(command, cwd=tmp_path, env=ascii_only, capture_output=True, encoding="utf-8", check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_recipe_that_is_spelled_wrong_is_answered_with_the_close_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert named_recipe("iwae_k5") == "iwae_k5"
+    with pytest.raises(UserError, match=f"{RECIPES}: no recipe 'aevb_mlp_3d'; did you mean aevb_mlp_2d?"):
+        named_recipe("aevb_mlp_3d")
+    with pytest.raises(UserError, match=f"{RECIPES}: no recipe ''; expected one of aevb_mlp_2d, autoencoder,"):
+        named_recipe("")
