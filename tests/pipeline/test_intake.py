@@ -458,7 +458,7 @@ def test_rows_are_said_to_be_a_strip_unless_their_shape_is_given(raw: Path, caps
 def test_a_folder_of_one_archive_is_that_archive(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (raw / "folder").mkdir()
     np.savez(raw / "folder/data.npz", images=colours(20, 4, 4))
-    (raw / "folder/README.md").write_text("Discs.")
+    (raw / "folder/README.md").write_text("Discs.", encoding="utf-8")
     expected, _ = prepared_by(capsys, "data/raw/folder/data.npz")
     assert np.array_equal(prepared_by(capsys, "data/raw/folder")[0], expected)
 
@@ -505,7 +505,7 @@ def test_links_behind_which_dvc_sees_changes_are_followed(raw: Path, capsys: pyt
     for name in ("linked", "copies"):
         assert len(prepared_by(capsys, f"data/raw/{name}")[0]) == 16
     stages = [f"  {name}: {{cmd: echo, deps: [data/raw/{name}]}}\n" for name in ("linked", "copies", "above")]
-    Path("dvc.yaml").write_text("stages:\n" + "".join(stages))
+    Path("dvc.yaml").write_text("stages:\n" + "".join(stages), encoding="utf-8")
     repository = Repo.init(no_scm=True)
     repository.reproduce()
     assert repository.status() == {}
