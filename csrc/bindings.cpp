@@ -64,7 +64,22 @@ Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& 
   return Tensor(handle);
 }
 
-// The arguments that every operator has after its tensors.
+// The noise's counter has 32 bits for a row, a sample and a block of four dimensions (noise.h): beyond them it would wrap, and
+// give noise that belongs to other elements.
+constexpr int64_t kCounts = int64_t{1} << 32;
+
+uint32_t check_row_offset(int64_t row_offset, int64_t rows) {
+  STD_TORCH_CHECK(0 <= row_offset && row_offset < kCounts && rows <= kCounts - row_offset,
+                  "row_offset: expected 0 to 2**32 - ", std::max<int64_t>(rows, 1), " for ", rows, " rows, got ", row_offset);
+  return static_cast<uint32_t>(row_offset);
+}
+
+int64_t check_dim(int64_t dim, const char* name) {
+  STD_TORCH_CHECK(dim <= 2 * kCounts, name, ": expected at most 2**33 elements a row, got ", dim);
+  return dim;
+}
+
+// The options that the Gaussian operators have after their tensors.
 struct Options {
   std::optional<int64_t> num_samples;
   int64_t row_offset;
@@ -76,10 +91,12 @@ struct Options {
         row_offset(row_offset),
         scale(static_cast<vae::Scale>(scale)),
         output(static_cast<vae::Output>(output)) {
-    STD_TORCH_CHECK(num_samples.value_or(1) >= 0, "num_samples: expected at least 0");
-    STD_TORCH_CHECK(0 <= scale && scale <= 1, "scale: expected 0 or 1");
-    STD_TORCH_CHECK(0 <= output && output <= 2, "output: expected 0, 1 or 2");
+    STD_TORCH_CHECK(1 <= samples() && samples() <= kCounts, "num_samples: expected 1 to 2**32, got ", samples());
+    STD_TORCH_CHECK(0 <= scale && scale <= 1, "scale: expected 0 or 1, got ", scale);
+    STD_TORCH_CHECK(0 <= output && output <= 2, "output: expected 0, 1 or 2, got ", output);
   }
+
+  int64_t samples() const { return num_samples.value_or(1); }
 };
 
 void check(const Tensor& t, const Tensor& input, const char* name) {
@@ -126,6 +143,11 @@ struct Rows {
   int64_t rows() const { return inputs.rows; }
   int64_t dim() const { return inputs.dim; }
 
+  std::vector<int64_t> z_shape(const Options& options) const {
+    if (options.num_samples.has_value()) return {samples(), rows(), dim()};
+    return {rows(), dim()};
+  }
+
   std::vector<int64_t> kl_shape(const Options& options) const {
     if (options.output == vae::Output::kKl) return {rows(), dim()};
     if (options.output == vae::Output::kLogRatio && options.num_samples.has_value()) return {samples(), rows()};
@@ -136,11 +158,17 @@ struct Rows {
   Rows(const Tensor& mu, const Tensor& logvar, const Tensor& key_in, const Options& options, int64_t dim,
        const void* mu_data, const void* logvar_data)
       : mu(mu), logvar(logvar), key(key_of(key_in, mu)) {
-    STD_TORCH_CHECK(dim <= int64_t{1} << 33, "mu: expected at most 2**33 elements a row");
+    const uint32_t row_offset = check_row_offset(options.row_offset, mu.size(0));
+    // K is any number, and B where rows are expanded from one: no size or offset below exceeds this product, which must not wrap.
+    int64_t elements = std::max<int64_t>(check_dim(dim, "mu"), 1);
+    for (const int64_t count : {std::max<int64_t>(mu.size(0), 1), options.samples()}) {
+      STD_TORCH_CHECK(!__builtin_mul_overflow(elements, count, &elements), "num_samples: ", options.samples(), " samples of [",
+                      mu.size(0), ", ", dim, "] are more elements than 64 bits count");
+    }
     inputs = {dtype_of(mu),
               options.scale,
               options.output,
-              options.num_samples.value_or(1),
+              options.samples(),
               mu.size(0),
               dim,
               mu_data,
@@ -148,7 +176,7 @@ struct Rows {
               mu.stride(0),
               logvar.stride(0),
               static_cast<const int64_t*>(key.data_ptr()),
-              static_cast<uint32_t>(options.row_offset)};
+              row_offset};
   }
 };
 
@@ -181,19 +209,19 @@ void run(const Tensor& t, const Call& call, int64_t work) {
 }
 
 std::tuple<Tensor, Tensor> forward(const Rows& in, const Options& options) {
-  std::vector<int64_t> z_shape{in.rows(), in.dim()};
-  if (options.num_samples.has_value()) z_shape.insert(z_shape.begin(), in.samples());
-  const Tensor z = empty(z_shape, in.mu.scalar_type(), in.mu);
+  const Tensor z = empty(in.z_shape(options), in.mu.scalar_type(), in.mu);
   const Tensor kl = empty(in.kl_shape(options), arithmetic_of(in.mu), in.mu);
   run(in.mu, vae::Forward{in.inputs, z.data_ptr(), kl.data_ptr()}, in.samples() * in.dim());
   return {z, kl};
 }
 
 // A gradient in the layout that the kernels read: a sum's or a mean's comes expanded from one number.
-std::optional<Tensor> dense(const std::optional<Tensor>& grad, int64_t numel, ScalarType dtype, const Tensor& mu,
-                            const char* name) {
+std::optional<Tensor> dense(const std::optional<Tensor>& grad, const std::vector<int64_t>& shape, ScalarType dtype,
+                            const Tensor& mu, const char* name) {
   if (!grad.has_value()) return std::nullopt;
-  STD_TORCH_CHECK(grad->numel() == numel, name, ": expected the shape of its output");
+  bool same = grad->dim() == static_cast<int64_t>(shape.size());
+  for (size_t i = 0; same && i < shape.size(); ++i) same = grad->size(static_cast<int64_t>(i)) == shape[i];
+  STD_TORCH_CHECK(same, name, ": expected the shape of its output");
   STD_TORCH_CHECK(grad->scalar_type() == dtype, name, ": expected the dtype of its output");
   check(*grad, mu, name);
   return grad->is_contiguous() ? *grad : torch::stable::contiguous(*grad);
@@ -201,11 +229,8 @@ std::optional<Tensor> dense(const std::optional<Tensor>& grad, int64_t numel, Sc
 
 void backward(const Rows& in, const Options& options, const std::optional<Tensor>& grad_z_in,
               const std::optional<Tensor>& grad_kl_in, void* grad_mu, void* grad_logvar, int64_t grad_stride) {
-  int64_t kl_numel = 1;
-  for (const int64_t size : in.kl_shape(options)) kl_numel *= size;
-  const int64_t z_numel = in.samples() * in.rows() * in.dim();
-  const auto grad_z = dense(grad_z_in, z_numel, in.mu.scalar_type(), in.mu, "grad_z");
-  const auto grad_kl = dense(grad_kl_in, kl_numel, arithmetic_of(in.mu), in.mu, "grad_kl");
+  const auto grad_z = dense(grad_z_in, in.z_shape(options), in.mu.scalar_type(), in.mu, "grad_z");
+  const auto grad_kl = dense(grad_kl_in, in.kl_shape(options), arithmetic_of(in.mu), in.mu, "grad_kl");
   const vae::Backward call{in.inputs, grad_z.has_value() ? grad_z->data_ptr() : nullptr,
                            grad_kl.has_value() ? grad_kl->data_ptr() : nullptr, grad_mu, grad_logvar, grad_stride};
   run(in.mu, call, in.samples() * in.dim());
@@ -264,7 +289,7 @@ struct Pixels {
     inputs = {dtype_of(logits),
               rows,
               images,
-              logits.size(1),
+              check_dim(logits.size(1), "logits"),
               logits.data_ptr(),
               logits.stride(0),
               static_cast<const uint8_t*>(pixels.data_ptr()),
@@ -281,7 +306,7 @@ Tensor bernoulli_log_prob(const Tensor& logits, const Tensor& pixels) {
 
 Tensor bernoulli_log_prob_backward(const Tensor& grad_in, const Tensor& logits, const Tensor& pixels) {
   const Pixels in(logits, pixels);
-  const auto grad = dense(grad_in, in.inputs.rows, arithmetic_of(logits), logits, "grad");
+  const auto grad = dense(grad_in, {in.inputs.rows}, arithmetic_of(logits), logits, "grad");
   const Tensor grad_logits = empty({in.inputs.rows, in.inputs.dim}, logits.scalar_type(), logits);
   run(logits, vae::LogProbBackward{in.inputs, grad->data_ptr(), grad_logits.data_ptr()}, in.inputs.dim);
   return grad_logits;
@@ -300,8 +325,9 @@ struct Images {
   Tensor images, pixels;
   vae::TakePixels call;
 
-  Images(const Tensor& images_in, int64_t rows, int64_t row_offset) : images(with_dense_rows(images_in)) {
-    const int64_t dim = images.size(1);
+  Images(const Tensor& images_in, int64_t rows, int64_t row_offset_in) : images(with_dense_rows(images_in)) {
+    const int64_t dim = check_dim(images.size(1), "images");
+    const uint32_t row_offset = check_row_offset(row_offset_in, rows);
     pixels = empty({rows, dim}, ScalarType::Byte, images);
     call = {images.size(0),
             rows,
@@ -310,7 +336,7 @@ struct Images {
             images.stride(0),
             nullptr,
             nullptr,
-            static_cast<uint32_t>(row_offset),
+            row_offset,
             static_cast<uint8_t*>(pixels.data_ptr()),
             nullptr};
   }

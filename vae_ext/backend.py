@@ -4,28 +4,34 @@ The kernel that runs is the kernel in the tree. In a source checkout only a modu
 beside this file is taken; where there is none, it is built once, into a cache outside the tree. So a copy of the
 repository that has no build products (a queued experiment's) runs its own kernel, and a stale one cannot run at all.
 Where nothing can be compiled the reference takes over, with one warning that says why.
+
+A module is whole or is not loaded: its sha256 is recorded beside it when it is built, and a damaged one, which could crash
+the process, is built again. The cache belongs to the user alone, because what it holds is executed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from vae_ext.source import ROOT, is_checkout, module_digest, source_digest, wants_cuda, why_no_cuda
+from vae_ext.source import ROOT, checksum_file, is_checkout, module_digest, source_digest, wants_cuda, why_no_cuda
 
 BACKENDS = ("reference", "cpu", "cuda")
 
@@ -121,7 +127,7 @@ def _loaded() -> Loaded:
         path, how = _find_or_build()
         module = _import(path)
         _apply_capability(module)
-    except _CannotCompileError as error:
+    except _NoModuleError as error:
         reason = str(error)
     except ImportError as error:
         reason = f"{path} does not load: {error}"
@@ -136,43 +142,79 @@ def _loaded() -> Loaded:
     return Loaded(None, reason)
 
 
-class _CannotCompileError(Exception):
-    """Says why, for the warning."""
+class _NoModuleError(Exception):
+    """There is no compiled module to load; says why, for the warning."""
 
 
 def _find_or_build() -> tuple[Path, str]:
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     beside = Path(__file__).with_name(f"_C{suffix}")
     if not is_checkout():
-        if beside.is_file():
-            return beside, "installed"
-        raise _CannotCompileError("this installation has no compiled module: install it again where there is a C++ compiler")
+        if not beside.is_file():
+            raise _NoModuleError("this installation has no compiled module: install it again where there is a C++ compiler")
+        if module_digest(beside) is None:
+            raise _NoModuleError(f"{beside} is damaged: install vae_ext again")
+        return beside, "installed"
     digest = source_digest()
-    if beside.is_file() and module_digest(beside) == digest:
+    if module_digest(beside) == digest:
         return beside, "built in the tree"
     return _from_cache(digest, f"_C{suffix}")
 
 
 def _from_cache(digest: str, name: str) -> tuple[Path, str]:
     try:
-        folder = _cache() / f"{digest[:16]}-{_build_tag()}"
+        cache = _own_folder(_cache())
+        folder = _own_folder(cache / f"{digest[:16]}-{_build_tag()}")
         module = folder / name
-        if module.is_file():
+        if module_digest(module) == digest:
             return module, "from the cache"
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock"):
-            if not module.is_file():
+        _sweep(cache)
+        with _locked(folder):
+            if module_digest(module) != digest:
                 _build(digest, folder, name)
     except BackendError:
         raise
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
-        raise _CannotCompileError(f"the build cache cannot be used: {error}") from error
+        raise _NoModuleError(f"the build cache cannot be used: {error}") from error
     return module, "built just now, into the cache"
 
 
 def _cache() -> Path:
     base = os.environ.get("VAE_EXT_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "vae_ext"
+
+
+def _own_folder(folder: Path) -> Path:
+    """The folder, made if need be, if nobody but this user can write to it: what the cache holds is executed."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid != os.geteuid():
+        raise _NoModuleError(f"the build cache {folder} belongs to another user (uid {status.st_uid}): set VAE_EXT_CACHE_DIR")
+    if status.st_mode & 0o022:
+        raise _NoModuleError(f"others can write to the build cache {folder}: delete it, or run chmod go-w on it")
+    return folder
+
+
+def _sweep(cache: Path) -> None:
+    """Deletes what compiles that were killed left behind: no one who holds the lock works on it."""
+    for lock in cache.glob("*/lock"):
+        with contextlib.suppress(Timeout), FileLock(lock, timeout=0):
+            for scratch in lock.parent.glob("tmp*"):
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"vae_ext: waiting for another process that compiles the kernels into {folder}", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _build_tag() -> str:
@@ -188,7 +230,7 @@ def _build_tag() -> str:
 
 def _build(digest: str, folder: Path, name: str) -> None:
     """Runs setup.py, which alone knows how, and moves the finished module to its place in one step."""
-    print(f"vae_ext: compiling the kernels of {ROOT / 'csrc'} (once, into {folder})", file=sys.stderr, flush=True)
+    print(f"vae_ext: compiling the kernels in {ROOT / 'csrc'} (once, into {folder})", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         built = _compile(Path(scratch), folder / "build.log", name)
         if built is None and wants_cuda() and os.environ.get("VAE_EXT_CUDA") != "1":
@@ -197,12 +239,23 @@ def _build(digest: str, folder: Path, name: str) -> None:
             built = _compile(Path(scratch), folder / "build.log", name, VAE_EXT_CUDA="0")
         if built is None:
             log = folder / "build.log"
-            raise _CannotCompileError(
-                f"the build failed: {_first_error(log.read_text(encoding='utf-8', errors='replace'))} (whole log: {log})"
-            )
+            error = _first_error(log.read_text(encoding="utf-8", errors="replace"))
+            raise _NoModuleError(f"the build failed: {error} (whole log: {log})")
         if not module_digest(built) == digest == source_digest():
-            raise _CannotCompileError("the sources changed while they were compiled: start again")
-        built.replace(folder / name)
+            raise _NoModuleError("the sources changed while they were compiled: start again")
+        # On the disk before it has its name: after a crash there is the old module, this one, or one that its checksum refuses.
+        for path in (built, checksum_file(built)):
+            _flush(path)
+            path.replace(folder / path.name)
+        _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _compile(scratch: Path, log: Path, name: str, **environment: str) -> Path | None:

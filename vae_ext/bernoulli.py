@@ -16,7 +16,7 @@ from torch import Tensor
 from vae_ext import reference
 from vae_ext.backend import BackendError, compiled_module
 from vae_ext.noise import check_counts, check_key
-from vae_ext.ops import FLOATS, by_reference, call_kernel, wants_gradient
+from vae_ext.ops import FLOATS, by_reference, call_kernel, check_known, wants_gradient
 
 
 def bernoulli_log_prob(logits: Tensor, pixels: Tensor) -> Tensor:
@@ -174,14 +174,19 @@ def _register() -> None:
     def fake_log_prob_and_gradient(logits: Tensor, pixels: Tensor, _weight: float) -> tuple[Tensor, Tensor]:
         return fake_log_prob(logits, pixels), logits.new_empty(logits.shape)
 
-    def fake_take_pixels(images: Tensor, rows: Tensor, _key: Tensor | None, _row_offset: int) -> tuple[Tensor, Tensor]:
+    def fake_binarize(pixels: Tensor, _key: Tensor, row_offset: int) -> Tensor:
+        check_known(pixels.shape[0], row_offset)
+        return pixels.new_empty(pixels.shape)
+
+    def fake_take_pixels(images: Tensor, rows: Tensor, _key: Tensor | None, row_offset: int) -> tuple[Tensor, Tensor]:
+        check_known(rows.shape[0], row_offset)
         shape = (rows.shape[0], images.shape[1])
         return images.new_empty(shape), images.new_empty(shape, dtype=torch.float32)
 
     torch.library.register_fake("vae_ext::bernoulli_log_prob", fake_log_prob)
     torch.library.register_fake("vae_ext::bernoulli_log_prob_backward", lambda _g, logits, _p: logits.new_empty(logits.shape))
     torch.library.register_fake("vae_ext::bernoulli_log_prob_and_gradient", fake_log_prob_and_gradient)
-    torch.library.register_fake("vae_ext::binarize", lambda pixels, _k, _r: pixels.new_empty(pixels.shape))
+    torch.library.register_fake("vae_ext::binarize", fake_binarize)
     torch.library.register_fake("vae_ext::take_pixels", fake_take_pixels)
     torch.library.register_autograd("vae_ext::bernoulli_log_prob", _LogProb.backward, setup_context=_save)
 

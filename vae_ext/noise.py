@@ -51,12 +51,17 @@ def check_whole(name: str, value: int, lowest: int, highest: int) -> None:
 
 
 def check_counts(num_samples: int | None, row_offset: int, rows: int) -> None:
-    """The same for what says which noise is meant besides its key."""
+    """The same for what says which noise is meant besides its key.
+
+    While a program is traced, rows and their offset may be unknown, and a look at them would narrow what the program serves:
+    then they are checked as it runs, by the kernels and in :func:`words`.
+    """
     if num_samples is not None:
         check_whole("num_samples", num_samples, 1, 2**32)
+    if torch.compiler.is_compiling():
+        return
     check_whole("row_offset", row_offset, 0, 2**32 - 1)
-    # Not while a program is traced, where it would narrow the batch sizes that the program serves.
-    if not torch.compiler.is_compiling() and row_offset > 2**32 - rows:
+    if row_offset > 2**32 - rows:
         raise ValueError(f"row_offset: expected 0 to 2**32 - {rows} for {rows} rows, got {row_offset}")
 
 
@@ -89,7 +94,6 @@ def standard_normal(key: Tensor, rows: int, dim: int, *, num_samples: int | None
     check_key(key)
     check_whole("rows", rows, 0, 2**32)
     check_whole("dim", dim, 0, 2**33)
-    check_counts(num_samples, row_offset, rows)
     x0, x1, x2, x3 = (
         words(key, rows, dim, 1 if num_samples is None else num_samples, row_offset).unflatten(-1, (-1, 4)).unbind(-1)
     )
@@ -102,10 +106,15 @@ def words(key: Tensor, rows: int, dim: int, samples: int = 1, row_offset: int = 
 
     Normals take them by pairs; a Bernoulli pixel is one word's comparison with a whole number (reference.binarize).
     """
+    check_counts(samples, row_offset, rows)
     device = key.device
+    row = torch.arange(rows, device=device) + row_offset
+    if torch.compiler.is_compiling():
+        message = "row_offset: expected 0 to 2**32 - B for B rows"
+        torch._assert_async(((row >= 0) & (row <= WORD)).all(), message)
     counter = (
         torch.arange((dim + 3) // 4, device=device),
-        (torch.arange(rows, device=device)[:, None] + row_offset) & WORD,
+        row[:, None],
         torch.arange(samples, device=device)[:, None, None],
         key[1] & WORD,
     )

@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 
 from vae_ext import reference
 from vae_ext.backend import BackendError, backend_of, compiled_module
-from vae_ext.noise import check_counts, check_key
+from vae_ext.noise import check_counts, check_key, check_whole
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 Pair = tuple[Tensor, Tensor]
@@ -298,8 +298,26 @@ def _differentiable(
     return tuple(next(grads) if t.requires_grad else None for t in inputs)
 
 
-def _fake(t: Tensor, dim: int, num_samples: int | None, output: int) -> Pair:
+def check_known(rows: int, row_offset: int) -> None:
+    """Refuses, without data, what the kernels would: if it is known while a program is traced, else they do as it runs."""
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    if any(statically_known_true(wrong) for wrong in (row_offset < 0, row_offset + rows > 2**32)):
+        raise ValueError(f"row_offset: expected 0 to 2**32 - {rows} for {rows} rows, got {row_offset}")
+
+
+def _check_options(t: Tensor, num_samples: int | None, row_offset: int, scale: int, output: int) -> None:
+    if num_samples is not None:
+        check_whole("num_samples", num_samples, 1, 2**32)
+    check_known(t.shape[0], row_offset)
+    check_whole("scale", scale, 0, 1)
+    check_whole("output", output, 0, 2)
+
+
+def _fake(t: Tensor, dim: int, options: tuple[Any, ...]) -> Pair:
     """Shapes and dtypes without data, for torch.compile and torch.export."""
+    _check_options(t, *options)
+    num_samples, _, _, output = options
     rows = t.shape[0]
     samples = () if num_samples is None else (num_samples,)
     shape = {Output.KL_SUM: (rows,), Output.KL: (rows, dim), Output.LOG_RATIO: (*samples, rows)}[Output(output)]
@@ -307,13 +325,18 @@ def _fake(t: Tensor, dim: int, num_samples: int | None, output: int) -> Pair:
     return t.new_empty((*samples, rows, dim)), t.new_empty(shape, dtype=out_dtype)
 
 
+def _fake_grad(t: Tensor, options: tuple[Any, ...]) -> Tensor:
+    _check_options(t, *options)
+    return t.new_empty(t.shape)
+
+
 def _register() -> None:
     """Makes the raw operators whole: shapes for tracing, and gradients for whoever calls them directly."""
     fake = torch.library.register_fake
-    fake("vae_ext::reparam_kl", lambda mu, _l, _k, samples, _r, _s, output: _fake(mu, mu.shape[1], samples, output))
-    fake("vae_ext::reparam_kl_packed", lambda p, _k, samples, _r, _s, output: _fake(p, p.shape[1] // 2, samples, output))
-    fake("vae_ext::reparam_kl_backward", lambda _z, _o, mu, *_: (mu.new_empty(mu.shape), mu.new_empty(mu.shape)))
-    fake("vae_ext::reparam_kl_packed_backward", lambda _z, _o, packed, *_: packed.new_empty(packed.shape))
+    fake("vae_ext::reparam_kl", lambda mu, _l, _k, *options: _fake(mu, mu.shape[1], options))
+    fake("vae_ext::reparam_kl_packed", lambda packed, _k, *options: _fake(packed, packed.shape[1] // 2, options))
+    fake("vae_ext::reparam_kl_backward", lambda _z, _o, mu, _l, _k, *options: tuple(_fake_grad(mu, options) for _ in range(2)))
+    fake("vae_ext::reparam_kl_packed_backward", lambda _z, _o, packed, _k, *options: _fake_grad(packed, options))
     torch.library.register_autograd("vae_ext::reparam_kl", _OfPair.backward, setup_context=_save_pair)
     torch.library.register_autograd("vae_ext::reparam_kl_packed", _Packed.backward, setup_context=_save_packed)
 

@@ -89,7 +89,26 @@ def wants_cuda() -> bool:
     return wish != "0" and missing is None
 
 
+def checksum_file(module: Path) -> Path:
+    """Where the sha256 of a compiled module stands, as ``sha256sum --check`` reads it."""
+    return module.with_name(f"{module.name}.sha256")
+
+
+def write_checksum(module: Path) -> None:
+    """Records what the module's bytes are, for :func:`module_digest` to know a damaged one."""
+    checksum_file(module).write_text(f"{hashlib.sha256(module.read_bytes()).hexdigest()}  {module.name}\n", encoding="utf-8")
+
+
 def module_digest(module: Path) -> str | None:
-    """The digest that a compiled module carries, read from its bytes: loading it would register its operators."""
-    found = re.search(re.escape(MARK) + rb"([0-9a-f]{64})", module.read_bytes())
+    """The digest of its sources that a compiled module carries; None without a module whose bytes are those that were built.
+
+    Read from the file: a module that is loaded has registered its operators, and a damaged one may crash the process.
+    """
+    try:
+        content, recorded = module.read_bytes(), checksum_file(module).read_bytes()
+    except OSError:
+        return None
+    if recorded[:64] != hashlib.sha256(content).hexdigest().encode():
+        return None
+    found = re.search(re.escape(MARK) + rb"([0-9a-f]{64})", content)
     return found.group(1).decode() if found else None

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import vae_ext
-from vae_ext.source import ROOT, module_digest, source_digest
+from tests.vae_ext.probe import run_in_new_process
+from vae_ext.source import ROOT, checksum_file, module_digest, source_digest
 
 # One line for each thing that the tests ask: the backend, and a number that depends on the noise.
 PROBE = """
@@ -28,16 +29,36 @@ print(vae_ext.backend_report())
 
 def probe(environment: dict[str, str] | None = None, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Runs a few lines in a new process, with the folder's vae_ext and these environment variables."""
-    env = {**os.environ, **(environment or {}), "PYTHONPATH": str(folder)}
-    return subprocess.run([sys.executable, "-c", PROBE], cwd="/", env=env, capture_output=True, text=True, check=False)
+    return run_in_new_process(PROBE, folder, environment or {})
 
 
 def copy_tree(to: Path) -> Path:
     for name in ("csrc", "vae_ext"):
-        shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+        shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.sha256"))
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, to / name)
     return to
+
+
+def script(path: Path, *lines: str) -> str:
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def quick_compiler(module: ModuleType, tmp_path: Path) -> str:
+    """A compiler that links the module of these sources, which the session has, in no time."""
+    # Of its arguments: -c, compile; -shared, link; anything else asks what compiler this is.
+    return script(
+        tmp_path / "c++",
+        'for last in "$@"; do [ "$previous" = -o ] && output=$last; previous=$last; done',
+        'case " $* " in',
+        f"  *' -shared '*) cp '{module.__file__}' \"$output\" ;;",
+        "  *' -c '*) : > \"$output\" ;;",
+        f'  *) exec {shutil.which("c++")} "$@" ;;',
+        "esac",
+    )
 
 
 @pytest.fixture
@@ -55,10 +76,12 @@ def test_the_module_that_runs_carries_the_digest_of_the_sources(module: ModuleTy
 
 
 def test_an_edited_kernel_is_another_module_and_a_stale_one_is_not_taken(module: ModuleType, tmp_path: Path) -> None:
-    tree, own_cache = copy_tree(tmp_path / "tree"), {"VAE_EXT_CACHE_DIR": str(tmp_path / "cache")}
+    # What is compiled need not be fast.
+    compiler = script(tmp_path / "c++", f'exec {shutil.which("c++")} "$@" -O0')
+    tree, own_cache = copy_tree(tmp_path / "tree"), {"VAE_EXT_CACHE_DIR": str(tmp_path / "cache"), "CXX": compiler}
     assert module.__file__ is not None
-    stale = tree / "vae_ext" / Path(module.__file__).name
-    shutil.copy(module.__file__, stale)
+    for path in (Path(module.__file__), checksum_file(Path(module.__file__))):
+        shutil.copy(path, tree / "vae_ext")
     assert "built in the tree" in probe(folder=tree).stdout
 
     # Twice the noise: what runs shows which sources it was built from.
@@ -146,10 +169,32 @@ def test_a_source_archive_holds_every_source(tmp_path: Path) -> None:
     assert {f"csrc/{path.name}" for path in (ROOT / "csrc").iterdir()} <= names
 
 
-def test_pip_install_gives_a_working_module_elsewhere(tmp_path: Path) -> None:
+def test_a_build_in_the_tree_is_taken(quick_compiler: str, tmp_path: Path) -> None:
+    tree = copy_tree(tmp_path / "tree")
+    env = {**os.environ, "CXX": quick_compiler}
+    subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=tree, env=env, check=True)
+    assert "(built in the tree)" in probe(folder=tree).stdout
+
+
+def test_a_damaged_module_is_compiled_again(module: ModuleType, quick_compiler: str, tmp_path: Path) -> None:
+    cache = {"VAE_EXT_CACHE_DIR": str(tmp_path), "CXX": quick_compiler}
+    built = Path(module.__file__ or "")
+    folder = tmp_path / "vae_ext" / built.parent.name
+    folder.mkdir(mode=0o700, parents=True)
+    for path in (built, checksum_file(built)):
+        shutil.copy(path, folder)
+    assert "from the cache" in probe(cache).stdout
+    os.truncate(folder / built.name, 20_000)
+    again = probe(cache)
+    assert again.returncode == 0, again.stderr
+    assert "built just now, into the cache" in again.stdout
+
+
+def test_pip_install_gives_a_working_module_elsewhere(quick_compiler: str, tmp_path: Path) -> None:
     tree, target = copy_tree(tmp_path / "tree"), tmp_path / "site"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*command, "--target", str(target), str(tree)], check=True)
+    env = {**os.environ, "CXX": quick_compiler}
+    subprocess.run([*command, "--target", str(target), str(tree)], env=env, check=True)
     shutil.rmtree(tree)
     run = probe({"VAE_EXT_CACHE_DIR": str(tmp_path / "cache")}, target)
     assert run.returncode == 0, run.stderr

@@ -1,0 +1,219 @@
+"""The cache of compiled modules: what is loaded from it is whole, of these sources, and this user's own."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from vae_ext.backend import BackendError
+from vae_ext.source import checksum_file, module_digest, source_digest
+
+backend: Any = importlib.import_module("vae_ext.backend")  # as an attribute of vae_ext it is the function
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "cut to 20 kB, which raised SIGBUS": lambda module: os.truncate(module, 20_000),
+    "cut by a byte": lambda module: os.truncate(module, module.stat().st_size - 1),
+    "a page of zeros, which raised SIGSEGV": lambda module: overwrite(module, 4096, bytes(4096)),
+    "a bit": lambda module: overwrite(module, 70_000, bytes([module.read_bytes()[70_000] ^ 1])),
+    "empty": lambda module: module.write_bytes(b""),
+    "gone": lambda module: module.unlink(),
+    "without a checksum, as older versions left it": lambda module: checksum_file(module).unlink(),
+    "with an empty checksum": lambda module: checksum_file(module).write_bytes(b""),
+}
+
+
+def overwrite(module: Path, offset: int, content: bytes) -> None:
+    with module.open("r+b") as file:
+        file.seek(offset)
+        file.write(content)
+
+
+class Compiler:
+    """In place of the real one: gives the module of this tree, in no time."""
+
+    def __init__(self, module: Path) -> None:
+        self.module, self.runs = module, 0
+
+    def __call__(self, scratch: Path, log: Path, name: str, **environment: str) -> Path:
+        self.runs += 1
+        for path in (self.module, checksum_file(self.module)):
+            shutil.copy(path, scratch)
+        return scratch / name
+
+
+@pytest.fixture
+def compiler(module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compiler:
+    monkeypatch.setenv("VAE_EXT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(backend, "__file__", str(tmp_path / "tree" / "backend.py"))  # where no module was built
+    compiler = Compiler(Path(module.__file__ or ""))
+    monkeypatch.setattr(backend, "_compile", compiler)
+    return compiler
+
+
+def find() -> tuple[Path, str]:
+    path, how = backend._find_or_build()
+    return path, how.split(",")[0]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_module_is_built_again_before_it_is_loaded(compiler: Compiler, damage: str) -> None:
+    module, how = find()
+    assert how == "built just now"
+    assert find() == (module, "from the cache")
+    DAMAGES[damage](module)
+    assert module_digest(module) is None
+    assert find() == (module, "built just now")
+    assert module_digest(module) == source_digest()
+    assert module.read_bytes() == compiler.module.read_bytes()
+    assert find() == (module, "from the cache")
+    assert compiler.runs == 2
+
+
+def test_a_module_of_other_sources_is_not_taken_from_the_cache(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, _ = find()
+    # Sources whose digest begins alike have the same folder.
+    monkeypatch.setattr(backend, "source_digest", lambda: source_digest()[:16] + 48 * "0")
+    with pytest.raises(backend._NoModuleError, match="the sources changed while they were compiled"):
+        find()
+    assert module_digest(module) == source_digest()
+
+
+def test_a_damaged_module_in_the_tree_is_not_taken(compiler: Compiler, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    for path in (compiler.module, checksum_file(compiler.module)):
+        shutil.copy(path, tmp_path / "tree")
+    beside = tmp_path / "tree" / compiler.module.name
+    assert find() == (beside, "built in the tree")
+    os.truncate(beside, 20_000)
+    assert find()[1] == "built just now"
+
+
+def test_a_damaged_installation_says_so(compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "is_checkout", lambda: False)
+    with pytest.raises(backend._NoModuleError, match="this installation has no compiled module"):
+        find()
+    (tmp_path / "tree").mkdir()
+    beside = Path(shutil.copy(compiler.module, tmp_path / "tree"))
+    shutil.copy(checksum_file(compiler.module), tmp_path / "tree")
+    assert find() == (beside, "installed")
+    os.truncate(beside, 20_000)
+    with pytest.raises(backend._NoModuleError, match="is damaged: install vae_ext again"):
+        find()
+
+
+def test_a_module_is_on_the_disk_before_it_has_its_name(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def recorded_fsync(handle: int) -> None:
+        events.append(("flush", Path(f"/proc/self/fd/{handle}").readlink().name))
+        fsync(handle)
+
+    def recorded_replace(path: Path, target: Path) -> Path:
+        events.append(("name", target.name))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(Path, "replace", recorded_replace)
+    module, _ = find()
+    name, checksum = module.name, checksum_file(module).name
+    assert events == [("flush", name), ("name", name), ("flush", checksum), ("name", checksum), ("flush", module.parent.name)]
+
+
+def test_the_cache_is_this_users_alone(compiler: Compiler, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        module, _ = find()
+    finally:
+        os.umask(before)
+    for folder in (tmp_path / "vae_ext", module.parent):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o720, 0o707, 0o777])
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_cache_that_others_can_write_to_is_refused(compiler: Compiler, mode: int, inner: bool) -> None:
+    module, _ = find()
+    folder = module.parent if inner else module.parent.parent
+    folder.chmod(mode)
+    with pytest.raises(backend._NoModuleError, match=re.escape(f"others can write to the build cache {folder}: ")):
+        find()
+    folder.chmod(0o755)
+    assert find()[1] == "from the cache"
+
+
+def test_a_cache_of_another_user_is_refused(compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find()
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(
+        backend._NoModuleError, match=rf"vae_ext belongs to another user \(uid {owner}\): set VAE_EXT_CACHE_DIR"
+    ):
+        find()
+
+
+def test_where_the_cache_is_refused_the_reference_takes_over_or_a_forced_kernel_fails(
+    compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vae_ext").mkdir()
+    (tmp_path / "vae_ext").chmod(0o777)
+    monkeypatch.delenv("VAE_EXT_BACKEND", raising=False)
+    with pytest.warns(RuntimeWarning, match="vae_ext uses its pure-PyTorch reference: others can write to the build cache"):
+        assert backend._loaded.__wrapped__().module is None
+    monkeypatch.setenv("VAE_EXT_BACKEND", "cpu")
+    with pytest.raises(BackendError, match="VAE_EXT_BACKEND=cpu: others can write to the build cache"):
+        backend._loaded.__wrapped__()
+
+
+def test_what_killed_compiles_left_is_swept_but_not_what_a_running_one_writes(compiler: Compiler, tmp_path: Path) -> None:
+    module, _ = find()
+    cache = module.parent.parent
+    scratch = [folder / "tmpscratch" / "lib" for folder in (module.parent, cache / "other", cache / "busy")]
+    for folder in scratch:
+        folder.mkdir(parents=True)
+        (folder / "half.o").touch()
+        (folder.parents[1] / "lock").touch()
+    module.unlink()
+    with FileLock(cache / "busy" / "lock"):
+        find()
+    assert [folder.exists() for folder in scratch] == [False, False, True]
+    assert sorted(path.name for path in module.parent.iterdir()) == [module.name, f"{module.name}.sha256", "lock"]
+
+
+def test_two_processes_compile_once_and_the_second_says_that_it_waits(
+    compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, said = threading.Event(), []
+
+    class Stderr:
+        def write(self, text: str) -> None:
+            said.append(text)
+            if "waiting" in text:
+                waits.set()
+
+        def flush(self) -> None: ...
+
+    module, _ = find()
+    kept = {path: path.read_bytes() for path in (module, checksum_file(module))}
+    module.unlink()
+    monkeypatch.setattr(sys, "stderr", Stderr())
+    second = threading.Thread(target=find)
+    with FileLock(module.parent / "lock"):
+        second.start()
+        assert waits.wait(60)
+        for path, content in kept.items():
+            path.write_bytes(content)
+    second.join(60)
+    assert f"waiting for another process that compiles the kernels into {module.parent}" in "".join(said)
+    assert compiler.runs == 1

@@ -1,0 +1,187 @@
+"""The operators as anyone can call them, torch.ops.vae_ext.*: whatever numbers and shapes they get, an error and no crash."""
+
+from __future__ import annotations
+
+import random
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vae_ext import binarize, noise_key, reference, reparam_kl, reparam_kl_packed, take_pixels
+from vae_ext.source import ROOT
+
+KEY = noise_key(1)
+MU, PACKED = torch.zeros(2, 3), torch.zeros(2, 6)
+BYTES, ROWS = torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+
+# Every raw operator that has a row_offset, of two rows.
+WITH_OFFSET: dict[str, Callable[[torch.device, int], Any]] = {
+    "reparam_kl": lambda d, offset: torch.ops.vae_ext.reparam_kl(MU.to(d), MU.to(d), KEY.to(d), None, offset, 0, 0),
+    "log_ratio": lambda d, offset: torch.ops.vae_ext.reparam_kl(MU.to(d), MU.to(d), KEY.to(d), 2, offset, 0, 2),
+    "reparam_kl_backward": lambda d, offset: torch.ops.vae_ext.reparam_kl_backward(
+        MU.to(d), None, MU.to(d), MU.to(d), KEY.to(d), None, offset, 0, 0
+    ),
+    "reparam_kl_packed": lambda d, offset: torch.ops.vae_ext.reparam_kl_packed(PACKED.to(d), KEY.to(d), None, offset, 0, 0),
+    "reparam_kl_packed_backward": lambda d, offset: torch.ops.vae_ext.reparam_kl_packed_backward(
+        MU.to(d), None, PACKED.to(d), KEY.to(d), None, offset, 0, 0
+    ),
+    "binarize": lambda d, offset: torch.ops.vae_ext.binarize(BYTES.to(d), KEY.to(d), offset),
+    "take_pixels": lambda d, offset: torch.ops.vae_ext.take_pixels(BYTES.to(d), ROWS.to(d), KEY.to(d), offset),
+}
+BEYOND = (2**32 - 1, 2**32, 2**32 + 5, 2**63 - 1, -1, -(2**63))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("name", WITH_OFFSET)
+def test_a_row_beyond_32_bits_is_refused_by_every_operator(module: ModuleType, name: str, device: str) -> None:
+    call = WITH_OFFSET[name]
+    call(torch.device(device), 2**32 - 2)
+    for offset in BEYOND:
+        with pytest.raises(Exception, match=rf"row_offset: expected 0 to 2\*\*32 - 2 for 2 rows, got {offset}"):
+            call(torch.device(device), offset)
+
+
+COMPILED: dict[str, Callable[[int], Any]] = {
+    "reparam_kl": lambda offset: reparam_kl(MU, MU, KEY, row_offset=offset),
+    "reparam_kl_packed": lambda offset: reparam_kl_packed(PACKED, KEY, row_offset=offset),
+    "binarize": lambda offset: binarize(BYTES, KEY, row_offset=offset),
+    "take_pixels": lambda offset: take_pixels(BYTES, ROWS, KEY, row_offset=offset),
+    "reference.binarize": lambda offset: reference.binarize(BYTES, KEY, offset),
+    "reference.reparam_kl": lambda offset: reference.reparam_kl(MU, MU, KEY, None, offset, 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_row_beyond_32_bits_is_refused_in_compiled_code(module: ModuleType, name: str) -> None:
+    compiled = torch.compile(COMPILED[name], backend="aot_eager", fullgraph=True)
+    for offset in (3, 5, 2**32 - 2):  # from the second on, the offset is a variable of the program
+        compiled(offset)
+    for offset in (2**32 - 1, 2**32 + 5, -1):
+        with pytest.raises(Exception, match=r"row_offset: expected 0 to 2\*\*32 - "):
+            compiled(offset)
+
+
+@pytest.mark.parametrize("count", [0, -1, 2**32 + 1, (2**64 + 2) // 3, 2**63 - 1])
+def test_a_number_of_samples_that_cannot_be_is_refused(module: ModuleType, count: int) -> None:
+    ops = torch.ops.vae_ext
+    for call in (
+        lambda: ops.reparam_kl(MU, MU, KEY, count, 0, 0, 0),
+        lambda: ops.reparam_kl_backward(MU, None, MU, MU, KEY, count, 0, 0, 0),
+        lambda: ops.reparam_kl_packed(PACKED, KEY, count, 0, 0, 0),
+        lambda: ops.reparam_kl_packed_backward(MU, None, PACKED, KEY, count, 0, 0, 0),
+    ):
+        with pytest.raises(RuntimeError, match=rf"num_samples: expected 1 to 2\*\*32, got {count}"):
+            call()
+
+
+def test_sizes_whose_product_wraps_are_refused(module: ModuleType) -> None:
+    # K B D = 2^64 + 2 is 2 modulo 2^64, as many elements as grad_z has.
+    with pytest.raises(RuntimeError, match="num_samples: expected"):
+        torch.ops.vae_ext.reparam_kl_backward(torch.zeros(2), None, MU[:1], MU[:1], KEY, (2**64 + 2) // 3, 0, 0, 0)
+    many = torch.zeros(1, 1).expand(2**31, 1)
+    with pytest.raises(RuntimeError, match=r"num_samples: 4294967296 samples of \[2147483648, 1\] are more elements than"):
+        torch.ops.vae_ext.reparam_kl_backward(None, None, many, many, KEY, 2**32, 0, 0, 0)
+
+
+def test_a_gradient_of_as_many_elements_and_another_shape_is_refused(module: ModuleType) -> None:
+    ops = torch.ops.vae_ext
+    for wrong in (torch.zeros(3, 2), torch.zeros(6), torch.zeros(1, 2, 3)):
+        with pytest.raises(RuntimeError, match="grad_z: expected the shape of its output"):
+            ops.reparam_kl_backward(wrong, None, MU, MU, KEY, None, 0, 0, 0)
+        with pytest.raises(RuntimeError, match="grad_kl: expected the shape of its output"):
+            ops.reparam_kl_packed_backward(None, wrong, PACKED, KEY, None, 0, 0, 1)
+
+
+INTEGERS = (0, -1, 5, 2**32 - 1, 2**32, 2**61 + 1, 2**62 + 1, (2**64 + 2) // 3, 2**63 - 1, -(2**63))
+FLOATS = (torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16)
+ANY = (*FLOATS, torch.uint8, torch.int64, torch.bool, torch.complex64)
+
+
+class Hostile:
+    """Arguments for an operator's schema: most of them fit one another, and a few nobody should pass."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        choose = self.random.choice
+        rows, dim, self.dtype = choose((0, 1, 2, 3)), choose((0, 1, 2, 3, 4, 8)), choose(FLOATS)
+        self.samples = choose((None, None, 1, 2, choose(INTEGERS)))
+        # As many elements as K B D says in 64 bits, where it wraps.
+        elements = (self.samples or 1) * rows * dim % 2**64
+        lead = () if self.samples is None else (self.samples,)
+        z_shape = (*lead, rows, dim) if self.samples in (None, 1, 2) else (elements % 100,)
+        out = torch.float64 if self.dtype == torch.float64 else torch.float32
+        self.tensors: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            "mu": ((rows, dim), self.dtype),
+            "logvar": ((rows, dim), self.dtype),
+            "packed": ((rows, 2 * dim), self.dtype),
+            "grad_z": (z_shape, self.dtype),
+            "grad_kl": ((rows,), out),
+            "key": ((2,), torch.int64),
+            "logits": ((2 * rows, dim), self.dtype),
+            "grad": ((2 * rows,), out),
+            "pixels": ((rows, dim), torch.uint8),
+            "images": ((rows, dim), torch.uint8),
+            "rows": ((rows,), torch.int64),
+        }
+
+    def odd(self) -> bool:
+        return self.random.randrange(12) == 0
+
+    def tensor(self, name: str) -> Tensor:
+        choose = self.random.choice
+        shape, dtype = self.tensors[name]
+        if self.odd():
+            dtype = choose(ANY)
+        if self.odd():  # far too large, without the memory for it
+            return torch.zeros(1, 1, dtype=dtype).expand(choose(((2**40, 1), (2**33, 1), (1, 2**36), (2**33, 2**20))))
+        if self.odd():
+            shape = choose(((), (0,), (2,), (2**62, 0), (0, 2**40), (*shape, 1), shape[::-1], shape[1:]))
+        values = (
+            torch.zeros(shape[::-1], dtype=dtype).permute(tuple(reversed(range(len(shape)))))
+            if self.odd()
+            else torch.zeros(shape, dtype=dtype)
+        )
+        if name == "rows" and self.odd() and values.numel():
+            values.fill_(choose(INTEGERS))
+        return values
+
+    def argument(self, name: str, kind: str) -> Any:
+        if kind == "Tensor" or (kind == "Optional[Tensor]" and self.random.randrange(3)):
+            return self.tensor(name)
+        if kind == "float":
+            return self.random.choice((0.5, float("nan"), float("inf")))
+        if kind in ("int", "Optional[int]") and self.odd():
+            return self.random.choice(INTEGERS)
+        return {"num_samples": self.samples, "row_offset": 7, "scale": self.random.randrange(2), "output": 0}.get(name)
+
+
+def hostile_calls(count: int) -> dict[str, int]:
+    """Calls every raw operator that often; how many of the calls gave a result."""
+    # What cannot be allocated is refused, and does not fill the machine.
+    resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
+    schemas = [s for s in torch._C._jit_get_all_schemas() if s.name.startswith("vae_ext::")]
+    results = dict.fromkeys((schema.name for schema in schemas), 0)
+    for seed in range(count):
+        for schema in schemas:
+            hostile = Hostile(seed)
+            arguments = [hostile.argument(a.name, str(a.type)) for a in schema.arguments]
+            try:
+                getattr(torch.ops.vae_ext, schema.name.removeprefix("vae_ext::"))(*arguments)
+                results[schema.name] += 1
+            except (RuntimeError, IndexError):
+                pass
+    return results
+
+
+def test_no_argument_crashes_the_process(module: ModuleType) -> None:
+    code = "from tests.vae_ext.test_raw_operators import hostile_calls; print(*hostile_calls(500).values())"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, f"ended by {run.returncode}: {run.stderr[-2000:]}"
+    assert all(20 < int(results) < 480 for results in run.stdout.split())  # each of them did work, and refused
