@@ -106,7 +106,7 @@ class Pictures:
 
     def _bring(self, path: Path, picture: Image.Image) -> tuple[Bytes, list[str], Brightness]:
         notes = []
-        deep = any(";16" in str(part) for part in picture.tile)  # type: ignore[attr-defined]  # Pillow's word for the file's own form
+        cut = any(";16" in str(part) for part in picture.tile)  # type: ignore[attr-defined]  # Pillow's word for the file's own form
         if picture.width * picture.height > MOST_PIXELS or max(picture.size) > MOST_SIDE:
             most = f"{MOST_PIXELS:,} pixels, {MOST_SIDE:,} a side"
             raise UserError(f"{path}: expected a picture of at most {most}, got {picture.width:,} x {picture.height:,}")
@@ -119,30 +119,34 @@ class Pictures:
             raise UserError(f"{path}: expected a picture of 8 or 16 bits a colour, got mode {image.mode}")
         if image.has_transparency_data:
             notes.append("pictures with transparency, which was left out; put them on a background first, if that matters")
-        if not (deep_grey := image.mode.startswith("I;16")):  # the only one of 16 bits that Pillow keeps
-            if image.mode == "P":
-                image = image.convert("RGBA")
-            image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-        values, bits = np.asarray(image), 16 if deep_grey else 8
-        brightest = int(values.max())
+        if deep := image.mode.startswith("I;16"):  # grey, the only one of more than 8 bits that Pillow keeps
+            cut, brightest, white = self.white is None, int(np.asarray(image).max()), self.white or 65535.0
+        else:
+            image = _as(image, "RGBA" if image.mode == "P" else image.mode)
+            image = _as(image, "L" if image.mode in ("1", "L", "LA") else "RGB")
+            brightest, white = int(np.max(image.getextrema())), self.white or 255.0
         if self.white is not None and picture.mode != "1":
-            if deep and not deep_grey:
+            if cut:
                 raise UserError(f"{path}: expected grey for data.white, since of colours of 16 bits only the upper 8 are read")
-            levels, wrong = to_bytes(np.arange(brightest + 1), self.white)
+            levels, wrong = to_bytes(np.arange(brightest + 1), white)
             if wrong.any():
-                raise UserError(f"{path}: expected values in [0, {self.white:g}], as data.white says, got {brightest}")
-            image = Image.fromarray(levels[values])
+                raise UserError(f"{path}: expected values in [0, {white:g}], as data.white says, got {brightest}")
+            image = Image.fromarray(levels[np.asarray(image)])
         elif deep:
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if cut:
             notes.append("pictures of 16 bits, of which the upper 8 were taken")
-            image = Image.fromarray((values >> 8).astype(np.uint8)) if deep_grey else image
-        white = self.white or 2.0**bits - 1
-        color = self.color or ("grey" if image.mode == "L" else "rgb")
-        image = image.convert({"grey": "L", "rgb": "RGB"}[color])
+        image = _as(image, {"grey": "L", "rgb": "RGB", None: image.mode}[self.color])
         if self.size is not None and image.size != (wanted := (self.size[1], self.size[0])):
             cut_or_not = ImageOps.fit if self.fit == "crop" else Image.Image.resize
             image = cut_or_not(image, wanted, Image.Resampling.BICUBIC)
         array = np.asarray(image)
         return (array if array.ndim == 2 else np.moveaxis(array, 2, 0)), notes, Brightness(brightest / white, brightest, white)
+
+
+def _as(image: Image.Image, mode: str) -> Image.Image:
+    """In that mode; Pillow would copy one that is."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def read_folder(root: Path, size: Sequence[int] | None, fit: Fit, color: Color | None, white: float | None) -> Raw:
@@ -176,11 +180,12 @@ def read_folder(root: Path, size: Sequence[int] | None, fit: Fit, color: Color |
     if named and len(named) < len(found):
         raise UserError(f"{root}: expected classes in each of {', '.join(found)} or in none, got them in {', '.join(named)}")
     names = sorted({name for classes in named.values() for name in classes if name is not None})
+    number: dict[str | None, int] = {name: i for i, name in enumerate(names)}
     parts: dict[Split, Part] = {}
     for split, classes in found.items():
         paths = [path for several in classes.values() for path in several]
-        numbers = [names.index(name) for name, several in classes.items() for _ in several] if names else None  # type: ignore[arg-type]
-        parts[split] = Part(Pictures(paths, size, fit, color, white), None if numbers is None else np.array(numbers))
+        labels = np.repeat([number[name] for name in classes], [len(some) for some in classes.values()]) if number else None
+        parts[split] = Part(Pictures(paths, size, fit, color, white), labels)
     return Raw(parts, names or None, notes)
 
 

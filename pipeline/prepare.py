@@ -71,7 +71,7 @@ def with_held_out(raw: Raw, params: Data) -> Data:
     unsaid = [name for name in HELD_OUT if name not in raw.parts and getattr(params, name) is None]
     if not unsaid:
         return params
-    # MNIST's family comes mixed, and with test sets of a sixth of the training images, as which others take the last.
+    # MNIST and its kind come mixed, with a test set a sixth as large as the training set, whose last sixth serves as often.
     share, said = (1 / 6, "a sixth") if raw.mixed else (1 / 10, "a tenth")
     seed = params.split_seed if raw.mixed else params.split_seed or 0
     total = len(raw.parts["train"].images)
