@@ -13,7 +13,7 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import SafeRepresenter
 
 from pipeline.caveats import caveats
-from pipeline.cli import UserError
+from pipeline.cli import UserError, in_line
 from pipeline.files import sha256, whole_file
 from pipeline.params import Params
 from pipeline.plain_yaml import read_yaml_text
@@ -103,7 +103,7 @@ def write_card(
         shape=" x ".join(map(str, made["image_shape"])),
         latent_dim=params.model.latent_dim,
         weights=weights.name,
-        source=in_line(data["source"]),
+        source=in_line(data["source"], 1000),
         counts=", ".join(f"{split} {count:,}" for split, count in data["counts"].items()),
         checksum=data["sha256"]["train_images.npy"],
         classes=classes,
@@ -146,11 +146,6 @@ def numbers(report: pd.DataFrame) -> str:
         definition = str(row["definition"]).replace("|", r"\|")
         lines.append(f"| {quantity} | {row['value']:.5g} | {error} | {row['unit']} | {definition} |")
     return "\n".join(lines)
-
-
-def in_line(text: str) -> str:
-    """A text with what would break its line escaped."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 class AnyText(SafeRepresenter):
