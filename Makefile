@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 ACTIVE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: help setup repro recipes recipe sweep seeds verify test bench bench-full bench-record bench-compare bench-noise bench-pythae sanitize gpu lock
+.PHONY: help setup unmoved named repro recipes recipe sweep seeds verify test bench bench-full bench-record bench-compare bench-noise bench-pythae sanitize gpu lock
 help:
 	@echo "make setup   .venv with the locked packages"
 	@echo "make repro   prepare, train, evaluate, plot: what has changed, by dvc repro"
@@ -26,14 +26,23 @@ help:
 
 setup: $(READY)
 
-$(READY): requirements.lock
+$(READY): requirements.lock | unmoved
+	@$(PYTHON) pipeline/prerequisites.py
+	@echo "Installing requirements.lock into $(VENV): some minutes, and some gigabytes"
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(VENV)/bin/pip install --disable-pip-version-check --requirement requirements.lock
 	printf '%s\n' '#!/bin/sh' 'PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" exec "$(CURDIR)/$(VENV)/bin/python" -m pipeline "$$@"' > $(VENV)/bin/vae
 	chmod +x $(VENV)/bin/vae
-	touch $@
+	echo "$(CURDIR)/$(VENV)" > $@
 
+# The programs of an environment name the place where it was made.
+unmoved:
+	@test ! -s $(READY) || test "$$(cat $(READY))" = "$(CURDIR)/$(VENV)" || test -L $(VENV) || \
+	{ echo "error: $(VENV): made in $$(cat $(READY)), and works nowhere else; rm -r $(VENV), and make again" >&2; exit 2; }
+
+# Checked first by itself: DVC reads params.yaml too, before its stages run, and does not name what it cannot read.
 repro: $(READY)
+	$(ACTIVE) python -m pipeline.params
 	$(ACTIVE) dvc repro
 	$(ACTIVE) dvc metrics show results/train/metrics.json results/evaluate/metrics.json
 
@@ -41,9 +50,11 @@ recipes: $(READY)
 	$(ACTIVE) python -m pipeline.recipe
 	$(ACTIVE) dvc repro recipes/dvc.yaml
 
-RECIPES = $(filter-out dvc,$(sort $(basename $(notdir $(wildcard recipes/*.yaml)))))
-recipe: $(READY)
-	@test -f "recipes/$(NAME).yaml" || { echo "NAME: expected one of $(RECIPES), got '$(NAME)'" >&2; exit 2; }
+named:
+	@$(PYTHON) pipeline/prerequisites.py
+	@$(PYTHON) -c "import sys; from pipeline.cli import *; run(lambda: named_recipe(sys.argv[1]))" '$(NAME)'
+
+recipe: named $(READY)
 	$(ACTIVE) python -m pipeline.recipe
 	$(ACTIVE) dvc repro recipes/dvc.yaml:plot@$(NAME)
 

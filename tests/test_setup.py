@@ -1,0 +1,83 @@
+"""What make needs, it says in a line before it installs anything."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
+
+import pytest
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from tests.pipeline.conftest import start_history
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def unpacked(tmp_path: Path) -> Path:
+    """What make reads, without a history."""
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("pipeline", "recipes"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def make(folder: Path, *arguments: str) -> str:
+    """The errors of a make that fails, which are make's own line and one of ours."""
+    command = ["make", "--no-print-directory", f"PYTHON={sys.executable}", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 2
+    error, _ = done.stderr.splitlines()
+    assert not (folder / ".venv/bin").exists()
+    return error
+
+
+@pytest.mark.parametrize("version", [(3, 6, 15), (3, 10, 13), (3, 14, 0)])
+def test_another_python_is_refused_before_anything_is_installed(unpacked: Path, version: tuple[int, ...]) -> None:
+    python = unpacked / "python"
+    code = f"import runpy, sys; sys.version_info = {version}; runpy.run_path(sys.argv[1])"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{code}" "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    found = ".".join(map(str, version))
+    assert make(unpacked, "setup", f"PYTHON={python}").startswith(f"error: Python: expected 3.11 to 3.13, got {found} (")
+
+
+def test_a_folder_without_history_is_refused(unpacked: Path) -> None:
+    assert make(unpacked, "repro").startswith(f"error: {unpacked}: expected a git repository with a commit")
+
+
+def test_an_environment_of_another_place_is_refused(unpacked: Path) -> None:
+    (unpacked / ".venv").mkdir()
+    (unpacked / ".venv/.ready").write_text("/elsewhere/.venv\n", encoding="utf-8")
+    assert make(unpacked, "repro") == (
+        "error: .venv: made in /elsewhere/.venv, and works nowhere else; rm -r .venv, and make again"
+    )
+
+
+def test_make_recipe_asks_for_a_name_before_anything_is_installed(unpacked: Path) -> None:
+    start_history(unpacked)
+    assert make(unpacked, "recipe").startswith("error: recipes: no recipe ''; expected one of aevb_mlp_2d,")
+    assert make(unpacked, "recipe", "NAME=iwae_k6").startswith("error: recipes: no recipe 'iwae_k6'; did you mean iwae_k")
+
+
+def test_the_range_of_pythons_is_the_same_everywhere() -> None:
+    """In pyproject.toml, the README and the tools; and the locked packages know its oldest."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert config["project"]["requires-python"] == ">=3.11,<3.14"
+    assert config["tool"]["ruff"]["target-version"] == "py311"
+    assert config["tool"]["mypy"]["python_version"] == "3.11"
+    assert "Python 3.11 to 3.13" in (ROOT / "README.md").read_text(encoding="utf-8")
+    wanted = []
+    for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
+        try:
+            wanted.append(SpecifierSet(metadata(line.split("==")[0])["Requires-Python"] or ""))
+        except PackageNotFoundError:
+            continue
+    assert all(Version("3.11.4") in each for each in wanted)
+    assert not all(Version("3.10.13") in each for each in wanted)
