@@ -24,7 +24,9 @@ def run_in_new_process(code: str, folder: Path, environment: dict[str, str]) -> 
         process.start()
         process.join()
         assert process.exitcode is not None
-        return subprocess.CompletedProcess([code], process.exitcode, out.read_text(), err.read_text())
+        return subprocess.CompletedProcess(
+            [code], process.exitcode, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8")
+        )
 
 
 def _run(code: str, folder: str, environment: dict[str, str], out: Path, err: Path) -> None:
