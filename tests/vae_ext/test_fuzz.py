@@ -72,7 +72,7 @@ def options_of(case: dict[str, Any]) -> dict[str, Any]:
 
 
 @given(case=cases)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_case_agrees_with_the_reference_in_float64(device: torch.device, case: dict[str, Any]) -> None:
     generator = torch.Generator().manual_seed(case["seed"] % 2**63)
     mu, logvar = drawn_inputs(case, generator, device)
@@ -102,7 +102,7 @@ def test_any_case_agrees_with_the_reference_in_float64(device: torch.device, cas
 
 
 @given(case=cases)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_layout_gives_the_bits_of_the_dense_one(device: torch.device, case: dict[str, Any]) -> None:
     generator = torch.Generator().manual_seed(case["seed"] % 2**63)
     odd = drawn_inputs(case, generator, device)
@@ -135,7 +135,7 @@ def test_any_case_has_the_noise_of_the_reference(device: torch.device, case: dic
 
 
 @given(case=cases)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_logits_and_bytes_agree_with_the_reference_in_float64(device: torch.device, case: dict[str, Any]) -> None:
     assume(case["lead"])
     generator = torch.Generator().manual_seed(case["seed"] % 2**63)

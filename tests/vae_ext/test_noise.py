@@ -54,7 +54,7 @@ def test_philox_of_the_reference_gives_the_published_vectors(counter: str, key: 
     samples=st.none() | st.integers(1, 4),
     row_offset=st.integers(0, 2**32 - 41),
 )
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_same_noise_from_kernel_and_reference(
     module: ModuleType,
     device: torch.device,

@@ -347,7 +347,7 @@ def test_an_output_that_is_not_used_costs_nothing_in_the_gradient(device: torch.
 
 @pytest.mark.parametrize("samples", [None, 2])
 def test_first_and_second_derivatives_by_finite_differences(device: torch.device, samples: int | None) -> None:
-    mu, logvar = inputs(3, 5, torch.float64, device)
+    mu, logvar = inputs(2, 3, torch.float64, device)
     key = noise_key(3, device=device)
 
     for output in Output:
@@ -355,7 +355,7 @@ def test_first_and_second_derivatives_by_finite_differences(device: torch.device
             f = functools.partial(call, output, key=key, num_samples=samples, scale=scale)
             assert torch.autograd.gradcheck(f, (mu, logvar))
             assert torch.autograd.gradgradcheck(f, (mu, logvar))
-    packed = torch.randn(3, 6, dtype=torch.float64, device=device, requires_grad=True)
+    packed = torch.randn(2, 4, dtype=torch.float64, device=device, requires_grad=True)
     assert torch.autograd.gradcheck(functools.partial(reparam_kl_packed, key=key, num_samples=samples), (packed,))
     assert torch.autograd.gradgradcheck(functools.partial(reparam_kl_packed, key=key, num_samples=samples), (packed,))
 
@@ -395,7 +395,8 @@ def test_raw_operators_pass_opcheck(
     mu, logvar = (t.detach().requires_grad_(g) for t, g in zip(inputs(6, 10, dtype, device), grads, strict=True))
     key = noise_key(1, device=device)
     packed = torch.randn(6, 20, device=device).to(dtype).requires_grad_(grads[0])
-    for options in [(None, 3, 0, 0), (2, 3, 1, 1), (2, 3, 0, 2)]:
+    # What is given beside z does not depend on whose gradient is wanted.
+    for options in [(None, 3, 0, 0), (2, 3, 1, 1), (2, 3, 0, 2)] if all(grads) else [(2, 3, 0, 2)]:
         torch.library.opcheck(torch.ops.vae_ext.reparam_kl, (mu, logvar, key, *options))
         torch.library.opcheck(torch.ops.vae_ext.reparam_kl_packed, (packed, key, *options))
     upstream = torch.randn_like(mu), torch.randn(6, dtype=torch.promote_types(dtype, torch.float32), device=device)
