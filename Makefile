@@ -14,13 +14,13 @@ help:
 	@echo "make seeds   the same experiment with other seeds (SEEDS=1,2,3,4,5): mean and standard deviation"
 	@echo "make verify  make repro, and whether what it found is what other seeds found"
 	@echo "make test    ruff, mypy, and the tests"
-	@echo "make bench   the operator's speed beside the reference's, PyTorch's and torch.compile's, as a table"
-	@echo "make bench-full      the same for all shapes"
-	@echo "make bench-record    the same into results/benchmarks, which is in git, with figures"
-	@echo "make bench-compare   whether the operator became slower than BASE, a commit (default: HEAD), says"
-	@echo "make bench-noise     how far apart two runs of the same code are, for bench-compare to know"
+	@echo "make bench   the operator's speed beside the reference's, PyTorch's and torch.compile's, as a table: under two minutes"
+	@echo "make bench-full      the same for all shapes: four minutes"
+	@echo "make bench-record    the same into results/benchmarks, which is in git, with figures: six minutes"
+	@echo "make bench-compare   whether the operator became slower than BASE, a commit (default: HEAD), says: two to three minutes"
+	@echo "make bench-noise     how far apart two runs of the same code are, for bench-compare to know: a quarter of an hour"
 	@echo "make bench-pythae    training beside pythae's, which is installed into an environment of its own"
-	@echo "make sanitize        the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make sanitize        the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer: a minute"
 	@echo "make gpu     on a machine with an NVIDIA GPU, with its own PYTHON: build, test, and measure the CUDA kernels"
 	@echo "make lock    requirements.lock anew, from pyproject.toml"
 
@@ -86,12 +86,10 @@ test: $(READY)
 	$(ACTIVE) OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)
-	$(ACTIVE) python -m tests.benchmarks.measure
-	$(ACTIVE) python -m tests.benchmarks.table .benchmarks/report.json
+	$(ACTIVE) python -m tests.benchmarks.measure --seconds 60
 
 bench-full: $(READY)
 	$(ACTIVE) python -m tests.benchmarks.measure --full
-	$(ACTIVE) python -m tests.benchmarks.table .benchmarks/report.json
 
 # By force: what a measurement found elsewhere, or an hour ago, is not what it would find here and now.
 bench-record: $(READY)

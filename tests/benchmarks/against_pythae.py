@@ -30,6 +30,7 @@ from tests.benchmarks.bench_step import our_epoch, parameters
 from vae_ext import noise_key
 from vae_ext.source import ROOT
 
+IMAGES = 10_000
 TURNS = 9  # the first of which warms up
 NLL_TURNS = 4
 SAMPLES = 1000
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--python", required=True, help="the interpreter that has pythae")
     arguments = parser.parse_args()
     params = parameters()
-    images = read_idx(ROOT / "data/raw/mnist").parts["test"].images.read(np.arange(10_000))
+    images = read_idx(ROOT / "data/raw/mnist").parts["test"].images.read(np.arange(IMAGES))
     torch.manual_seed(0)
     stepper = Stepper(VAE(images.shape[1:], params.model), Resident(images, torch.device("cpu")), params, Group())
 

@@ -20,6 +20,7 @@ torch._dynamo.config.recompile_limit = 256
 # torch's caches of compiled code do not tell a backward pass that may write over what its graph keeps from one that may not.
 torch._functorch.config.enable_autograd_cache = False
 torch._inductor.config.fx_graph_cache = False
+MEMORY = ("fused", "eager", "compile")
 TOO_LARGE = {case.name for case in GPU}  # for the reference, whose graph keeps 130 bytes an element
 
 
@@ -27,7 +28,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     full = metafunc.config.getoption("full")
     chosen_cases = [(device, case.name) for device in DEVICES for case in chosen(device, full)]
     if metafunc.function is test_memory:
-        lines = [pytest.param(*case, provider) for case in chosen_cases for provider in ("fused", "eager", "compile")]
+        lines = [pytest.param(*case, provider) for case in chosen_cases for provider in MEMORY]
         metafunc.parametrize("device,case,provider", lines)
     else:
         lines = [

@@ -13,10 +13,13 @@ All train 784-400-20 by Adam on batches of 128 MNIST images, in float32.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,7 +28,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline import likelihood, objective
+from pipeline import objective
 from pipeline.data import Split, as_float
 from pipeline.gradient import linear_layers
 from pipeline.idx import read_idx
@@ -36,7 +39,7 @@ from pipeline.step import Stepper
 from tests.benchmarks.bench import textbook
 from tests.benchmarks.timing import DEVICES, TURNS, timed
 from tests.plain import plain_params
-from vae_ext import reference
+from vae_ext import ops, reference
 from vae_ext.source import ROOT
 
 CASE = "784-400-20"
@@ -44,7 +47,9 @@ BATCH = 128
 # A round: of the test images on a CPU, an epoch of all training images on a GPU.
 SETS: dict[str, Split] = {"cpu": "test", "cuda": "train"}
 IMAGES = {"cpu": 64 * BATCH, "cuda": 60_000}
-PROVIDERS = ("fused", "no graph", "autograd", "reference", "example", "example, tensors", "products")
+GPU_ALONE = ("no graph",)
+Images = npt.NDArray[np.uint8]
+Epoch = Callable[[], object]
 
 
 def parameters() -> Any:
@@ -107,23 +112,22 @@ def example_epoch(model: Example, loader: DataLoader[Tensor], optimizer: torch.o
     return total
 
 
-@torch.no_grad()
 def check(stepper: Stepper, example: Example) -> None:
     """The same weights compute the same: posterior, rate and, for one z, distortion; and the gradient, by hand or not."""
     close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
-    model, key = stepper.model, stepper.key
-    pixels, x = stepper.images.take(torch.arange(BATCH, device=stepper.device))
-    mu, logvar = model.encode(x)
-    close(example.encode(x), (mu, logvar))
-    z, kl = reference.reparam_kl(mu, logvar, key, None, 0, 0, 0)
-    terms = stepper.write_gradient(pixels, x, 0, BATCH)
-    close((terms.rate, textbook(mu, logvar)[1]), (kl, kl))
-    close(F.binary_cross_entropy(example.decode(z), x, reduction="none").sum(-1), terms.distortion)
+    stepper.begin(0)
+    model, key, size = stepper.model, stepper.key, stepper.size_of(0)
+    pixels, x = stepper.images.take(torch.arange(size, device=stepper.device))
+    terms = stepper.write_gradient(pixels, x, 0, size)
     gradient = stepper.gradient.clone()
-    with torch.enable_grad():
-        loss = objective.elbo_terms(model, pixels, key).loss(stepper.params.beta)
-        expected = torch.autograd.grad(loss, list(model.parameters()))
+    expected = torch.autograd.grad(objective.elbo_terms(model, pixels, key).loss(stepper.params.beta), list(model.parameters()))
     close(gradient, torch.cat([g.flatten() for g in expected]))
+    with torch.no_grad():
+        mu, logvar = model.encode(x)
+        z, kl = reference.reparam_kl(mu, logvar, key, None, 0, 0, 0)
+        close((terms.rate, textbook(mu, logvar)[1]), (kl, kl))
+        close(example.encode(x), (mu, logvar))
+        close(F.binary_cross_entropy(example.decode(z), x, reduction="none").sum(-1), terms.distortion)
 
 
 def same_weights(model: VAE) -> Example:
@@ -148,13 +152,49 @@ def our_epoch(stepper: Stepper) -> Tensor:
     return stepper.record.cpu()
 
 
-def products(layers: list[nn.Linear], device: str) -> Callable[[], None]:
+@contextmanager
+def on_the_reference() -> Iterator[None]:
+    """What VAE_EXT_BACKEND=reference does, for a while: every public function of vae_ext takes its reference."""
+    with mock.patch.object(ops, "backend_of", return_value="reference"):
+        yield
+
+
+def pipeline(images: Images, device: str, *, by_hand: bool = True, replays: bool = True) -> Epoch:
+    """The pipeline's epoch, with its gradient by hand and as a CUDA graph where it can be, or without one of them."""
+    params = parameters()
+    torch.manual_seed(0)
+    stepper = Stepper(VAE((28, 28), params.model).to(device), Resident(images, torch.device(device)), params, Group())
+    stepper.by_hand &= by_hand
+    stepper.replays &= replays
+    assert stepper.by_hand == by_hand, "expected a step by hand"
+    check(stepper, same_weights(stepper.model).to(device))
+    return functools.partial(our_epoch, stepper)
+
+
+def pipeline_on_the_reference(images: Images, device: str) -> Epoch:
+    with on_the_reference():
+        epoch = pipeline(images, device, by_hand=False, replays=False)
+    return on_the_reference()(epoch)
+
+
+def example(dataset: type[Tensors], images: Images, device: str) -> Epoch:
+    torch.manual_seed(0)
+    model = Example().to(device)
+    workers = int(device == "cuda")
+    pixels = dataset(torch.from_numpy(images.copy()).flatten(1))
+    loader = DataLoader(pixels, batch_size=BATCH, shuffle=True, num_workers=workers, pin_memory=bool(workers))
+    return functools.partial(example_epoch, model, loader, torch.optim.Adam(model.parameters(), lr=1e-3), device)
+
+
+def products(images: Images, device: str) -> Epoch:
     """The matrix products of a step: each layer's forward, its weights' gradient and, but for the first, its input's."""
+    model = VAE((28, 28), parameters().model)
+    layers = [*linear_layers(model.encoder), *linear_layers(model.decoder)]
     made = [(layer, torch.rand(BATCH, layer.in_features), torch.randn(BATCH, layer.out_features)) for layer in layers]
     moved = [(layer.weight.detach(), layer.bias.detach(), x.to(device), grad.to(device)) for layer, x, grad in made]
 
     def run() -> None:
-        for _ in range(IMAGES[device] // BATCH):
+        for _ in range(len(images) // BATCH):
             for weight, bias, x, _grad in moved:
                 torch.addmm(bias, x, weight.t())
             for i, (weight, _bias, x, grad) in reversed(list(enumerate(moved))):
@@ -165,60 +205,40 @@ def products(layers: list[nn.Linear], device: str) -> Callable[[], None]:
     return run
 
 
+# What each does in a round, over these images; checked before it is timed.
+PROVIDERS: dict[str, Callable[[Images, str], Epoch]] = {
+    "fused": pipeline,
+    "no graph": functools.partial(pipeline, replays=False),
+    "autograd": functools.partial(pipeline, by_hand=False),
+    "reference": pipeline_on_the_reference,
+    "example": functools.partial(example, Pictures),
+    "example, tensors": functools.partial(example, Tensors),
+    "products": products,
+}
+
+
 @functools.cache
-def epochs(device: str) -> dict[str, Callable[[], object]]:
-    """What each provider does in a round."""
-    params = parameters()
-    images = read_idx(ROOT / "data/raw/mnist").parts[SETS[device]].images.read(np.arange(IMAGES[device]))
-    torch.manual_seed(0)
-    models = [VAE((28, 28), params.model).to(device) for _ in range(4)]
-    hand, step_by_step, autograd, plain = (Stepper(m, Resident(images, torch.device(device)), params, Group()) for m in models)
-    assert hand.by_hand
-    autograd.by_hand = plain.by_hand = False
-    step_by_step.replays = plain.replays = False  # the reference is put in its place call by call
-    hand.begin(0)
-    check(hand, same_weights(models[0]).to(device))
-    on_gpu = device == "cuda"
-    pixels = torch.from_numpy(images.copy()).flatten(1)
-
-    def example(dataset: Tensors) -> Callable[[], object]:
-        model = same_weights(models[0]).to(device)
-        loader = DataLoader(dataset, batch_size=BATCH, shuffle=True, num_workers=int(on_gpu), pin_memory=on_gpu)
-        return functools.partial(example_epoch, model, loader, torch.optim.Adam(model.parameters(), lr=1e-3), device)
-
-    return {
-        "fused": functools.partial(our_epoch, hand),
-        "no graph": functools.partial(our_epoch, step_by_step),
-        "autograd": functools.partial(our_epoch, autograd),
-        "reference": functools.partial(our_epoch, plain),
-        "example": example(Pictures(pixels)),
-        "example, tensors": example(Tensors(pixels)),
-        "products": products([*linear_layers(models[0].encoder), *linear_layers(models[0].decoder)], device),
-    }
+def images_of(device: str) -> Images:
+    return read_idx(ROOT / "data/raw/mnist").parts[SETS[device]].images.read(np.arange(IMAGES[device]))
 
 
-def packed_by_reference(packed: Tensor, key: Tensor, row_offset: int) -> tuple[Tensor, Tensor]:
-    mu, logvar = packed.chunk(2, dim=-1)
-    return reference.reparam_kl(mu, logvar, key, None, row_offset, 0, 0)
+@functools.cache
+def epoch_of(provider: str, device: str) -> Epoch:
+    """The same for every turn."""
+    return PROVIDERS[provider](images_of(device), device)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     lines = [
         pytest.param(device, CASE, "step", provider, turn, marks=timed(device, seconds=0.5))
-        for turn in TURNS[::3]  # a turn takes as long as many of the operator's
+        for turn in TURNS[:5]  # a turn takes as long as many of the operator's
         for device in DEVICES
         for provider in PROVIDERS
-        if device == "cuda" or provider != "no graph"
+        if device == "cuda" or provider not in GPU_ALONE
     ]
     metafunc.parametrize("device,case,mode,provider,turn", lines)
 
 
-def test_step(
-    benchmark: BenchmarkFixture, monkeypatch: pytest.MonkeyPatch, device: str, case: str, mode: str, provider: str, turn: int
-) -> None:
-    epoch = epochs(device)[provider]
-    if provider == "reference":
-        monkeypatch.setattr(objective, "reparam_kl_packed", packed_by_reference)
-        monkeypatch.setattr(likelihood, "bernoulli_log_prob", reference.bernoulli_log_prob)
+def test_step(benchmark: BenchmarkFixture, device: str, case: str, mode: str, provider: str, turn: int) -> None:
     benchmark.extra_info["images"] = IMAGES[device]
-    benchmark(epoch)
+    benchmark(epoch_of(provider, device))

@@ -22,7 +22,6 @@ import vae_ext
 from pipeline.cli import UserError, run
 from pipeline.files import write_json
 from tests.benchmarks.measure import OPERATOR, REPORT, STEP, measure
-from tests.benchmarks.report import read_report
 from tests.benchmarks.summarise import RESULTS, summarise
 from tests.benchmarks.table import lines
 from vae_ext.backend import compiled_module
@@ -108,10 +107,10 @@ def main() -> None:
         write_json(folder / "checks.json", verdicts)
     if not arguments.no_benchmarks:
         for options in ([], ["--full"]):  # the short run first: the long one may be cut off
-            measure(REPORT, "-k", "cuda", *options, benchmarks=[OPERATOR, STEP])
-            report = read_report(REPORT)
+            report = measure(REPORT, "-k", "cuda", *options, benchmarks=[OPERATOR, STEP])
             print("\n".join(lines(report)), flush=True)
             summarise(report, folder)
+            verdicts["benchmarks"] = f"failed: {', '.join(report.failures)}" if report.failures else "measured"
     for check, verdict in () if arguments.no_tests else sanitize():
         print(f"{check}: {verdict}", flush=True)
         verdicts[check] = verdict

@@ -1,4 +1,7 @@
-"""Runs the benchmarks: pytest with pytest-benchmark, into a report."""
+"""Runs the benchmarks, pytest with pytest-benchmark, into a report; `make bench` prints it as a table.
+
+A provider that fails, or computes something wrong, is named, and the others are measured all the same; the exit status is 1.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from pathlib import Path
 
 from pipeline.cli import UserError, run
 from pipeline.files import whole_file
+from tests.benchmarks.report import Report, read_report
+from tests.benchmarks.table import lines
 from tests.benchmarks.timing import DEVICES
 from vae_ext import backend, backend_report
 
@@ -17,31 +22,37 @@ REPORT = Path(".benchmarks/report.json")
 OPERATOR, STEP = "tests/benchmarks/bench_operator.py", "tests/benchmarks/bench_step.py"
 
 
-def measure(report: Path, *options: str, benchmarks: Sequence[str] = (OPERATOR, STEP)) -> None:
+def measure(path: Path, *options: str, benchmarks: Sequence[str] = (OPERATOR, STEP)) -> Report:
     """Times everything, with progress on the terminal, and writes the report whole or not at all.
 
     Raises:
-        UserError: if a device has no kernels, or a provider's results are wrong.
+        UserError: if a device has no kernels, or nothing could be measured.
     """
     for device in DEVICES:
         if backend(device) != device:
             raise UserError(
                 f"{device}: expected vae_ext's kernels, got its reference; there is nothing to measure\n{backend_report()}"
             )
+    plugins = ["-p", "no:terminal", "-p", "tests.benchmarks.progress"]
     # torch's own deprecations, which torch.compile meets, are not the user's.
-    command = [sys.executable, "-m", "pytest", "-q", "-W", "ignore::DeprecationWarning", "--benchmark-quiet"]
-    with whole_file(report) as temporary:
-        done = subprocess.run([*command, f"--benchmark-json={temporary}", *benchmarks, *options], check=False)
-        if done.returncode != 0:
-            raise UserError("the benchmarks failed, as said above")
+    command = [sys.executable, "-m", "pytest", *plugins, "-W", "ignore::DeprecationWarning", "--benchmark-quiet"]
+    with whole_file(path) as temporary:
+        subprocess.run([*command, f"--benchmark-json={temporary}", *benchmarks, *options], check=False)
+        if not temporary.is_file() or temporary.stat().st_size == 0:
+            raise UserError("nothing could be measured, as said above")
+    return read_report(path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="all shapes, also the smallest and the largest")
+    parser.add_argument("--seconds", type=float, help="begin no turn after so long, but for three (default: all 15)")
     parser.add_argument("--report", type=Path, default=REPORT, help=f"where to (default: {REPORT})")
     arguments = parser.parse_args()
-    measure(arguments.report, *["--full"] * arguments.full)
+    limit = [] if arguments.seconds is None else [f"--seconds={arguments.seconds}"]
+    report = measure(arguments.report, *["--full"] * arguments.full, *limit)
+    print("\n".join(lines(report)))
+    sys.exit(bool(report.failures))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import pandas as pd
 from pipeline.cli import UserError, run
 from pipeline.files import write_json
 from tests.benchmarks.measure import OPERATOR, REPORT, measure
-from tests.benchmarks.report import read_report
 from tests.benchmarks.summarise import RESULTS, digits, metrics_of
 
 NOISE = RESULTS / "noise.json"
@@ -65,8 +64,9 @@ def main() -> None:
     runs, machine = [], {}
     for i in range(RUNS):
         path = REPORT.with_name(f"noise-{i}.json")
-        measure(path, benchmarks=[OPERATOR])
-        report = read_report(path)
+        report = measure(path, benchmarks=[OPERATOR])
+        if report.failures:
+            raise UserError("the bands are of what ran each time, and something failed, as said above")
         runs.append(metrics_of(report))
         machine = report.machine
     singles = pd.concat([changes(a, b) for a, b in permutations(runs, 2)]).stack()

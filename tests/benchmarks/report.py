@@ -24,15 +24,17 @@ LINE = ["device", "case", "mode"]  # what is compared among providers
 class Report:
     """The machine, with versions and commit; times and peak memory, each a pandas table.
 
-    times: device, case, mode, provider; seconds; spread: three of four turns were within this fraction of the best; speedup:
-    seconds over the fused operator's; bytes and gb_s: that the mode must move, and moves a second; of_copy: over the same of a
-    plain copy; images_s.
+    times: device, case, mode, provider; seconds; turns; spread: three of four turns were within this fraction of the best;
+    speedup: seconds over the fused operator's; bytes and gb_s: that the mode must move, and moves a second; of_copy: over the
+    same of a plain copy; images_s.
     memory: device, case, provider, peak_bytes beyond inputs, outputs and gradients.
+    failures: why something is not in them, by device, case, mode and provider.
     """
 
     machine: dict[str, Any]
     times: pd.DataFrame
     memory: pd.DataFrame
+    failures: dict[str, str]
 
 
 def read_report(*paths: Path) -> Report:
@@ -42,10 +44,12 @@ def read_report(*paths: Path) -> Report:
         UserError: if a file is missing, or is not the report of a run that timed something.
     """
     machine, frames = {}, []
+    failures: dict[str, str] = {}
     for path in paths:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             machine = content["machine_info"]
+            failures |= content.get("failures", {})
             lines = [{**b["params"], **b["extra_info"], **b["stats"]} for b in content["benchmarks"]]
         except FileNotFoundError:
             raise UserError(f"{path}: missing; run `make bench`") from None
@@ -56,7 +60,7 @@ def read_report(*paths: Path) -> Report:
         frames.append(pd.DataFrame(lines, columns=[*LINE, "provider", "turn", "median", "bytes", "images", "peak_bytes"]))
     frame = pd.concat(frames, ignore_index=True)
     memory = frame.groupby(["device", "case", "provider"], sort=False)["peak_bytes"].max().dropna().astype(int)
-    return Report(machine, times_of(frame[frame["turn"].notna()]), memory.reset_index())
+    return Report(machine, times_of(frame[frame["turn"].notna()]), memory.reset_index(), failures)
 
 
 def times_of(turns: pd.DataFrame) -> pd.DataFrame:
@@ -66,6 +70,7 @@ def times_of(turns: pd.DataFrame) -> pd.DataFrame:
     times = pd.DataFrame(
         {
             "seconds": best,
+            "turns": grouped["median"].size(),
             "spread": grouped["median"].quantile(0.75) / best - 1,
             "bytes": grouped["bytes"].first(),
             "images": grouped["images"].first(),

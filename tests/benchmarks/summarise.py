@@ -34,7 +34,7 @@ def metrics_of(report: Report) -> dict[str, Any]:
         by_provider = lines.set_index("provider")
         if mode == "step":
             of_device["images_per_second"] = {name: digits(value) for name, value in by_provider["images_s"].items()}
-        elif case in KEPT:
+        elif case in KEPT and "fused" in by_provider.index:
             # The graph is of the operator itself.
             speedups = by_provider["speedup"].drop(["fused", "graph", "copy"], errors="ignore")
             of_device.setdefault(mode, {})[case] = {

@@ -1,4 +1,4 @@
-"""A report for people: `make bench` ends with it."""
+"""A report for people: `make bench` ends with it, `make bench-record` with that of its two runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def duration(seconds: float) -> str:
 
 
 def cell(line: pd.Series) -> str:
-    ratio = "" if line["provider"] == "fused" else f" {line['speedup']:6.2f}x"
+    ratio = "" if line["provider"] == "fused" or pd.isna(line["speedup"]) else f" {line['speedup']:6.2f}x"
     return f"{duration(line['seconds']):>8} +{min(line['spread'], 9.99):<4.0%}{ratio}"
 
 
@@ -37,11 +37,10 @@ def operator_lines(times: pd.DataFrame) -> Iterator[str]:
     yield " ".join([f"{'case':<16} {'mode':<8}", *(f"{name:<{width[name]}}" for name in providers), "  GB/s  of copy"])
     for (_, case, mode), group in timed.groupby(LINE, sort=False):
         cells = {line["provider"]: cell(line) for _, line in group.iterrows()}
-        ours = group[group["provider"] == "fused"].iloc[0]
+        ours = group[group["provider"] == "fused"][["gb_s", "of_copy"]].dropna()
+        bandwidth = "".join(f"{gb_s:6.1f} {of_copy:8.0%}" for gb_s, of_copy in ours.itertuples(index=False))
         columns = (f"{cells.get(name, ''):<{width[name]}}" for name in providers)
-        yield " ".join(
-            [f"{str(case).removesuffix('-pixels'):<16} {mode:<8}", *columns, f"{ours['gb_s']:6.1f} {ours['of_copy']:8.0%}"]
-        )
+        yield " ".join([f"{str(case).removesuffix('-pixels'):<16} {mode:<8}", *columns, bandwidth]).rstrip()
 
 
 def lines(report: Report) -> Iterator[str]:
@@ -62,9 +61,13 @@ def lines(report: Report) -> Iterator[str]:
         for (_, case, _), group in times[times["mode"] == "step"].groupby(LINE, sort=False):
             yield f"\ntraining, images/s, {case}, batch 128:"
             for _, line in group.iterrows():
-                ratio = "" if line["provider"] == "fused" else f" {line['speedup']:.2f}x"
+                ratio = "" if line["provider"] == "fused" or pd.isna(line["speedup"]) else f" {line['speedup']:.2f}x"
                 yield f"{line['provider']:<16} {line['images_s']:>9,.0f}{ratio}"
     yield f"\n{LEGEND}"
+    turns = report.times.groupby(report.times["mode"] == "step")["turns"].max()
+    yield "Turns: " + ", ".join(f"{count} of {'training' if step else 'an operator'}" for step, count in turns.items())
+    for name, reason in report.failures.items():
+        yield f"failed, and so not above: {name}: {reason}"
 
 
 def main() -> None:

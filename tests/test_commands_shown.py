@@ -1,0 +1,322 @@
+"""Every command that is shown is run: each of README.md, docs/ and the Makefile is in a table, with the test that runs it.
+
+Shown are the lines of code blocks, code spans that begin with a program, and what the recipes of the Makefile's targets call:
+`make bench` stands for those. A test runs a command in smoke size: itself on small data, or the function behind it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from tests.standalone import sanitize
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAMS = {"make", "vae", "dvc", "git", "python", "python3", "pip", "torchrun", "ruff", "mypy", "pytest", "."}
+SYSTEM = {
+    "apt",
+    "cd",
+    "chmod",
+    "echo",
+    "exit",
+    "grep",
+    "mkdir",
+    "printf",
+    "rm",
+    "sed",
+    "test",
+    "touch",
+    "{",
+}  # not ours to test
+
+HERE, PIPELINE, BENCHMARKS = "tests/test_commands_shown.py", "tests/pipeline", "tests/benchmarks/test_benchmarks.py"
+VAE = f"{PIPELINE}/test_commands.py::test_every_command_runs_on_every_kind_of_model"
+BETA = f"{PIPELINE}/test_dvc.py::test_another_beta_skips_prepare_and_trades_rate_for_distortion"
+COMMITS = f"{PIPELINE}/test_experiments.py::test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache"
+PLOTS = f"{PIPELINE}/test_experiments.py::test_plots_are_shown_and_compared_without_a_network"
+QUEUE = f"{PIPELINE}/test_experiments.py::test_queued_experiments_run_on_the_kernel_of_their_own_snapshot"
+SEEDS = f"{PIPELINE}/test_experiments.py::test_a_run_is_verified_against_the_band_of_seeds"
+OWN_DATA = f"{PIPELINE}/test_dvc.py::test_other_data_are_an_experiment_like_any"
+RECIPE = f"{PIPELINE}/test_dvc.py::test_one_command_runs_one_recipe_and_its_parameters_vary_like_any"
+PULL = f"{PIPELINE}/test_dvc.py::test_a_fresh_clone_pulls_the_model_and_samples_without_training_or_a_compiler"
+README = f"{PIPELINE}/test_readme.py::test_the_python_that_is_shown_runs"
+SETUP = f"{HERE}::test_setup_makes_an_environment_of_the_lock_with_a_command_vae"
+LOCK = f"{HERE}::test_lock_is_what_was_installed_without_what_torch_pins_itself"
+CHECKS = f"{HERE}::test_what_make_test_calls_knows_its_options"
+RECORD = f"{BENCHMARKS}::test_make_bench_record_writes_what_two_runs_found"
+TABLE = f"{BENCHMARKS}::test_make_bench_prints_the_table_of_the_others_and_fails_where_a_provider_did"
+
+# command -> the test that runs it
+TESTS = {
+    # Set-up
+    "make": SETUP,
+    "python3 -m venv .venv": SETUP,
+    ".venv/bin/pip install --quiet --disable-pip-version-check --requirement requirements.lock": SETUP,
+    ". .venv/bin/activate": SETUP,
+    "python3 -m venv .venv-lock": LOCK,
+    ".venv-lock/bin/pip install --quiet torch==2.13.0": LOCK,
+    ".venv-lock/bin/python -c": LOCK,
+    ".venv-lock/bin/pip install --quiet --requirement .venv-lock/wanted": LOCK,
+    ".venv-lock/bin/pip freeze --all": LOCK,
+    # make test
+    "ruff check .": CHECKS,
+    "ruff format --check .": CHECKS,
+    "mypy": CHECKS,
+    "pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder": CHECKS,
+    # The experiment, and others
+    "dvc repro": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing",
+    "dvc repro --force": f"{PIPELINE}/test_dvc.py::test_nothing_is_timed_unless_the_benchmarks_are_asked_for",
+    "dvc metrics show results/train/metrics.json results/evaluate/metrics.json": COMMITS,
+    "python -m pipeline.verify": SEEDS,
+    'git commit -am "Results here"': COMMITS,
+    "dvc exp run -S beta=0.5": BETA,
+    "dvc exp show --only-changed": BETA,
+    "git restore -SW .": BETA,
+    "dvc checkout dvc.yaml": BETA,
+    "dvc exp run --queue -S 'beta=0.25,0.5,1,2,4' -S train.epochs=1": QUEUE,
+    "dvc queue start -j 2": QUEUE,
+    "dvc queue status": QUEUE,
+    "dvc exp apply NAME": QUEUE,
+    "dvc exp apply": QUEUE,
+    "dvc metrics diff HEAD~1 HEAD": COMMITS,
+    "dvc params diff HEAD~1 HEAD": COMMITS,
+    "dvc plots show": PLOTS,
+    "dvc plots diff HEAD~1 HEAD": PLOTS,
+    "dvc exp run --queue -S 'beta=0.1,0.3,1,3,10' -S train.epochs=5 -S evaluate.importance_samples=100": QUEUE,
+    "dvc exp run --queue -S 'seed=1,2,3,4,5'": QUEUE,
+    "dvc exp run --run-all --jobs 2": QUEUE,
+    "python -m pipeline.rate_distortion": f"{PIPELINE}/test_experiments.py::test_rate_and_distortion_of_experiments_are_drawn",
+    "python -m pipeline.seeds": SEEDS,
+    "dvc exp run -S train.processes=2": f"{PIPELINE}/test_parallel.py::test_two_processes_have_the_curves_of_one",
+    "torchrun --nproc-per-node 2 -m pipeline.train": (
+        f"{PIPELINE}/test_parallel.py::test_torchrun_starts_it_too_also_with_shares_that_are_empty"
+    ),
+    # Own images
+    "dvc add data/raw/mine": OWN_DATA,
+    'git commit -m "My images" data/raw': OWN_DATA,
+    "dvc exp run -S data.path=data/raw/mine -S data.validation=0.1 -S data.test=0.1 -S data.split_seed=1 "
+    "-S 'data.size=[64,64]'": OWN_DATA,
+    # The model in use
+    "python -m pipeline": PULL,
+    "vae COMMAND --help": f"{PIPELINE}/test_commands.py::test_help_teaches_by_examples",
+    "vae sample -n 64 --seed 1 -o out/grid.png": VAE,
+    "vae reconstruct data/prepared/test_images.npy:17 -o out/": VAE,
+    "vae interpolate data/prepared/test_images.npy:0 data/prepared/test_images.npy:1 -o out/way.png": VAE,
+    "vae encode data/prepared/test_images.npy -o out/latents.parquet": VAE,
+    "vae score data/prepared/test_images.npy -o out/scores.csv": VAE,
+    "vae info": VAE,
+    "vae export --format onnx -o out/": (
+        f"{PIPELINE}/test_commands.py::test_onnxruntime_computes_what_pytorch_does_in_batches_of_any_size"
+    ),
+    "python: import pipeline": README,
+    "dvc remote add --default storage /some/folder": PULL,
+    "dvc push dvc.yaml": PULL,
+    "dvc pull models/default/vae.safetensors models/default/MODEL_CARD.md": PULL,
+    # Recipes
+    "python -m pipeline.recipe": RECIPE,
+    "dvc repro recipes/dvc.yaml": RECIPE,
+    "dvc repro recipes/dvc.yaml:plot@aevb_mlp_2d": RECIPE,
+    "dvc exp run recipes/dvc.yaml:plot@aevb_mlp_2d -S recipes/aevb_mlp_2d.yaml:train.epochs=5": RECIPE,
+    "dvc checkout recipes/dvc.yaml:train@aevb_mlp_2d": RECIPE,
+    # The operator
+    "python: import torch, vae_ext": README,
+    "output: vae_ext on torch 2.13.0+cpu, Python 3.11.7, x86_64": (
+        f"{PIPELINE}/test_readme.py::test_the_backends_report_is_as_it_is_shown"
+    ),
+    "pip install .": "tests/vae_ext/test_backend.py::test_pip_install_gives_a_working_module_elsewhere",
+    "pip install '.[cuda]'": "tests/vae_ext/test_cuda_source.py::test_pip_alone_compiles_and_links_the_kernels",
+    "python -m tests.standalone.sanitize": f"{HERE}::test_what_sanitize_builds_is_a_program_for_this_compiler",
+    "python3 -m tests.benchmarks.gpu": "tests/vae_ext/test_cuda_source.py::test_make_gpu_says_that_there_is_no_gpu",
+    # Benchmarks
+    "python -m tests.benchmarks.measure --seconds 60": TABLE,
+    "python -m tests.benchmarks.measure --full": TABLE,
+    "dvc repro --force tests/benchmarks/dvc.yaml": RECORD,
+    "python -m tests.benchmarks.table .benchmarks/report.json .benchmarks/again.json": RECORD,
+    "git add .": COMMITS,
+    'git commit -m "Benchmarks"': COMMITS,
+    "python -m tests.benchmarks.compare --base HEAD": f"{BENCHMARKS}::test_compare_says_how_many_cases_became_slower",
+    "python -m tests.benchmarks.noise": f"{BENCHMARKS}::test_make_bench_noise_writes_a_band_for_each_case",
+    "python3 -m venv .venv-pythae": SETUP,
+    ".venv-pythae/bin/pip install --quiet --disable-pip-version-check torch==2.13.0": SETUP,
+    ".venv-pythae/bin/pip install --quiet --disable-pip-version-check pythae==0.1.2": SETUP,
+    "python -m tests.benchmarks.against_pythae --python .venv-pythae/bin/python": (
+        f"{BENCHMARKS}::test_make_bench_pythae_takes_turns_with_a_process_of_its_own"
+    ),
+}
+
+
+def commands_of(line: str) -> Iterator[str]:
+    """The commands of a line of shell that are ours, without comments, variables and the code of python -c."""
+    for part in re.split(r"\s+(?:&&|\|\|?)\s+", re.sub(r"(^|\s)#.*", "", line).strip()):
+        command = re.sub(r'^(?:[A-Z_]+=(?:"[^"]*"|\$\(\(.*?\)\)|\S*)\s+)+', "", part.lstrip("@"))
+        command = re.sub(r"( -c) .*", r"\1", command)
+        if first_word(command) not in SYSTEM:
+            yield command
+
+
+def first_word(command: str) -> str:
+    return command.split(" ")[0].rsplit("/")[-1]
+
+
+def shown_in(page: str) -> Iterator[str]:
+    """The commands of a page; a block of Python or of output counts as one, by its first line."""
+    for token in MarkdownIt().enable("table").parse(page):
+        if token.type in ("code_block", "fence"):
+            lines = [line for line in token.content.splitlines() if line.strip()]
+            if token.info == "python":
+                yield f"python: {lines[0]}"
+            elif first_word(lines[0].split("=", 1)[-1].split(" ", 1)[-1] if "=" in first_word(lines[0]) else lines[0]) not in (
+                PROGRAMS | SYSTEM
+            ):
+                yield f"output: {lines[0]}"
+            else:
+                for line in lines:
+                    yield from commands_of(line)
+        for span in token.children or []:
+            if span.type == "code_inline" and " " in span.content and first_word(span.content) in PROGRAMS:
+                yield from commands_of(span.content)
+
+
+def dry_run(target: str) -> str:
+    """What make would run for a target with its variables, set-up included, without running it."""
+    command = ["make", "--dry-run", "--always-make", *shlex.split(target)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"make {target}: {done.stderr}"
+    return done.stdout
+
+
+def targets() -> list[str]:
+    """As `make help` shows them: with what they need."""
+    help_ = subprocess.run(["make", "--silent", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return re.findall(r"^make (\S+(?: [A-Z]+=\S+)?)", help_, re.MULTILINE)
+
+
+def shown() -> dict[str, str]:
+    """Each command, and where it is shown; a target of make's stands for what its recipe calls."""
+    found = {"make": "README.md"}
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for command in shown_in(page.read_text(encoding="utf-8")):
+            found[command] = page.name
+    with_variables = {target.split()[0]: target for target in targets()}
+    made = {command.removeprefix("make ") for command in found if command.startswith("make ")}
+    found = {command: where for command, where in found.items() if not command.startswith("make ")}
+    for target in sorted({*(with_variables.get(target, target) for target in made), *with_variables.values()}):
+        for line in dry_run(target).splitlines():
+            for command in commands_of(line):
+                found.setdefault(command, f"make {target}")
+    return found
+
+
+def test_every_command_that_is_shown_has_a_test() -> None:
+    assert {command: where for command, where in shown().items() if command not in TESTS} == {}
+
+
+def test_no_test_is_kept_for_a_command_that_is_not_shown() -> None:
+    assert TESTS.keys() - shown().keys() == set()
+
+
+def test_every_test_of_the_table_exists() -> None:
+    for node in sorted(set(TESTS.values())):
+        file, name = node.split("::")
+        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+        assert name in {function.name for function in tree.body if isinstance(function, ast.FunctionDef)}, node
+
+
+def test_a_command_without_an_entry_is_noticed_wherever_it_is_shown() -> None:
+    page = "`dvc new span` and\n\n    OMP_NUM_THREADS=1 dvc new block    # comment\n\n```sh\nvae new fence && git new\n```\n"
+    assert list(shown_in(page)) == ["dvc new span", "dvc new block", "vae new fence", "git new"]
+    assert list(shown_in("```python\nimport new\nnew.do()\n```\n\n- a list\n\n      printed: by something\n")) == [
+        "python: import new",
+        "output: printed: by something",
+    ]
+
+
+def test_help_lists_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert phony is not None
+    rules = set(re.findall(r"^([a-z][\w-]*):(?!=)", makefile, re.MULTILINE))
+    assert {target.split()[0] for target in targets()} == set(phony[1].split()) - {"help"} == rules - {"help"}
+
+
+# Something in Python's place whose environments have a pip that installs nothing, and says that this is installed.
+PYTHON = """#!/bin/sh
+"{python}" "$1" "$2" --without-pip "$3" || exit
+printf '%s\\n' '#!/bin/sh' 'echo "$@" >> "{log}"; case "$1" in freeze) printf "%s\\n" {frozen};; esac' > "$3/bin/pip"
+chmod +x "$3/bin/pip"
+"""
+FROZEN = "numpy==2.0.0 nvidia-cuda-nvcc==13.0 nvidia-cudnn-cu13==9.0 pip==25.0 torch==2.13.0+cpu triton==3.5.0"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The files that the Makefile's set-up reads, and a Python that needs no network."""
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "python").write_text(
+        PYTHON.format(python=sys.executable, log=tmp_path / "log", frozen=FROZEN), encoding="utf-8"
+    )
+    (tmp_path / "python").chmod(0o755)
+    return tmp_path
+
+
+def make(folder: Path, *arguments: str) -> str:
+    """Runs it, and returns what was asked of pip."""
+    command = ["make", "--silent", f"PYTHON={folder}/python", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return (folder / "log").read_text(encoding="utf-8")
+
+
+def test_setup_makes_an_environment_of_the_lock_with_a_command_vae(project: Path) -> None:
+    assert "--requirement requirements.lock" in make(project, "setup")
+    (project / "pipeline").mkdir()
+    (project / "pipeline/__main__.py").write_text("import sys; print('pipeline', *sys.argv[1:])", encoding="utf-8")
+    shell = ["sh", "-c", ". .venv/bin/activate && vae info"]
+    assert subprocess.run(shell, cwd=project, capture_output=True, text=True, check=True).stdout == "pipeline info\n"
+    assert "pythae==" in make(project, ".venv-pythae/.ready")
+
+
+def test_lock_is_what_was_installed_without_what_torch_pins_itself(project: Path) -> None:
+    asked = make(project, "lock")
+    assert "torch==" in asked
+    assert (project / "requirements.lock").read_text(encoding="utf-8").split() == [
+        "numpy==2.0.0",
+        "nvidia-cuda-nvcc==13.0",
+        "torch==2.13.0",
+    ]
+
+
+def test_what_make_test_calls_knows_its_options() -> None:
+    """The checks of this file; mypy and pytest go no further than their options and configuration."""
+    for command in ("ruff check", "ruff format --check"):
+        subprocess.run([*command.split(), HERE], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(["mypy", "--follow-imports", "skip", "tests/plain.py"], cwd=ROOT, check=True, capture_output=True)
+    (options,) = [shlex.split(command) for command in TESTS if command.startswith("pytest ")]
+    done = subprocess.run([*options, "--collect-only", HERE], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_sanitize_builds_is_a_program_for_this_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the end of its syntax: compiled with the sanitizers it takes a minute."""
+    called: list[list[str]] = []
+    run = subprocess.run
+
+    def checked(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
+        called.append(command)
+        syntax = [*command[: command.index("-o")], "-fsyntax-only"] if "-o" in command else ["true"]
+        return run(syntax, check=check)
+
+    monkeypatch.setattr(subprocess, "run", checked)
+    assert sanitize.main() == 0
+    compiled, program = called
+    assert "-fsanitize=address,undefined" in compiled
+    assert program == [compiled[-1]]
