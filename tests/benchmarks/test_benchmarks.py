@@ -213,7 +213,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (path.parent / "broken.py").write_text(
             "from tests.benchmarks import pixels\n"
             "def broken(logits, images, x): raise TypeError('unexpected keyword argument')\n"
-            "pixels.PixelBench.providers['eager'] = broken\n"
+            "pixels.PixelBench.providers['eager'] = broken\n",
+            encoding="utf-8",
         )
         patch.setenv("PYTHONPATH", str(path.parent))
         measure.measure(path, "-p", "broken", "-k", chosen, "--full", "--seconds", "0")
@@ -545,8 +546,8 @@ def test_make_bench_pythae_takes_turns_with_a_process_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a trainer in pythae's place: pythae itself is installed by the target alone."""
-    (tmp_path / "trainer.py").write_text(PYTHAE)
-    (tmp_path / "python").write_text(f"#!/bin/sh\nexec {sys.executable} {tmp_path}/trainer.py\n")
+    (tmp_path / "trainer.py").write_text(PYTHAE, encoding="utf-8")
+    (tmp_path / "python").write_text(f"#!/bin/sh\nexec {sys.executable} {tmp_path}/trainer.py\n", encoding="utf-8")
     (tmp_path / "python").chmod(0o755)
     for name, value in {"TURNS": 2, "NLL_TURNS": 2, "SAMPLES": 4, "OUR_IMAGES": 8, "IMAGES": 256}.items():
         monkeypatch.setattr(against_pythae, name, value)
