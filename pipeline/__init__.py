@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline import parent as parent
+
 if TYPE_CHECKING:
     from pipeline.trained import Trained
 

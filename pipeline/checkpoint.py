@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -112,39 +113,64 @@ class Checkpoints:
         for old in self.found()[:-KEPT]:
             shutil.rmtree(old)
 
-    def newest(self) -> Path | None:
-        """The newest one that is whole; says which are not, and removes them: they would count as the newest ever after."""
+    def newest(self, state: dict[str, Tensor], steps: int) -> tuple[Path, Progress, dict[str, Tensor]] | None:
+        """The newest one that is whole; says which are not, and removes them: they would count as the newest ever after.
+
+        Args:
+            state: tensors like those that it must have.
+            steps: of an epoch.
+        """
         for path in reversed(self.found()):
-            fault = damage(path)
-            if fault is None:
-                return path
-            print(f"{path}: damaged, {fault}; looking for the one before", file=sys.stderr)
+            try:
+                return path, *load(path, state, steps)
+            except DamagedError as fault:
+                print(f"{path}: damaged, {fault}; looking for the one before", file=sys.stderr)
             shutil.rmtree(path)
         return None
-
-    def load(self, path: Path) -> tuple[Progress, dict[str, Tensor]]:
-        content = json.loads((path / "state.json").read_text(encoding="utf-8"))["content"]
-        return Progress(**content["progress"]), load_file(path / "state.safetensors")
 
     def remove(self) -> None:
         """The run is over, and its results are written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+class DamagedError(Exception):
+    """What is wrong with a checkpoint."""
+
+
+def load(path: Path, state: dict[str, Tensor], steps: int) -> tuple[Progress, dict[str, Tensor]]:
+    """What :meth:`Checkpoints.save` wrote.
+
+    Raises:
+        DamagedError: if that is not what there is.
+    """
     try:
         whole = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        if content_hash(whole["content"]) != whole["sha256"]:
-            return "state.json does not have the checksum that it names"
-        if file_hash(path / "state.safetensors") != whole["content"]["tensors"]:
-            return "state.safetensors does not have the checksum that state.json names"
-        load_file(path / "state.safetensors")
+        content = whole["content"]
+        if content_hash(content) != whole["sha256"]:
+            raise DamagedError("state.json does not have the checksum that it names")
+        if file_hash(path / "state.safetensors") != content["tensors"]:
+            raise DamagedError("state.safetensors does not have the checksum that state.json names")
+        TypeAdapter(Progress).validate_json(json.dumps(content["progress"]), strict=True)
+        progress = Progress(**content["progress"])
+        tensors = load_file(path / "state.safetensors")
     except KeyError as error:
-        return f"state.json has no {error}"
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
-    return None
+        raise DamagedError(f"state.json has no {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DamagedError(f"state.json: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
+        raise DamagedError(" ".join(str(error).split()) or type(error).__name__) from None
+    if len(progress.curves) != progress.step // steps:
+        raise DamagedError(f"state.json has the curves of {len(progress.curves)} epochs after {progress.step} steps")
+    for name in sorted(state.keys() | tensors.keys()):
+        expected, got = (described(some.get(name)) for some in (state, tensors))
+        if expected != got:
+            raise DamagedError(f"state.safetensors: {name}: expected {expected}, got {got}")
+    return progress, tensors
+
+
+def described(tensor: Tensor | None) -> str:
+    return "nothing" if tensor is None else f"{tensor.dtype} {[*tensor.shape]}"
 
 
 def file_hash(path: Path) -> str:

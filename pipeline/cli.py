@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from pipeline.parent import end_with_parent
 from pipeline.paths import DEFAULT, RECIPES, Place, place_of
 
 
@@ -47,6 +48,7 @@ def progress(text: str) -> None:
 
 def run(stage: Callable[[], None]) -> None:
     """Runs a stage as the program, with a readable end."""
+    end_with_parent()
     _open_streams()
     try:
         _run_and_flush(stage)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.card import write_card
-from pipeline.cli import run_stage
+from pipeline.cli import UserError, run_stage
 from pipeline.collapse import verdict
 from pipeline.data import as_float, read_split, to_device
 from pipeline.device import choose_device
@@ -19,6 +19,7 @@ from pipeline.files import whole_file, write_json
 from pipeline.images import test_pixels
 from pipeline.importance import counts_up_to, log_likelihood_bounds
 from pipeline.information import mutual_information
+from pipeline.lock import locked
 from pipeline.model import VAE
 from pipeline.objective import Stream, stream_key
 from pipeline.params import Params, load_params
@@ -127,6 +128,11 @@ def assess(model: VAE, params: Params, device: torch.device) -> tuple[dict[str, 
 
 
 def main(place: Place = DEFAULT) -> None:
+    with locked(place.results, "evaluate"):
+        evaluate(place)
+
+
+def evaluate(place: Place) -> None:
     params = load_params(place.params)
     device = choose_device()
     model, made = load_model(place.weights, device)
@@ -136,7 +142,9 @@ def main(place: Place = DEFAULT) -> None:
     found["active_units"] = (int(dimensions["active"].sum()), math.nan)
     rows = {name: (*found[name], *about) for name, about in QUANTITIES.items() if name in found}
     metrics = {name: rows[name][0] for name in METRICS if name in rows}
-    assert all(math.isfinite(value) for value in metrics.values()), metrics
+    if infinite := {name: value for name, value in metrics.items() if not math.isfinite(value)}:
+        name, value = next(iter(infinite.items()))
+        raise UserError(f"{place.weights}: expected a model with finite results, got {value} as {name}: its training diverged")
     curve = {samples: mean_and_error(nll) for samples, nll in by_samples.items()}  # of an autoencoder: none
     tables = {
         "dimensions": dimensions,

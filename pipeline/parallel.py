@@ -21,9 +21,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.cli import UserError
+from pipeline.cli import Interrupted, UserError
+from pipeline.parent import PARENT_ENDED
 
 PATIENCE = 20  # seconds, for the others when one process has failed
+LAUNCHED = "VAE_LAUNCHED"  # in the environment of the processes that launch starts
+
+
+class SharedError(UserError):
+    """It comes to all processes of the group alike; the first one says it."""
+
+
+class LostPeerError(UserError):
+    """Another process of the group is gone."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +71,11 @@ class Group:
         """Makes sure that all processes have the key of the first.
 
         Raises:
-            UserError: where that is not so.
+            SharedError: where that is not so.
         """
         mine = torch.tensor(int(key[:15], 16), device=self.device())
-        if self.copy_of_first(mine.clone()) != mine:
-            raise UserError(f"process {self.rank}: expected the {what} of the first process, got others")
+        if self.any(bool(self.copy_of_first(mine.clone()) != mine)):
+            raise SharedError(f"expected the same {what} in all {self.size} processes, got others than the first one's")
 
     def device(self) -> str:
         """Where what is sent must lie."""
@@ -85,20 +95,60 @@ def said_if_lost() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise UserError(f"another process of the group is gone: {str(error).splitlines()[0]}") from None
+        raise LostPeerError(f"another process of the group is gone: {str(error).splitlines()[0]}") from None
 
 
 def is_member() -> bool:
     """Whether torchrun, or :func:`launch`, started this process as one of a group."""
-    return {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys()
+    return "RANK" in os.environ
 
 
-def join(device: torch.device) -> Group:
-    """Joins the group that the environment tells of, if there is one."""
+def is_launched() -> bool:
+    """Whether :func:`launch` did."""
+    return LAUNCHED in os.environ
+
+
+def announced() -> Group:
+    """The group that the environment tells of, by torchrun's variables; this process alone where it tells of none.
+
+    Raises:
+        UserError: if they do not make one.
+    """
     if not is_member():
         return Group()
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
-    return Group(dist.get_rank(), dist.get_world_size())
+    size = number("WORLD_SIZE", 1)
+    number("LOCAL_RANK", 0, number("LOCAL_WORLD_SIZE", 1, default=size) - 1)
+    number("MASTER_PORT", 1, 2**16 - 1)
+    if not os.environ.get("MASTER_ADDR"):
+        raise UserError("MASTER_ADDR: expected the host of the first process, as torchrun sets it with RANK, got nothing")
+    return Group(number("RANK", 0, size - 1), size)
+
+
+def number(name: str, least: int, most: int | None = None, default: int | None = None) -> int:
+    """A variable of the environment that is a whole number."""
+    value = os.environ.get(name, "" if default is None else str(default))
+    if not (value.isascii() and value.isdecimal() and least <= int(value) and (most is None or int(value) <= most)):
+        expected = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
+        raise UserError(f"{name}: expected {expected}, as torchrun sets it with RANK, got {value or 'nothing'}")
+    return int(value)
+
+
+def join(announced: Group, device: torch.device) -> Group:
+    """Joins the group that the environment tells of, if there is one.
+
+    Raises:
+        LostPeerError: if the others are not there.
+    """
+    if is_member():
+        try:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
+        except (RuntimeError, ValueError, OSError) as error:
+            address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            raise LostPeerError(
+                f"process {announced.rank}: expected {announced.size} processes that meet at MASTER_ADDR:MASTER_PORT "
+                f"({address}): {str(error).splitlines()[0]}"
+            ) from None
+    return announced
 
 
 def leave() -> None:
@@ -116,7 +166,8 @@ def local_device(device: torch.device) -> torch.device:
         return device
     here, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if here >= count:
-        raise UserError(f"train.processes: expected at most {count}, the number of GPUs, got {os.environ['LOCAL_WORLD_SIZE']}")
+        wanted = number("LOCAL_WORLD_SIZE", 1, default=here + 1)
+        raise UserError(f"train.processes: expected at most {count}, the number of GPUs, got {wanted}")
     torch.cuda.set_device(here)
     return torch.device("cuda", here)
 
@@ -124,7 +175,7 @@ def local_device(device: torch.device) -> torch.device:
 def set_threads(threads: int | None) -> None:
     """Threads of this process; None: what OMP_NUM_THREADS says, or else the cores shared among the machine's processes."""
     if threads is None and "OMP_NUM_THREADS" not in os.environ:
-        threads = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        threads = max(1, len(os.sched_getaffinity(0)) // number("LOCAL_WORLD_SIZE", 1, default=1))
     if threads is not None:
         torch.set_num_threads(threads)
 
@@ -141,16 +192,20 @@ def launch(processes: int) -> int:
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
+        LAUNCHED: "1",
     }
     running: dict[int, subprocess.Popen[bytes]] = {}
 
-    def pass_on(signum: int, _frame: object) -> None:
+    def pass_on(_signum: int, _frame: object) -> None:
+        # Not the same signal: one that was sent to all of a process group would be the second, on which they end at once.
         for process in running.values():
-            process.send_signal(signum)
+            process.send_signal(PARENT_ENDED)
 
     # Ctrl-C reaches the processes by itself; they save, and end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, pass_on)
+    for signum in (signal.SIGTERM, signal.SIGHUP, PARENT_ENDED):
+        if signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, pass_on)
     try:
         for rank in range(processes):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -173,6 +228,8 @@ def wait_for(running: dict[int, subprocess.Popen[bytes]]) -> int:
             if ended is None:
                 continue
             del running[rank]
+            if ended == -PARENT_ENDED:  # as it was told to, before it trained
+                ended = Interrupted.status
             if ended < 0:
                 sys.stderr.write(f"error: process {rank} was ended by signal {-ended}; run it again, and it goes on\n")
             if ended != 0 and status == 0:

@@ -9,6 +9,7 @@ PARAMS = Path("params.yaml")
 SCHEMA = Path("params.schema.json")
 PREPARED = Path("data/prepared")
 CHECKPOINTS = Path("checkpoints")
+LOCKS = Path(".locks")
 RECIPES = Path("recipes")
 RESULTS = Path("results")
 EXPECTED = RESULTS / "expected.json"

@@ -19,6 +19,7 @@ from pipeline.device import choose_device
 from pipeline.figure import figure
 from pipeline.files import sha256, whole_folder
 from pipeline.images import test_pixels
+from pipeline.lock import locked
 from pipeline.page import write_page
 from pipeline.params import load_params
 from pipeline.paths import DEFAULT, Place
@@ -127,6 +128,11 @@ def origin(made: dict[str, Any], place: Place) -> dict[str, str]:
 
 
 def main(place: Place = DEFAULT) -> None:
+    with locked(place.results, "plot"):
+        plot(place)
+
+
+def plot(place: Place) -> None:
     params = load_params(place.params)
     device = choose_device()
     model, made = load_model(place.weights, device)

@@ -18,6 +18,7 @@ from pipeline.files import sha256, whole_folder, write_json
 from pipeline.folder import SUFFIXES as PICTURES
 from pipeline.folder import read_folder
 from pipeline.idx import is_idx, read_idx
+from pipeline.lock import locked
 from pipeline.params import Data, load_params
 from pipeline.paths import PARAMS, PREPARED
 from pipeline.raw import Images, Part, Raw, shown
@@ -176,6 +177,11 @@ def parts(part: Part, rows: Rows, bar: tqdm[Any]) -> Iterator[Bytes]:
 
 
 def main() -> None:
+    with locked(PREPARED, "prepare"):
+        prepare()
+
+
+def prepare() -> None:
     params = load_params().data
     expect_source(Path(params.path))
     raw = read_raw(params)

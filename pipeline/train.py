@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,13 @@ from pipeline.data import Split, read_manifest, read_split
 from pipeline.device import choose_device
 from pipeline.files import sha256, write_json
 from pipeline.images import Resident, Streamed, byte_means
+from pipeline.lock import locked
 from pipeline.machine import machine
 from pipeline.model import VAE
 from pipeline.objective import Stream, elbo_terms, stream_key
-from pipeline.parallel import Group
+from pipeline.parallel import Group, LostPeerError, SharedError
 from pipeline.params import Params, load_params
+from pipeline.parent import PARENT_ENDED
 from pipeline.paths import DEFAULT, Place
 from pipeline.step import DISTORTION, RATE, REPLAYED, TERMS, Stepper
 from pipeline.weights import save_model
@@ -50,7 +52,10 @@ class Wish:
 
 @contextmanager
 def signals_heard() -> Iterator[Wish]:
-    """The first Ctrl-C or SIGTERM is a wish, which is granted after the step in hand; the second ends the program at once."""
+    """The first Ctrl-C, SIGTERM, SIGHUP or end of the parent is a wish, which is granted after the step in hand.
+
+    The second of a kind ends the program at once. A SIGHUP that nohup ignores stays ignored.
+    """
     wish = Wish()
     before: dict[signal.Signals, Any] = {}
 
@@ -58,8 +63,9 @@ def signals_heard() -> Iterator[Wish]:
         wish.to_end = True
         signal.signal(number, before[signal.Signals(number)])
 
-    for heard in (signal.SIGINT, signal.SIGTERM):
-        before[heard] = signal.signal(heard, note)
+    for heard in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, PARENT_ENDED):
+        if heard != signal.SIGHUP or signal.getsignal(heard) != signal.SIG_IGN:
+            before[heard] = signal.signal(heard, note)
     try:
         yield wish
     finally:
@@ -67,8 +73,8 @@ def signals_heard() -> Iterator[Wish]:
             signal.signal(heard, handler)
 
 
-class DivergedError(UserError):
-    """A loss or a gradient is no number."""
+class DivergedError(SharedError):
+    """A loss, a gradient, the weights or what they give on held-out images is no number."""
 
 
 class Run:
@@ -105,8 +111,8 @@ class Run:
     def resume(self) -> None:
         """Goes to where the newest whole checkpoint was, if there is one."""
         state = self.stepper.state()
-        if self.checkpoints is not None and (path := self.checkpoints.newest()) is not None:
-            progress, tensors = self.checkpoints.load(path)
+        if self.checkpoints is not None and (newest := self.checkpoints.newest(state, self.stepper.steps)) is not None:
+            path, progress, tensors = newest
             self.stepper.load(tensors)
             self.step, self.curves, self.before = progress.step, progress.curves, progress.seconds
             epoch, position = divmod(self.step, self.stepper.steps)
@@ -183,13 +189,16 @@ class Run:
             return
         for i, found in enumerate(self.stepper.record[: self.stepper.position].isfinite().logical_not().tolist()):
             if any(found):
-                saved = self.checkpoints.newest() if self.checkpoints is not None else None
-                kept = f"the last good checkpoint is {saved}" if saved else "there is no checkpoint yet"
-                raise DivergedError(
-                    f"training diverged: in step {epoch * self.stepper.steps + i + 1} (epoch {epoch + 1}) the "
-                    f"{TERMS[found.index(True)]} was no number, before any other; {kept}; try a lower train.learning_rate, "
-                    "or train.on_nonfinite: skip, which goes on from there"
+                raise self.diverged(
+                    f"in step {epoch * self.stepper.steps + i + 1} (epoch {epoch + 1}) the {TERMS[found.index(True)]} was no "
+                    "number, before any other",
+                    ", or train.on_nonfinite: skip, which goes on from there",
                 )
+
+    def diverged(self, how: str, or_else: str = "") -> DivergedError:
+        saved = self.checkpoints.found()[-1:] if self.checkpoints is not None else []
+        kept = f"the last good checkpoint is {saved[0]}" if saved else "there is no checkpoint yet"
+        return DivergedError(f"training diverged: {how}; {kept}; try a lower train.learning_rate{or_else}")
 
     def averages(self) -> dict[str, float]:
         """The averages an image over the epoch's steps so far, as the weights were when each image was met."""
@@ -200,7 +209,14 @@ class Run:
 
     def finish_epoch(self, epoch: int, averages: dict[str, float], speed: float, live: Live | None) -> None:
         skipped = (~self.stepper.record.isfinite().all(dim=1)).sum().item()
+        if skipped == self.stepper.steps:
+            raise self.diverged(f"every step of epoch {epoch + 1} was skipped, since its loss or gradient was no number")
         held_out = validate(self.model, self.held_out, self.params, self.group)
+        for name, value in held_out.items():
+            if not math.isfinite(value):
+                raise self.diverged(f"after epoch {epoch + 1} the validation images have {value} as {name}")
+        if not self.stepper.parameters.isfinite().all():
+            raise self.diverged(f"after epoch {epoch + 1} some weights were no numbers")
         curves = {"train": {**averages, "skipped_steps": skipped}, "validation": held_out}
         self.curves.append(curves)
         log(live, curves)
@@ -217,7 +233,8 @@ class Run:
 
 def averages(model: VAE, sums: Tensor, count: int) -> dict[str, float]:
     """The curves' values from the sums of a record's rows: averages an image, in nats. An autoencoder has no ELBO."""
-    distortion, rate = (sums[term].item() / count if count else math.nan for term in (DISTORTION, RATE))
+    values = sums.tolist()
+    distortion, rate = (values[term] / count if count else math.nan for term in (DISTORTION, RATE))
     if model.is_point:
         return {"distortion": distortion}
     return {"elbo": -(distortion + rate), "distortion": distortion, "rate": rate}
@@ -268,16 +285,19 @@ def train(params: Params, place: Place, device: torch.device, group: Group) -> N
     if params.train.precision == "tf32":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-    key = run_key(params)
+    key, manifest = run_key(params), read_manifest()
     group.check_same(key, "parameters, code or data")
     if not group.is_first:
         go_on(Run(params, device, group, None), None)
         return
     with checkpoints_of(key, wait=group.size == 1) as checkpoints:
         this = Run(params, device, group, checkpoints)
-        with Live(str(place.curves), report=None, save_dvc_exp=False, dvcyaml=None) as live:
-            go_on(this, live)
-        save_model(place.weights, this.model, params, read_manifest())
+        try:
+            with Live(str(place.curves), report=None, save_dvc_exp=False, dvcyaml=None) as live:
+                go_on(this, live)
+        except OSError as error:  # a full disk is one without a file's name
+            raise OSError(error.errno, error.strerror, error.filename or str(place.curves)) from None
+        save_model(place.weights, this.model, params, manifest)
         # Apart from the metrics, which are the same each time.
         made = {"seconds": round(this.seconds(), 3), **this.environment, "weights_sha256": sha256(place.weights)}
         write_json(place.time, made)
@@ -293,24 +313,38 @@ def go_on(this: Run, live: Live | None) -> None:
 
 def main(place: Place = DEFAULT) -> None:
     params = load_params(place.params)
+    announced = parallel.announced()
     device = parallel.local_device(choose_device())
     splits: tuple[Split, ...] = ("train", "validation")
     for split in splits:  # a fault of the data is said once, before anything begins
         read_split(split)
+    lock = locked(place.results, "train")
     if params.train.processes > 1 and not parallel.is_member():
+        with lock:  # what is in use is said before any of them starts; the first of them holds it
+            pass
         sys.exit(parallel.launch(params.train.processes))
+    with lock if announced.is_first else nullcontext():
+        train_as_one_of(announced, params, place, device)
+
+
+def train_as_one_of(announced: Group, params: Params, place: Place, device: torch.device) -> None:
+    """Joins the group, if there is one, and trains with it."""
     parallel.set_threads(params.train.threads)
-    group = parallel.join(device)
     try:
+        group = parallel.join(announced, device)
         if group.is_first:
             print(vae_ext.backend_report(), flush=True)
             manifest = read_manifest()
             for caveat in caveats(manifest["values"], manifest["image_shape"], params):
                 print(f"note: {caveat}", flush=True)
         train(params, place, device, group)
-    except (DivergedError, Interrupted) as end:
-        # It comes to all of them alike, and the first one says it.
-        if group.is_first:
+    except (SharedError, Interrupted) as end:
+        if announced.is_first:
+            raise
+        sys.exit(end.status)
+    except LostPeerError as end:
+        # The launcher says who was lost, or that one did.
+        if not parallel.is_launched():
             raise
         sys.exit(end.status)
     finally:

@@ -79,14 +79,19 @@ def start_history(folder: Path) -> None:
     subprocess.run(["git", "commit", "--quiet", "--message", "Start"], cwd=folder, check=True)
 
 
+def make_workspace(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small data and small parameters in a folder, which becomes the current one."""
+    small_mnist(folder / "data" / "raw" / "small")
+    shutil.copy(ROOT / "params.yaml", folder)
+    set_params(folder / "params.yaml", SMALL)
+    start_history(folder)
+    monkeypatch.chdir(folder)
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with small data and small parameters, in which stages can be called as functions."""
-    small_mnist(tmp_path / "data" / "raw" / "small")
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    set_params(tmp_path / "params.yaml", SMALL)
-    start_history(tmp_path)
-    monkeypatch.chdir(tmp_path)
+    make_workspace(tmp_path, monkeypatch)
     return tmp_path
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil  # type: ignore[import-untyped]
@@ -15,7 +17,8 @@ import torch
 
 import vae_ext
 from pipeline import prepare, train
-from pipeline.parallel import Group
+from pipeline.cli import UserError
+from pipeline.parallel import Group, announced
 from pipeline.paths import DEFAULT
 from pipeline.weights import load_model
 from tests.pipeline.conftest import ROOT, set_params
@@ -102,12 +105,12 @@ def test_two_processes_have_the_curves_of_one_also_where_autograd_and_the_batchs
 
 
 def test_torchrun_starts_it_too_also_with_shares_that_are_empty(prepared: Path) -> None:
-    # 300 images in batches of 299: one is left, for three processes.
+    # 300 images in batches of 299: one is left, for two processes.
     set_params(prepared / "params.yaml", {"train.threads": 1, "train.batch_size": 299})
     train.main()
     alone = curves()
     DEFAULT.weights.unlink()
-    done = run(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m", "pipeline.train")
+    done = run(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pipeline.train")
     assert done.returncode == 0, done.stderr
     assert_close(curves(), alone, 1e-4)
     assert DEFAULT.weights.is_file()
@@ -122,43 +125,91 @@ def test_processes_end_together_and_one_says_why(prepared: Path) -> None:
     assert not DEFAULT.weights.exists()
 
 
+def start() -> subprocess.Popen[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "pipeline.train"]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 def test_process_that_is_killed_ends_all_with_a_line(prepared: Path) -> None:
     set_params(prepared / "params.yaml", {"train.processes": 2, "train.epochs": 10_000})
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    with subprocess.Popen(
-        [sys.executable, "-m", "pipeline.train"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as running:
+    with start() as running:
         assert running.stdout is not None and running.stderr is not None
         assert any("ELBO train" in line for line in running.stdout)
         second = max(psutil.Process(running.pid).children(), key=lambda process: process.pid)
         second.kill()
         said = running.stderr.read()
     assert running.returncode == 2
-    assert "error: process 1 was ended by signal 9; run it again, and it goes on" in said
-    assert all(line.startswith("error: ") for line in said.splitlines()), said
+    assert said == "error: process 1 was ended by signal 9; run it again, and it goes on\n"
 
 
-KILLED_AFTER_TWO_EPOCHS = """
-from pipeline import train
-finish = train.Run.finish_epoch
-def killed(self, epoch, *rest):
-    finish(self, epoch, *rest)
-    if epoch == 1:
-        raise SystemExit(9)
-train.Run.finish_epoch = killed
-train.main()
-"""
-
-
-def test_run_of_one_process_goes_on_with_two(prepared: Path) -> None:
-    set_params(prepared / "params.yaml", {"train.epochs": 3})
+def test_run_of_one_process_goes_on_with_two_and_again_when_their_launcher_is_killed(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_params(prepared / "params.yaml", {"train.epochs": 200})
     train.main()
     alone = curves()
-    assert run(sys.executable, "-c", KILLED_AFTER_TWO_EPOCHS).returncode == 9
+    finish = train.Run.finish_epoch
+
+    def killed(self: train.Run, epoch: int, *rest: Any) -> None:
+        finish(self, epoch, *rest)
+        if epoch == 1:
+            raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Run, "finish_epoch", killed)
+        with pytest.raises(SystemExit):
+            train.main()
     set_params(prepared / "params.yaml", {"train.processes": 2})
-    done = run(sys.executable, "-m", "pipeline.train")
-    assert done.returncode == 0, done.stderr
-    assert "going on after 2 of 3 epochs" in done.stdout
-    assert "made with processes 1, going on with 2" in done.stdout
-    assert_close(curves(), alone, 1e-4)
-    assert json.loads((DEFAULT.curves / "metrics.json").read_text(encoding="utf-8"))["step"] == 2
+    with start() as running:
+        assert running.stdout is not None and running.stderr is not None
+        told = [line for line, _ in zip(iter(running.stdout.readline, ""), range(20), strict=False) if "ELBO train" not in line]
+        running.kill()
+        # Of the workers too: they save, and end.
+        said = running.stderr.read()
+    assert "going on after 2 of 200 epochs" in "".join(told)
+    assert "made with processes 1, going on with 2" in "".join(told)
+    steps = int(re.fullmatch(r"interrupted after (\d+) steps; run it again, and it goes on from there\n", said)[1])  # type: ignore[index]
+    assert 6 < steps < 600
+    set_params(prepared / "params.yaml", {"train.processes": 1})
+    train.main()
+    assert_close(curves(), alone, 1e-3)
+    assert json.loads((DEFAULT.curves / "metrics.json").read_text(encoding="utf-8"))["step"] == 199
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        (
+            {"MASTER_ADDR": None},
+            "MASTER_ADDR: expected the host of the first process, as torchrun sets it with RANK, got nothing",
+        ),
+        (
+            {"MASTER_PORT": None},
+            "MASTER_PORT: expected a whole number from 1 to 65535, as torchrun sets it with RANK, got nothing",
+        ),
+        (
+            {"MASTER_PORT": "http"},
+            "MASTER_PORT: expected a whole number from 1 to 65535, as torchrun sets it with RANK, got http",
+        ),
+        ({"WORLD_SIZE": None}, "WORLD_SIZE: expected a whole number of at least 1, as torchrun sets it with RANK, got nothing"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE: expected a whole number of at least 1, as torchrun sets it with RANK, got two"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK: expected a whole number from 0 to 1, as torchrun sets it with RANK, got -1"),
+        ({"RANK": "2"}, "RANK: expected a whole number from 0 to 1, as torchrun sets it with RANK, got 2"),
+        ({"RANK": "first"}, "RANK: expected a whole number from 0 to 1, as torchrun sets it with RANK, got first"),
+    ],
+)
+def test_environment_that_makes_no_group_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str | None], said: str
+) -> None:
+    whole = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in {**whole, **environment}.items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as error:
+        announced()
+    assert str(error.value) == said
+
+
+def test_environment_without_a_rank_means_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "many")  # some clusters set it for all programs
+    assert announced() == Group()

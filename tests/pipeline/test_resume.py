@@ -5,31 +5,53 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from pipeline import prepare, train
-from pipeline.checkpoint import loaded_code, run_key
-from pipeline.cli import Interrupted
+from pipeline.checkpoint import content_hash, file_hash, loaded_code, run_key
+from pipeline.cli import Interrupted, run
 from pipeline.params import load_params
+from pipeline.parent import PARENT_ENDED
 from pipeline.paths import CHECKPOINTS, DEFAULT
 from pipeline.step import Stepper
-from tests.pipeline.conftest import ROOT, set_params
+from tests.pipeline.conftest import ROOT, make_workspace, set_params
 
 EPOCHS, STEPS = 6, 5  # 300 images in batches of 64
 Files = dict[str, bytes]
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Files]:
+    """A folder with prepared data, and what a run leaves that is left alone: both are made once."""
+    folder = tmp_path_factory.mktemp("template")
+    with pytest.MonkeyPatch.context() as patch:
+        make_workspace(folder, patch)
+        set_params(folder / "params.yaml", {"train.epochs": EPOCHS, "train.batch_size": 64})
+        prepare.main()
+        shutil.copytree(folder, folder.with_name("undisturbed"))
+        patch.chdir(folder.with_name("undisturbed"))
+        train.main()
+        return folder, results()
+
+
 @pytest.fixture
-def prepared(workspace: Path) -> Path:
-    set_params(workspace / "params.yaml", {"train.epochs": EPOCHS, "train.batch_size": 64})
-    prepare.main()
-    return workspace
+def prepared(template: tuple[Path, Files], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(template[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 class KilledError(BaseException):
@@ -64,12 +86,9 @@ def checkpoints() -> list[Path]:
 
 
 @pytest.fixture
-def undisturbed(prepared: Path) -> Files:
-    train.main()
-    files = results()
-    assert len(files) == 8
-    DEFAULT.weights.unlink()
-    return files
+def undisturbed(template: tuple[Path, Files], prepared: Path) -> Files:
+    assert len(template[1]) == 8
+    return template[1]
 
 
 @pytest.mark.parametrize("steps", [0, 3, STEPS, 2 * STEPS + 1, EPOCHS * STEPS - 1])
@@ -89,10 +108,11 @@ def test_killed_run_resumes_to_the_same_weights_and_curves(
 def test_finished_run_leaves_no_checkpoints_and_a_second_one_trains_again(
     undisturbed: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert checkpoints() == []
-    capsys.readouterr()
-    train.main()
-    assert capsys.readouterr().out.count("ELBO train") == EPOCHS
+    for _ in range(2):
+        capsys.readouterr()
+        train.main()
+        assert checkpoints() == []
+        assert capsys.readouterr().out.count("ELBO train") == EPOCHS
     assert results() == undisturbed
 
 
@@ -126,6 +146,45 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(
     said = capsys.readouterr()
     assert f"{newest}: damaged, " in said.err
     assert f"{older}: going on after 2 of {EPOCHS} epochs" in said.out
+    assert results() == undisturbed
+
+
+def renamed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name if name != "parameters" else "weights": tensor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: (t | {"record": t["record"][:2]}, {}), "record: expected torch.float32 [5, 3], got torch.float32 [2, 3]"),
+        (
+            lambda t: (t | {"record": t["record"].double()}, {}),
+            "record: expected torch.float32 [5, 3], got torch.float64 [5, 3]",
+        ),
+        (lambda t: (renamed(t), {}), "parameters: expected torch.float32"),
+        (lambda t: (t, {"step": "15"}), "state.json: step: "),
+        (lambda t: (t, {"curves": []}), "state.json has the curves of 0 epochs after 15 steps"),
+        (lambda t: (t, {"curves": [1, 2, 3]}), "state.json: curves.0: "),
+        (lambda t: (t, {"environment": None}), "state.json: environment: "),
+    ],
+)
+def test_checkpoint_of_another_kind_is_taken_as_damaged_though_its_checksums_are_right(
+    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: Any, said: str
+) -> None:
+    train_killed_after(3 * STEPS + 2, monkeypatch)
+    older, newest = checkpoints()
+    progress = json.loads((newest / "state.json").read_text(encoding="utf-8"))["content"]["progress"]
+    tensors, changes = change(load_file(newest / "state.safetensors"))
+    save_file(tensors, newest / "state.safetensors")
+    content = {"progress": progress | changes, "tensors": file_hash(newest / "state.safetensors")}
+    state = json.dumps({"content": content, "sha256": content_hash(content)})
+    (newest / "state.json").write_text(state, encoding="utf-8")
+    capsys.readouterr()
+    train.main()
+    printed = capsys.readouterr()
+    assert f"{newest}: damaged, state." in printed.err
+    assert said in printed.err
+    assert f"{older}: going on after 2 of {EPOCHS} epochs" in printed.out
     assert results() == undisturbed
 
 
@@ -182,8 +241,6 @@ def test_key_is_of_parameters_code_and_data(prepared: Path, monkeypatch: pytest.
 def test_another_way_to_compute_resumes_it_and_says_what_differs(
     undisturbed: Files, prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import torch
-
     train_killed_after(3 * STEPS, monkeypatch)
     before = torch.get_num_threads()
     set_params(prepared / "params.yaml", {"train.threads": before + 1, "train.checkpoint_every": 2})
@@ -193,16 +250,6 @@ def test_another_way_to_compute_resumes_it_and_says_what_differs(
     finally:
         torch.set_num_threads(before)
     assert f"made with threads {before}, going on with {before + 1}: expect other rounding" in capsys.readouterr().out
-
-
-@pytest.fixture
-def long_run(prepared: Path) -> Files:
-    """What a run leaves that is long enough to be hit somewhere."""
-    set_params(prepared / "params.yaml", {"train.epochs": 40, "train.batch_size": 4})
-    train.main()
-    files = results()
-    DEFAULT.weights.unlink()
-    return files
 
 
 def start() -> subprocess.Popen[str]:
@@ -216,21 +263,18 @@ def wait_for_epoch(process: subprocess.Popen[str]) -> None:
     assert any("ELBO train" in line for line in process.stdout), process.stderr and process.stderr.read()
 
 
-def test_sigkill_at_random_moments_changes_no_bit(long_run: Files) -> None:
-    moments = random.Random(1)
-    for _ in range(2):
-        process = start()
-        wait_for_epoch(process)
-        time.sleep(moments.uniform(0, 0.3))
-        process.kill()
-        process.communicate()
-        assert not DEFAULT.weights.exists()
-    said, _ = start().communicate()
-    assert "going on after" in said
-    assert results() == long_run
-
-
-def test_interrupted_run_saves_within_the_epoch_and_resumes_to_the_same_bits(long_run: Files) -> None:
+def test_sigkill_and_then_sigterm_at_any_moment_change_no_bit(prepared: Path) -> None:
+    set_params(prepared / "params.yaml", {"train.epochs": 40, "train.batch_size": 4})
+    train.main()
+    undisturbed = results()
+    DEFAULT.weights.unlink()
+    process = start()
+    wait_for_epoch(process)
+    time.sleep(random.Random(1).uniform(0, 0.3))
+    process.kill()
+    process.communicate()
+    assert not DEFAULT.weights.exists()
+    # SIGTERM: it saves within the epoch.
     process = start()
     wait_for_epoch(process)
     process.send_signal(signal.SIGTERM)
@@ -239,9 +283,8 @@ def test_interrupted_run_saves_within_the_epoch_and_resumes_to_the_same_bits(lon
     (newest,) = checkpoints()[-1:]
     step = json.loads((newest / "state.json").read_text(encoding="utf-8"))["content"]["progress"]["step"]
     assert said == f"interrupted after {step} steps; run it again, and it goes on from there\n"
-    out, _ = start().communicate()
-    assert "going on after" in out
-    assert results() == long_run
+    train.main()
+    assert results() == undisturbed
 
 
 def test_checkpoint_that_cannot_be_written_is_said_and_the_run_goes_on(
@@ -305,17 +348,64 @@ def test_run_waits_for_another_that_trains_the_same(
     assert results() == undisturbed
 
 
-def test_signal_between_steps_is_granted_once(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, PARENT_ENDED])
+def test_signal_between_steps_is_granted_once(prepared: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
     advance = Stepper.advance
 
     def interrupting(self: Stepper) -> int:
         if self.position == 2:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return advance(self)
 
     monkeypatch.setattr(Stepper, "advance", interrupting)
-    handler = signal.getsignal(signal.SIGINT)
+    handler = signal.getsignal(number)
     with pytest.raises(Interrupted, match="interrupted after 3 steps"):
         train.main()
-    assert signal.getsignal(signal.SIGINT) == handler
+    assert signal.getsignal(number) == handler
     assert [path.name for path in checkpoints()] == ["step-0000000003"]
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with train.signals_heard() as wish:
+            signal.raise_signal(signal.SIGHUP)
+        assert not wish.to_end
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@contextmanager
+def full_disk(kept: int) -> Iterator[None]:
+    """No file can become larger, for what the system can tell."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kept, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(("function", "file"), [("save_model", "models/default/vae.safetensors"), ("log", "results/train")])
+def test_disk_that_is_full_is_one_line_with_the_files_name_and_loses_nothing(
+    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], function: str, file: str
+) -> None:
+    train_killed_after(2 * STEPS, monkeypatch)
+    write = getattr(train, function)
+
+    def without_room(*args: Any) -> None:
+        with full_disk(kept=1):
+            write(*args)
+
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(train, function, without_room)
+        with pytest.raises(SystemExit) as ended:
+            run(train.main)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and said[0].startswith(f"error: {file}") and said[0].endswith("File too large"), said
+    assert not DEFAULT.weights.exists()
+    train.main()
+    assert "going on after" in capsys.readouterr().out
+    assert results() == undisturbed

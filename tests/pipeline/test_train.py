@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from pipeline import evaluate, plot, prepare, train
 from pipeline.cli import UserError
@@ -140,6 +141,65 @@ def test_divergence_is_said_and_writes_no_weights(prepared: Path) -> None:
     ):
         train.main()
     assert not DEFAULT.weights.exists()
+
+
+def test_weights_beyond_all_numbers_are_a_divergence_and_no_model(prepared: Path) -> None:
+    sgd = {"train.optimizer": "sgd", "train.learning_rate": 1e3, "train.on_nonfinite": "skip"}
+    set_params(prepared / "params.yaml", {**sgd, "train.batch_size": 64})
+    with pytest.raises(
+        UserError, match=r"training diverged: (every step of|after) epoch \d.*; try a lower train.learning_rate$"
+    ):
+        train.main()
+    assert not DEFAULT.weights.exists()
+
+
+def test_epoch_of_which_every_step_was_skipped_is_a_divergence(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_params(prepared / "params.yaml", {"train.batch_size": 64, "train.on_nonfinite": "skip"})
+    for step in range(5, 10):
+        poison(monkeypatch, step, "gradient")
+    with pytest.raises(
+        UserError, match=r"training diverged: every step of epoch 2 was skipped, .*step-0000000005; try a lower"
+    ):
+        train.main()
+    assert not DEFAULT.weights.exists()
+
+
+@pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
+@pytest.mark.parametrize(("value", "said"), [(math.nan, "the validation images have nan"), (-math.inf, "some weights were")])
+def test_runs_last_step_that_ruins_the_weights_is_a_divergence(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, on_nonfinite: str, value: float, said: str
+) -> None:
+    set_params(prepared / "params.yaml", {"train.on_nonfinite": on_nonfinite})
+    advance = Stepper.advance
+
+    def ruining(self: Stepper) -> int:
+        done = advance(self)
+        if self.begun == 1 and self.position == self.steps:  # type: ignore[attr-defined]
+            # Of a hidden unit: below all bounds it is one that is off, which no image shows.
+            self.model.encoder[0].bias.data[0] = value  # type: ignore[operator]
+        return done
+
+    begin = Stepper.begin
+
+    def begun(self: Stepper, epoch: int, position: int = 0) -> None:
+        self.begun = epoch  # type: ignore[attr-defined]
+        begin(self, epoch, position)
+
+    monkeypatch.setattr(Stepper, "begin", begun)
+    monkeypatch.setattr(Stepper, "advance", ruining)
+    with pytest.raises(UserError, match=rf"training diverged: after epoch 2 {said}.*; the last good checkpoint is .*step-"):
+        train.main()
+    assert not DEFAULT.weights.exists()
+
+
+def test_evaluation_of_weights_without_finite_results_is_one_line(prepared: Path) -> None:
+    train.main()
+    with safe_open(DEFAULT.weights, framework="pt") as file:
+        made, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file({name: tensor * 1e30 for name, tensor in tensors.items()}, DEFAULT.weights, metadata=made)
+    with pytest.raises(UserError, match=r"vae.safetensors: expected a model with finite results, got (nan|-?inf) as \w+"):
+        evaluate.main()
+    assert not DEFAULT.metrics.exists()
 
 
 @pytest.mark.parametrize("changes", [{"train.stream": True}, {"train.checkpoint_every": 2}])

@@ -1,0 +1,104 @@
+"""Stages as processes: one at a time writes to a place, and each ends with the one that waits for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from pipeline import evaluate, plot, prepare, train
+from pipeline.cli import UserError
+from pipeline.lock import locked
+from pipeline.paths import DEFAULT, PREPARED, place_of
+from tests.pipeline.conftest import ROOT
+
+HOLDER = """
+from contextlib import ExitStack
+from pathlib import Path
+from pipeline.lock import locked
+with ExitStack() as stack:
+    for place in ("results", "data/prepared"):
+        stack.enter_context(locked(Path(place), "train"))
+    print("held", flush=True)
+    input()
+"""
+CHILD = """
+import sys, time
+from pipeline import parent
+{before}
+parent.end_with_parent()
+print("ready", flush=True)
+time.sleep(60)
+"""
+PARENT = """
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", sys.argv[1]]).wait()
+"""
+
+
+def start(code: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    clean = {name: value for name, value in os.environ.items() if name not in ("DVC_STAGE", "RANK")}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        env={**clean, "PYTHONPATH": str(ROOT), **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def holder(workspace: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process, which holds the default's place and the prepared data."""
+    prepare.main()
+    with start(HOLDER) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_place_in_use_is_one_line_that_says_by_whom_and_a_killed_process_holds_none(holder: subprocess.Popen[str]) -> None:
+    for stage, place in ((prepare, PREPARED), (train, DEFAULT.results), (evaluate, DEFAULT.results), (plot, DEFAULT.results)):
+        with pytest.raises(UserError) as error:
+            stage.main()
+        said = str(error.value)
+        assert said.startswith(
+            f"{place}: expected to be the only one that writes there, got train (process {holder.pid}, since 20"
+        )
+        assert said.endswith("; wait for it to end")
+    assert not DEFAULT.curves.exists()
+    with locked(place_of("mine").results, "train"):  # a recipe's run has a place of its own
+        pass
+    holder.kill()
+    holder.wait()
+    prepare.main()
+
+
+@pytest.mark.parametrize("started_by", ["DVC_STAGE", "RANK"])
+def test_process_ends_with_the_one_that_waits_for_it(started_by: str) -> None:
+    with start(PARENT, CHILD.format(before=""), **{started_by: "0"}) as parent:
+        assert parent.stdout is not None and parent.stdout.readline() == "ready\n"
+        parent.kill()
+        assert parent.stdout.read() == ""  # the end of the child's output too
+
+
+def test_process_ends_where_the_one_that_waits_has_ended_before_it_asks() -> None:
+    with start(CHILD.format(before="parent.STARTED_BY += 1"), DVC_STAGE="train") as child:
+        assert child.communicate()[0] == ""
+    assert child.returncode == -signal.SIGUSR1
+
+
+def test_process_that_a_shell_started_outlives_it() -> None:
+    with start(PARENT, CHILD.format(before="")) as parent:
+        assert parent.stdout is not None and parent.stdout.readline() == "ready\n"
+        (child,) = psutil.Process(parent.pid).children()
+        parent.kill()
+        parent.wait()
+        assert child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+        child.kill()
