@@ -137,14 +137,14 @@ def join(announced: Group, device: torch.device) -> Group:
     """Joins the group that the environment tells of, if there is one.
 
     Raises:
-        LostPeerError: if the others are not there.
+        UserError: if the others are not there.
     """
     if is_member():
         try:
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
         except (RuntimeError, ValueError, OSError) as error:
             address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            raise LostPeerError(
+            raise UserError(
                 f"process {announced.rank}: expected {announced.size} processes that meet at MASTER_ADDR:MASTER_PORT "
                 f"({address}): {str(error).splitlines()[0]}"
             ) from None
