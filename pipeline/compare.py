@@ -24,7 +24,7 @@ from pipeline.objective import Stream, stream_key
 from pipeline.params import load_params
 from pipeline.paths import RECIPES, RESULTS, place_of
 from pipeline.pictures import manifold, pictures, scatter, show, tiled
-from pipeline.weights import load_model
+from pipeline.weights import load_model_of_prepared_data
 from vae_ext import reparam_kl, reparam_log_ratio, standard_normal
 
 TABLE, REPORT = RESULTS / "recipes.csv", RESULTS / "recipes.md"
@@ -98,7 +98,7 @@ class Trained:
     def __init__(self, name: str, device: torch.device) -> None:
         test = read_split("test")
         self.name, self.labels = name, test.labels
-        self.model, made = load_model(place_of(name).weights, device)
+        self.model, made = load_model_of_prepared_data(place_of(name).weights, device)
         self.names = made["data"]["classes"] or []
         self.pixels = to_device(test.images, device)
         self.x = as_float(self.pixels)

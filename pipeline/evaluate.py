@@ -25,7 +25,7 @@ from pipeline.objective import Stream, stream_key
 from pipeline.params import Params, load_params
 from pipeline.paths import DEFAULT, Place
 from pipeline.probe import NEIGHBOURS, nearest_neighbours
-from pipeline.weights import load_model
+from pipeline.weights import load_model_of_prepared_data
 from vae_ext import binarize, reparam_kl
 
 # A unit is active if its posterior mean varies with the image by more than this (Burda et al. 2016, section 5.1).
@@ -135,7 +135,7 @@ def main(place: Place = DEFAULT) -> None:
 def evaluate(place: Place) -> None:
     params = load_params(place.params)
     device = choose_device()
-    model, made = load_model(place.weights, device)
+    model, made = load_model_of_prepared_data(place.weights, device)
     images, dimensions, by_samples = assess(model, params, device)
 
     found = {name: mean_and_error(values) for name, values in images.items()}

@@ -17,12 +17,22 @@ from pipeline.paths import WEIGHTS
 ROOT = Path(__file__).resolve().parents[1]
 
 
+class Data(Section):
+    """Of the manifest of the prepared data, what says which they were."""
+
+    source: str
+    classes: list[str] | None
+    values: str
+    counts: dict[str, int]
+    sha256: dict[str, str]
+
+
 class Made(Section):
     """The header."""
 
     image_shape: Annotated[list[Count], Field(min_length=2, max_length=3)]
     params: dict[str, Any]
-    data: dict[str, Any]
+    data: Data
     versions: dict[str, str]
 
 

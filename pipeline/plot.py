@@ -24,7 +24,7 @@ from pipeline.page import write_page
 from pipeline.params import load_params
 from pipeline.paths import DEFAULT, Place
 from pipeline.pictures import plane, scatter
-from pipeline.weights import load_model
+from pipeline.weights import load_model_of_prepared_data
 
 ENCODED_AT_ONCE = 1000
 NAMED = 40  # classes, at most, whose names have room beside a figure
@@ -135,7 +135,7 @@ def main(place: Place = DEFAULT) -> None:
 def plot(place: Place) -> None:
     params = load_params(place.params)
     device = choose_device()
-    model, made = load_model(place.weights, device)
+    model, made = load_model_of_prepared_data(place.weights, device)
     pixels, labels, names = test_pixels(params, device), read_split("test").labels, made["data"]["classes"] or []
     with torch.no_grad():
         mu = torch.cat([model.mu(as_float(batch)) for batch in pixels.split(ENCODED_AT_ONCE)])

@@ -21,6 +21,11 @@ def nearest_neighbours(known: Tensor, classes: Tensor, codes: Tensor) -> Tensor:
         [N] classes.
     """
     count = min(NEIGHBOURS, len(known))
-    votes = torch.nn.functional.one_hot(classes.long())
     nearest = (torch.cdist(part, known).topk(count, largest=False).indices for part in codes.split(AT_ONCE))
-    return torch.cat([votes[few].sum(1).argmax(1) for few in nearest])
+    return torch.cat([most_frequent(classes[few]) for few in nearest])
+
+
+def most_frequent(classes: Tensor) -> Tensor:
+    """The most frequent in each row of [N, few], the lowest of as frequent ones; its memory does not grow with their range."""
+    votes = (classes[:, :, None] == classes[:, None, :]).sum(2)
+    return classes.where(votes == votes.amax(1, keepdim=True), classes.amax()).amin(1)

@@ -335,7 +335,7 @@ def train_as_one_of(announced: Group, params: Params, place: Place, device: torc
         if group.is_first:
             print(vae_ext.backend_report(), flush=True)
             manifest = read_manifest()
-            for caveat in caveats(manifest["values"], manifest["image_shape"], params):
+            for caveat in caveats(manifest.values, manifest.image_shape, params):
                 print(f"note: {caveat}", flush=True)
         train(params, place, device, group)
     except (SharedError, Interrupted) as end:

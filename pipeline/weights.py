@@ -10,22 +10,23 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from pipeline.cli import UserError
+from pipeline.data import Manifest, read_manifest
 from pipeline.files import whole_file
-from pipeline.header import Header, not_such_weights, read_header
+from pipeline.header import Data, Header, not_such_weights, read_header
 from pipeline.model import VAE
 from pipeline.params import Params
+from pipeline.paths import PREPARED
 from vae_ext.source import source_digest
 
-DATA = ("source", "classes", "values", "counts", "sha256")
 
-
-def save_model(path: Path, model: VAE, params: Params, manifest: dict[str, Any]) -> None:
+def save_model(path: Path, model: VAE, params: Params, manifest: Manifest) -> None:
     """Writes the weights as safetensors, with the parameters, data and versions that made them in the header."""
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     made = {
         "image_shape": model.image_shape,
         "params": params.model_dump(),
-        "data": {name: manifest[name] for name in DATA},
+        "data": {name: getattr(manifest, name) for name in Data.model_fields},
         "versions": {"torch": torch.__version__, "vae_ext's sources, sha256": source_digest()},
     }
     # One key: safetensors keeps the header's entries in no fixed order, and the file should be the same bytes each time.
@@ -52,6 +53,23 @@ def load_model(path: Path, device: torch.device) -> tuple[VAE, dict[str, Any]]:
     if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
         raise not_such_weights(path, "some of them are NaN or infinite")
     return model.eval(), header.made
+
+
+def load_model_of_prepared_data(path: Path, device: torch.device) -> tuple[VAE, dict[str, Any]]:
+    """The same, of a model that was trained on the data that are prepared now: its test set is not in what it has seen.
+
+    Raises:
+        UserError: if it was trained on others, and what :func:`load_model` raises.
+    """
+    model, made = load_model(path, device)
+    manifest = read_manifest()
+    for name in ("counts", "classes", "sha256"):
+        if made["data"][name] != getattr(manifest, name):
+            raise UserError(
+                f"{path}: expected a model of the data in {PREPARED} ({manifest.source}), got one of data with other {name} "
+                f"({made['data']['source']}); train it anew"
+            )
+    return model, made
 
 
 def _shapes(header: Header) -> dict[str, list[int]]:

@@ -25,7 +25,7 @@ import pipeline
 from pipeline import __main__ as command
 from pipeline import evaluate, prepare, train
 from pipeline.cli import UserError
-from pipeline.data import read_split
+from pipeline.data import Manifest, read_split
 from pipeline.header import read_header
 from pipeline.info import info
 from pipeline.paths import DEFAULT
@@ -371,7 +371,7 @@ def test_a_disk_that_is_full_is_one_line_with_the_files_name(
 def test_weights_on_a_disk_that_is_full_name_the_file(plain: Path) -> None:
     model = pipeline.load(DEFAULT.models)
     with largest_file(100), pytest.raises(OSError, match=r"File too large: 'x.safetensors'"):
-        save_model(Path("x.safetensors"), model.model, model.params, {**model.made["data"]})
+        save_model(Path("x.safetensors"), model.model, model.params, Manifest(image_shape=[28, 28], **model.made["data"]))
 
 
 @pytest.mark.parametrize(

@@ -89,3 +89,11 @@ def test_verdict_says_how_much_is_used() -> None:
     some = verdict(table([True, False], [3.0, 1.0]))
     assert some == "not collapsed, but 1 are unused: 1 of 2 dimensions are active and carry 75.0% of the rate"
     assert verdict(pd.DataFrame({"active": [True, False]})) == "1 of 2 dimensions of the code vary"
+
+
+def test_the_probe_takes_the_lower_class_of_two_with_as_many_votes_in_memory_that_their_range_does_not_matter_to() -> None:
+    known = torch.zeros(NEIGHBOURS, 1)
+    classes = torch.tensor([2**40] * 3 + [2**50] * 4 + [7] * 3).flip(0)
+    assert nearest_neighbours(known, classes, torch.zeros(2, 1)).tolist() == [2**50] * 2
+    classes = torch.tensor([2**40] * 2 + [2**50] * 4 + [2**45] * 4)
+    assert nearest_neighbours(known, classes, torch.zeros(2, 1)).tolist() == [2**45] * 2

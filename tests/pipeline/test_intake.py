@@ -142,14 +142,14 @@ def test_the_whole_pipeline_runs_on_them_by_data_parameters_alone(
     set_params(workspace / "params.yaml", {**make(workspace / "data/raw"), "train.epochs": 1, "plot.samples": 2})
     prepare.main()
     manifest = read_manifest()
-    assert (manifest["image_shape"], manifest["counts"]) == (shape, counts)
+    assert (manifest.image_shape, manifest.counts) == (shape, counts)
     train.main()
     evaluate.main()
     plot.main()
     metrics = json.loads(DEFAULT.metrics.read_text(encoding="utf-8"))
-    assert ("probe_accuracy" in metrics) == (manifest["classes"] is not None)
+    assert ("probe_accuracy" in metrics) == (manifest.classes is not None)
     assert DEFAULT.page.is_file()
-    assert str(DEFAULT.card.read_text(encoding="utf-8")).count(manifest["sha256"]["train_images.npy"]) == 1
+    assert str(DEFAULT.card.read_text(encoding="utf-8")).count(manifest.sha256["train_images.npy"]) == 1
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -196,7 +196,7 @@ def test_emnist_is_turned_upright(workspace: Path) -> None:
         write_idx(folder, f"emnist-letters-{name}-labels-idx1-ubyte", (1 + np.arange(count) % 2).astype(np.uint8))
     got, labels = prepared(workspace, {"data.path": "data/raw/emnist", "data.validation": 2})
     assert np.array_equal(got, images[:18])
-    assert read_manifest()["classes"] == ["1", "2"]
+    assert read_manifest().classes == ["1", "2"]
     assert set(labels.tolist()) == {0, 1}
 
 
@@ -338,7 +338,7 @@ def test_a_killed_prepare_leaves_no_half_data_set_and_the_next_one_is_whole(work
     assert half[0].exists()
     assert not (workspace / "data/prepared").exists()
     prepare.main()
-    assert read_manifest()["counts"] == {"train": 210, "validation": 30, "test": 60}
+    assert read_manifest().counts == {"train": 210, "validation": 30, "test": 60}
     assert not half[0].exists()
 
 
@@ -352,7 +352,7 @@ def prepared_by(capsys: pytest.CaptureFixture[str], path: str, **data: object) -
 
 
 def counts() -> list[int]:
-    return [read_manifest()["counts"][split] for split in ("train", "validation", "test")]
+    return [read_manifest().counts[split] for split in ("train", "validation", "test")]
 
 
 def save_pictures(folder: Path, images: npt.NDArray[Any]) -> Path:
@@ -366,7 +366,7 @@ def test_mnist_is_prepared_to_the_bytes_that_its_results_are_of(raw: Path, capsy
     _, said = prepared_by(capsys, str(RAW))
     assert counts() == [50_000, 10_000, 10_000]
     assert "note: 10,000 training images held out for validation, a sixth, the last; data.validation" in said
-    assert {name: digest[:16] for name, digest in read_manifest()["sha256"].items()} == {
+    assert {name: digest[:16] for name, digest in read_manifest().sha256.items()} == {
         "test_images.npy": "4acfa5c2911a2f95",
         "test_labels.npy": "ff7e84b144c037e7",
         "train_images.npy": "23fa921781806ca1",
@@ -484,12 +484,12 @@ def test_folders_are_splits_only_if_all_have_names_of_splits(raw: Path, capsys: 
     for name in ("bus", "car", "train"):
         save_pictures(raw / "vehicles" / name, images)
     _, said = prepared_by(capsys, "data/raw/vehicles")
-    assert read_manifest()["classes"] == ["bus", "car", "train"]
+    assert read_manifest().classes == ["bus", "car", "train"]
     assert "note: 3 folders taken as classes, train among them; only train, validation and test without other" in said
     for name in ("train", "Val", "testing"):
         save_pictures(raw / "splits" / name, images)
     _, said = prepared_by(capsys, "data/raw/splits")
-    assert (counts(), read_manifest()["classes"]) == ([8, 8, 8], None)
+    assert (counts(), read_manifest().classes) == ([8, 8, 8], None)
     assert "note" not in said
 
 

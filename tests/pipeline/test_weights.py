@@ -17,6 +17,7 @@ from pipeline.model import VAE
 from pipeline.params import load_params
 from tests.pipeline.conftest import ROOT
 
+DATA: dict[str, Any] = {"source": "x", "classes": None, "values": "grey", "counts": {}, "sha256": {}}
 TENSORS = {"encoder.0.weight": torch.zeros(3, 4)}
 
 
@@ -24,7 +25,7 @@ def write(path: Path, shape: Any = (28, 28), **model: object) -> None:
     """A file of one small tensor, whose header tells of that model."""
     params = load_params(ROOT / "params.yaml").model_dump()
     params["model"].update(model)
-    made = {"image_shape": shape, "params": params, "data": {}, "versions": {}}
+    made = {"image_shape": shape, "params": params, "data": DATA, "versions": {}}
     save_file(TENSORS, path, metadata={"vae": json.dumps(made)})
 
 

@@ -1,0 +1,213 @@
+"""Prepared files that are not what prepare wrote: one line that names the file, and no stage goes on with them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import data, evaluate, plot, prepare, train
+from pipeline.cli import UserError, run
+from pipeline.data import Split, read_manifest, read_split, write_split
+from pipeline.files import sha256, write_json
+from pipeline.paths import DEFAULT, PREPARED
+from tests.pipeline.conftest import set_params
+
+COUNTS: dict[Split, int] = {"train": 9, "validation": 4, "test": 5}
+TRAIN = "train_images.npy"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Images of 3 x 4 in three classes, as prepare writes them."""
+    rng = np.random.default_rng(0)
+    for split, count in COUNTS.items():
+        images = rng.integers(0, 256, (count, 3, 4), np.uint8)
+        write_split(tmp_path, split, images.shape, [images], np.arange(count, dtype=np.uint8) % 3)
+    manifest = {
+        "source": "x.npz",
+        "image_shape": [3, 4],
+        "value_range": [0, 255],
+        "values": "grey",
+        "classes": ["a", "b", "c"],
+        "counts": COUNTS,
+        "sha256": {path.name: sha256(path) for path in tmp_path.glob("*.npy")},
+    }
+    write_json(tmp_path / "manifest.json", manifest)
+    return tmp_path
+
+
+def announce(folder: Path, **values: Any) -> None:
+    """Changes what the manifest says, or takes out what is given as ``...``, and lets its checksums be those of the files."""
+    path = folder / "manifest.json"
+    sums = {file.name: sha256(file) for file in folder.glob("*.npy")}
+    manifest = {**json.loads(path.read_text(encoding="utf-8")), "sha256": sums, **values}
+    write_json(path, {name: value for name, value in manifest.items() if value is not ...})
+
+
+def test_what_prepare_wrote_is_read(folder: Path) -> None:
+    for split, count in COUNTS.items():
+        found = read_split(split, folder)
+        assert found.images.shape == (count, 3, 4)
+        assert found.labels is not None
+        assert found.labels.tolist() == [i % 3 for i in range(count)]
+
+
+@pytest.mark.parametrize("name", ["train_images.npy", "train_labels.npy"])
+def test_a_changed_byte_is_noticed(folder: Path, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[-1] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: damaged, its content is not what manifest.json has the sha256 of; run `dvc"):
+        read_split("train", folder)
+
+
+def test_large_images_are_not_read_through_at_each_use_and_their_labels_are(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "HASHED", 100)
+    for name in ("train_images.npy", "train_labels.npy"):
+        read_split("train", folder)
+        content = bytearray((folder / name).read_bytes())
+        content[-1] ^= 1
+        (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"train_labels.npy: damaged, its content"):
+        read_split("train", folder)
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+ARRAYS: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "a label without a class": (
+        "train_labels.npy",
+        lambda path: np.save(path, np.full(9, 3, np.uint8)),
+        "expected labels below 3, as many as classes, got 3",
+    ),
+    "labels with a sign": (
+        "train_labels.npy",
+        lambda path: np.save(path, np.full(9, -1)),
+        "expected unsigned integers (9,), got int64 (9,)",
+    ),
+    "too few labels": (
+        "train_labels.npy",
+        lambda path: np.save(path, np.zeros(8, np.uint8)),
+        "expected unsigned integers (9,), got uint8 (8,)",
+    ),
+    "floats": (TRAIN, lambda path: np.save(path, np.zeros((9, 3, 4))), "expected unsigned integers (9, 3, 4), got float64"),
+    "two bytes a pixel": (TRAIN, lambda path: np.save(path, np.zeros((9, 3, 4), np.uint16)), "expected bytes, got uint16"),
+    "images of another size": (
+        TRAIN,
+        lambda path: np.save(path, np.zeros((9, 4, 3), np.uint8)),
+        "expected unsigned integers (9, 3, 4), got uint8 (9, 4, 3)",
+    ),
+    "more than an array": (
+        TRAIN,
+        lambda path: path.write_bytes(path.read_bytes() + b"more"),
+        "expected nothing after the array, got 4 bytes",
+    ),
+    "less than an array": (TRAIN, lambda path: path.write_bytes(path.read_bytes()[:-1]), "mmap length"),
+    "nothing": (TRAIN, lambda path: path.write_bytes(b""), ""),
+    "objects": (TRAIN, lambda path: np.save(path, np.array([{}])), "Array can't be memory-mapped"),
+    "an archive": (TRAIN, lambda path: np.savez(path.open("wb"), x=np.zeros(3)), "the magic string is not correct"),
+    "a pipe": (TRAIN, pipe, "expected a file"),
+}
+
+
+@pytest.mark.parametrize(("name", "change", "reason"), ARRAYS.values(), ids=ARRAYS)
+def test_an_array_that_the_manifest_does_not_announce_is_one_line(
+    folder: Path, name: str, change: Callable[[Path], object], reason: str
+) -> None:
+    change(folder / name)
+    if (folder / name).is_file():
+        announce(folder)  # or the checksum would say it
+    with pytest.raises(UserError) as caught:
+        read_split("train", folder)
+    assert str(caught.value).startswith(f"{folder / name}: damaged, {reason}")
+    assert str(caught.value).endswith("; run `dvc repro --force prepare`")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_too_few_class_names_are_noticed(folder: Path) -> None:
+    announce(folder, classes=["a", "b"])
+    with pytest.raises(UserError, match=r"train_labels.npy: damaged, expected labels below 2, as many as classes, got 2"):
+        read_split("train", folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        *(({name: ...}, f"{name}: expected .*, got nothing") for name in data.CHECKS),
+        ({"source": None}, "source: expected a path, got None"),
+        ({"image_shape": [3, 4.0]}, "image_shape: expected two or three whole numbers from 1, got"),
+        ({"image_shape": [12]}, "image_shape: expected"),
+        ({"image_shape": "3x4"}, "image_shape: expected"),
+        ({"values": ["grey"]}, "values: expected binary or grey, got"),
+        ({"classes": {"a": 1}}, "classes: expected null or names, each of them once, got"),
+        ({"classes": ["a", "b", "a"]}, "classes: expected"),
+        ({"classes": ["a", "b", 3]}, "classes: expected"),
+        ({"classes": ["a", "b", "\udcff"]}, "classes: expected"),
+        ({"classes": []}, "classes: expected"),
+        ({"counts": {"train": 9, "test": 5}}, "counts: expected a whole number from 1 for each of"),
+        ({"counts": {**COUNTS, "test": True}}, "counts: expected"),
+        ({"counts": {**COUNTS, "test": 0}}, "counts: expected"),
+        ({"sha256": {}}, "sha256: expected a checksum for each file"),
+        ({"sha256": {f"{split}_images.npy": 1 for split in COUNTS}}, "sha256: expected"),
+    ],
+    ids=str,
+)
+def test_a_manifest_with_a_part_missing_or_of_another_type_is_one_line(
+    folder: Path, values: dict[str, Any], reason: str
+) -> None:
+    announce(folder, **values)
+    with pytest.raises(UserError, match=f"^{folder}/manifest.json: damaged, {reason}.*; run `dvc repro --force prepare`$"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("text", [b"[]", b"null", b"3", b"", b"{", b'{"a": \xff}', b"[" * 100_000, b"9" * 5000], ids=range(8))
+def test_what_is_no_manifest_is_one_line(folder: Path, text: bytes) -> None:
+    (folder / "manifest.json").write_bytes(text)
+    with pytest.raises(UserError, match=f"^{folder}/manifest.json: damaged, .*$"):
+        read_manifest(folder)
+
+
+def test_no_stage_goes_on_with_changed_files_or_with_a_model_of_other_data(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_params(workspace / "params.yaml", {"train.epochs": 1})
+    prepare.main()
+    train.main()
+    results = {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file() and "data" not in path.parts}
+    for split in COUNTS:
+        with (PREPARED / f"{split}_labels.npy").open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"\x0b")
+    damaged = "_labels.npy: damaged, its content is not what manifest.json has the sha256 of; run `dvc repro --force prepare`"
+    ends = [(stage, damaged) for stage in (train.main, evaluate.main, plot.main)]
+    for stage, line in ends:
+        assert stopped(stage, capsys).endswith(f"{line}\n")
+    set_params(workspace / "params.yaml", {"data.validation": 90})
+    prepare.main()
+    for stage in (evaluate.main, plot.main):
+        line = f"error: {DEFAULT.weights}: expected a model of the data in data/prepared (data/raw/small), got one of data with"
+        assert stopped(stage, capsys).startswith(f"{line} other counts")
+    (workspace / "params.yaml").write_bytes(results[workspace / "params.yaml"])
+    found = {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file() and "data" not in path.parts}
+    assert {path for path in found if found[path] != results.get(path) and "checkpoints" not in path.parts} == set()
+
+
+def stopped(stage: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> str:
+    """The line with which a stage ends that must not go on."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        run(stage)
+    error = capsys.readouterr().err
+    assert (caught.value.code, len(error.splitlines())) == (2, 1), error
+    return error
