@@ -37,9 +37,10 @@ def measure(path: Path, *options: str, benchmarks: Sequence[str] = (OPERATOR, ST
     # torch's own deprecations, which torch.compile meets, are not the user's.
     command = [sys.executable, "-m", "pytest", *plugins, "-W", "ignore::DeprecationWarning", "--benchmark-quiet"]
     with whole_file(path) as temporary:
-        subprocess.run([*command, f"--benchmark-json={temporary}", *benchmarks, *options], check=False)
-        if not temporary.is_file() or temporary.stat().st_size == 0:
-            raise UserError("nothing could be measured, as said above")
+        done = subprocess.run([*command, f"--benchmark-json={temporary}", *benchmarks, *options], check=False)
+        # 1: something failed. What was interrupted, or had nothing to do, is no report.
+        if done.returncode not in (0, 1) or not temporary.is_file() or temporary.stat().st_size == 0:
+            raise UserError("nothing could be measured, or not to the end")
     return read_report(path)
 
 
