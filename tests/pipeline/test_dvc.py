@@ -93,6 +93,16 @@ def test_a_mistake_in_params_is_one_line_and_nothing_runs(clone: Clone, changes:
     assert "Running stage 'train'" not in clone.must("dvc", "repro")
 
 
+def test_a_key_after_s_that_is_none_is_refused_and_taken_back_in_one_command(clone: Clone) -> None:
+    refused = clone.run("dvc", "exp", "run", "-S", "betta=0.5")
+    assert (refused.returncode != 0, clone.must("git", "status", "--porcelain")) == (True, "")
+    refused = clone.run("dvc", "exp", "run", "-S", "+betta=0.5")
+    assert "error: params.yaml: betta: unknown key; did you mean beta?" in refused.stderr
+    assert re.findall(r"Running stage '(\w+)'", refused.stdout) == ["check"]
+    clone.must("git", "restore", "params.yaml")
+    assert clone.must("git", "status", "--porcelain") == ""
+
+
 def test_other_data_are_an_experiment_like_any(clone: Clone) -> None:
     images = np.random.RandomState(0).randint(0, 256, (200, 9, 11, 3)).astype(np.uint8)
     np.savez(clone.folder / "data/raw/mine.npz", images=images, labels=np.arange(200) % 2)
