@@ -99,7 +99,7 @@ def test_a_key_after_s_that_is_none_is_refused_and_taken_back_in_one_command(clo
     refused = clone.run("dvc", "exp", "run", "-S", "+betta=0.5")
     assert "error: params.yaml: betta: unknown key; did you mean beta?" in refused.stderr
     assert re.findall(r"Running stage '(\w+)'", refused.stdout) == ["check"]
-    clone.must("git", "restore", "params.yaml")
+    clone.must("git", "restore", "params.yaml", "dvc.lock")
     assert clone.must("git", "status", "--porcelain") == ""
 
 
