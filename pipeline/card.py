@@ -21,6 +21,7 @@ from pipeline.plain_yaml import read_yaml_text
 if TYPE_CHECKING:  # which `vae info` need not wait for
     import pandas as pd
 
+NAMED = 40  # classes, at most, that are listed
 FRONT = "---\n"  # before and after what programs read, as Hugging Face's cards have it
 TEXT = """# {name}
 
@@ -96,7 +97,9 @@ def write_card(
         "It knows images like those of its training set. Of any other it says something, and not that it does not know it",
         "Its numbers are of one seed; another's differ",
     ]
-    classes = f" Classes: {', '.join(map(in_line, data['classes']))}." if data["classes"] else ""
+    classes = f" Classes: {', '.join(map(in_line, data['classes'][:NAMED]))}." if data["classes"] else ""
+    if data["classes"] and (more := len(data["classes"]) - NAMED) > 0:
+        classes = f"{classes[:-1]} and {more:,} more."
     text = TEXT.format(
         name=name,
         kind="A variational autoencoder" if params.model.posterior == "normal" else "An autoencoder",

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pipeline.card import write_card
 from pipeline.cli import UserError, run_stage
@@ -25,6 +24,7 @@ from pipeline.objective import Stream, stream_key
 from pipeline.params import Params, load_params
 from pipeline.paths import DEFAULT, Place
 from pipeline.probe import NEIGHBOURS, nearest_neighbours
+from pipeline.progress import announce, progress_bar
 from pipeline.weights import load_model_of_prepared_data
 from vae_ext import binarize, reparam_kl
 
@@ -75,7 +75,7 @@ def bounds(model: VAE, pixels: Tensor, seed: int, batch_size: int, samples: int)
     """The importance-weighted bound on -log p(x) of each image, [N], by so many and by fewer samples."""
     key = stream_key(seed, Stream.IMPORTANCE, pixels.device)
     counts, found, row = counts_up_to(samples), [], 0
-    with tqdm(total=len(pixels), unit=" images", disable=None, desc=f"NLL, {samples} samples an image") as bar:
+    with progress_bar(len(pixels), f"NLL, {samples:,} samples an image") as bar:
         for batch in pixels.split(batch_size):
             found.append(-log_likelihood_bounds(model, batch, key, counts, row_offset=row))
             row += len(batch)
@@ -95,6 +95,7 @@ def assess(model: VAE, params: Params, device: torch.device) -> tuple[dict[str, 
         what each image contributes to a quantity, [N]; a row a latent dimension; the NLL's bound by numbers of samples.
     """
     pixels, batch_size = test_pixels(params, device), params.evaluate.batch_size
+    announce(f"posteriors and reconstructions of {len(pixels):,} test images")
     posterior = encode(model, pixels, batch_size)
     mu, second = posterior[:, : model.latent_dim], posterior[:, model.latent_dim :]
     images: dict[str, Tensor] = {}
@@ -117,6 +118,7 @@ def assess(model: VAE, params: Params, device: torch.device) -> tuple[dict[str, 
         images["nll"] = by_samples[params.evaluate.importance_samples]
     known, unknown = read_split("train"), read_split("test")
     if known.labels is not None and unknown.labels is not None:
+        announce(f"probe by {len(known.labels[:PROBED]):,} training images")
         known_pixels = to_device(known.images[:PROBED], device)
         if params.binarize:
             known_pixels = binarize(known_pixels, stream_key(params.seed, Stream.BINARIZE_PROBE, device))

@@ -14,6 +14,8 @@ import math
 import torch
 from torch import Tensor
 
+from pipeline.progress import progress_bar
+
 AT_ONCE = 500  # rows of the N x N table of log q(z_n|x_m), which is never there as a whole
 
 
@@ -30,6 +32,7 @@ def mutual_information(z: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
     """
     z, mu, sigma = z.double(), mu.double(), sigma.double()
     found = []
+    bar = progress_bar(len(z), "mutual information")
     for rows in torch.arange(len(z), device=z.device).split(AT_ONCE):
         # A dimension at a time: as a matrix product, the square multiplied out, it would cancel where sigma is small.
         log_q = -sigma.log().sum(1).repeat(len(rows), 1)
@@ -37,4 +40,6 @@ def mutual_information(z: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
             log_q -= 0.5 * ((z_d[:, None] - mu_d) / sigma_d).square()
         own = log_q[torch.arange(len(rows), device=z.device), rows]
         found.append(own - log_q.logsumexp(1) + math.log(len(z)))
+        bar.update(len(rows))
+    bar.close()
     return torch.cat(found)

@@ -12,6 +12,7 @@ import torch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from pipeline.class_names import legible
 from pipeline.cli import run_stage
 from pipeline.data import Classes, as_float, read_split
 from pipeline.decodings import decoding_figures
@@ -24,10 +25,12 @@ from pipeline.page import write_page
 from pipeline.params import load_params
 from pipeline.paths import DEFAULT, Place
 from pipeline.pictures import plane, scatter
+from pipeline.progress import announce
 from pipeline.weights import load_model_of_prepared_data
 
 ENCODED_AT_ONCE = 1000
 NAMED = 40  # classes, at most, whose names have room beside a figure
+BAR_POINTS = 280  # height of the bar that they stand beside
 TRAIN_COLOR, VALIDATION_COLOR = "0.6", "C0"
 
 
@@ -64,10 +67,13 @@ def latent_plane(path: Path, mu: Tensor, labels: Classes | None, names: list[str
         drawn = scatter(classes, points, labels, len(names))
         classes.set(title=f"Codes (posterior means) of {len(points):,} test images", xlabel=across, ylabel=up)
         if labels is not None:
-            bar = fig.colorbar(drawn, ax=classes, label="class")
+            named = len(names) <= NAMED
+            bar = fig.colorbar(drawn, ax=classes, label="class" if named else f"class, by number, of {len(names):,}")
             bar.solids.set_alpha(1)  # type: ignore[union-attr]
-            if len(names) <= NAMED:
-                bar.set_ticks(range(len(names)), labels=[name.replace("$", r"\$") for name in names])
+            if named:
+                shown, families = legible(names)
+                bar.set_ticks(range(len(names)), labels=[name.replace("$", r"\$") for name in shown], fontfamily=families)
+                bar.ax.tick_params(labelsize=min(10, BAR_POINTS / len(names)))
         cells = density.hexbin(points[:, 0], points[:, 1], gridsize=40, cmap="Greys", mincnt=1, linewidths=0)
         density.set(title="How dense they lie", xlabel=across)
         fig.colorbar(cells, ax=density, label="images a cell")
@@ -137,12 +143,14 @@ def plot(place: Place) -> None:
     device = choose_device()
     model, made = load_model_of_prepared_data(place.weights, device)
     pixels, labels, names = test_pixels(params, device), read_split("test").labels, made["data"]["classes"] or []
+    announce(f"codes of {len(pixels):,} test images")
     with torch.no_grad():
         mu = torch.cat([model.mu(as_float(batch)) for batch in pixels.split(ENCODED_AT_ONCE)])
     dimensions = pd.read_csv(place.tables / "dimensions.csv")
     dimensions = dimensions.sort_values("mean_variance" if model.is_point else "kl", ascending=False)
     active = [int(i) for i in dimensions.loc[dimensions["active"], "dimension"]]
 
+    announce("figures")
     with whole_folder(place.figures) as folder:
         learning_curves(place.curves, folder)
         latent_plane(folder / "latent.png", mu, labels, names)
@@ -150,6 +158,7 @@ def plot(place: Place) -> None:
             kl_per_dimension(dimensions, folder / "kl_per_dimension.png")
             nll_by_samples(pd.read_csv(place.tables / "nll.csv"), folder / "nll.png")
         decoding_figures(model, params, pixels, mu, active, folder)
+    announce("the page")
     write_page(
         place.page,
         model=model,

@@ -5,6 +5,7 @@
 const { axes, blob, channels, classes, count, height, latent_dim: latentDim, layers, likelihood, names, sliders, width } = MODEL;
 const COLOURS = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"];
 const GREY = "#888888";
+const NAMED = 40; // classes, at most, that a legend has room for
 const colourOf = (one) => (names.length <= COLOURS.length ? COLOURS[one] : `hsl(${(360 * one) / names.length} 65% 45%)`);
 const element = (id) => document.getElementById(id);
 
@@ -219,9 +220,10 @@ function explore({ mu, sigma, pixels }) {
   element("origin").addEventListener("click", () => { z = new Float32Array(MODEL.centre); show(); });
   addEventListener("resize", show);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
-  names.forEach((name, one) => {
+  if (names.length > NAMED) element("legend").textContent = `${names.length} classes, a colour each; click a dot for its name`;
+  else names.forEach((name, one) => {
     const label = element("legend").appendChild(document.createElement("span"));
-    label.textContent = name;
+    label.textContent = label.title = name;
     label.style.setProperty("--colour", colourOf(one));
   });
   show();

@@ -12,7 +12,7 @@ from pipeline.plain_yaml import read_yaml
 from tests.pipeline.conftest import ROOT
 
 # Of these no result depends: how a program starts and where files lie. What params.py allows, the schema says.
-PLUMBING = {"cli", "device", "files", "lock", "params", "parent", "paths", "plain_yaml", "source"}
+PLUMBING = {"cli", "device", "files", "lock", "params", "parent", "paths", "plain_yaml", "progress", "source"}
 FILES = [ROOT / "dvc.yaml", ROOT / "recipes/dvc.yaml"]
 STAGES = [
     (file, name, stage)

@@ -1,0 +1,66 @@
+"""The names of classes as a figure can show them: short, and of characters that one of the system's fonts has."""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections import Counter
+
+from matplotlib import font_manager
+from matplotlib.ft2font import FT2Font
+
+WIDEST = 24  # columns, of which a Chinese character takes two
+# Those that draw what matplotlib's own font has not, the writing of Chinese, Japanese and Korean above all.
+FALLBACKS = re.compile(
+    "CJK|Source Han|WenQuanYi|Droid Sans Fallback|IPA.*Gothic|Takao.*Gothic|VL.?Gothic|Nanum.*Gothic|Unifont|Arial Unicode|"
+    "PingFang|Hiragino Sans|Apple SD Gothic|YaHei|SimHei|Yu Gothic|Malgun|MS Gothic|Noto Sans"
+)
+
+
+def legible(names: list[str]) -> tuple[list[str], list[str]]:
+    """Names for a figure, and the font families in which to draw them.
+
+    A name that no font here can draw becomes ``class 3``, which is said; a long one loses its middle.
+    """
+    characters = set().union(*names)
+    families, missing = _fonts_of(characters)
+    shown = [f"class {i}" if missing & set(name) else shortened(name) for i, name in enumerate(names)]
+    if lost := [name for name in names if missing & set(name)]:
+        print(f"note: figures give {len(lost)} of {len(names)} classes by number: no font here can draw {shortened(lost[0])!r}")
+    count = Counter(shown)
+    return [f"{i}: {name}" if count[name] > 1 else name for i, name in enumerate(shown)], families
+
+
+def _fonts_of(characters: set[str]) -> tuple[list[str], set[str]]:
+    """Font families that have these characters, and those that none has."""
+    own = font_manager.findfont(font_manager.FontProperties(family=["sans-serif"]))
+    missing = {character for character in characters if character.isprintable()} - _characters(own)
+    families = ["sans-serif"]
+    for font in sorted(font_manager.fontManager.ttflist, key=lambda font: font.name):
+        if missing and font.name not in families and FALLBACKS.search(font.name) and missing & (has := _characters(font.fname)):
+            families.append(font.name)
+            missing -= has
+    return families, missing
+
+
+@functools.cache
+def _characters(font: str) -> frozenset[str]:
+    return frozenset(map(chr, FT2Font(font).get_charmap()))
+
+
+def shortened(name: str) -> str:
+    """In one line, and without its middle where it is wide."""
+    name = "".join(character if character.isprintable() else " " for character in name)
+    if _width(name) <= WIDEST:
+        return name
+    start, end = name, name
+    while _width(start) > WIDEST // 2:
+        start = start[:-1]
+    while _width(end) > WIDEST - WIDEST // 2 - 1:
+        end = end[1:]
+    return f"{start}…{end}"
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

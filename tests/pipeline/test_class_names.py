@@ -1,0 +1,62 @@
+"""Figures name classes legibly, whatever they are called and however many there are."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import class_names
+from pipeline.class_names import legible, shortened
+from pipeline.plot import latent_plane
+from pipeline.progress import announce, progress_bar
+
+LONG = ("a_class_with_a_very_long_name_" * 4)[:120]
+
+
+def test_a_long_name_loses_its_middle_and_names_stay_apart() -> None:
+    names, _ = legible([LONG, "short", f"{LONG[:60]}x{LONG[60:]}"])
+    assert names == ["0: a_class_with…_long_name_", "short", "2: a_class_with…_long_name_"]
+    assert shortened("猫" * 30) == f"{'猫' * 6}…{'猫' * 5}"
+    assert shortened("two\nlines") == "two lines"
+
+
+def test_names_that_no_font_can_draw_are_given_by_number_with_a_note(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(class_names.font_manager.fontManager, "ttflist", [])
+    assert legible(["cat", "猫", "Кошка"]) == (["cat", "class 1", "Кошка"], ["sans-serif"])
+    assert capsys.readouterr().out == "note: figures give 1 of 3 classes by number: no font here can draw '猫'\n"
+
+
+def test_a_font_that_has_the_characters_draws_them(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    own = class_names._characters
+    font = class_names.font_manager.FontEntry(fname="cjk.ttf", name="Noto Sans CJK SC")
+    monkeypatch.setattr(class_names.font_manager.fontManager, "ttflist", [font])
+    monkeypatch.setattr(class_names, "_characters", lambda path: frozenset("猫犬") if path == "cjk.ttf" else own(path))
+    assert legible(["猫", "a"]) == (["猫", "a"], ["sans-serif", "Noto Sans CJK SC"])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("names", [["猫", "犬"], [LONG, "$5"], [str(i) for i in range(3000)]], ids=["cjk", "long", "many"])
+def test_the_latent_figure_is_drawn_without_a_warning_and_keeps_its_planes(tmp_path: Path, names: list[str]) -> None:
+    labels = (np.arange(60) % len(names)).astype(np.uint16)
+    with warnings.catch_warnings():  # of missing glyphs, of a layout without room
+        warnings.simplefilter("error")
+        latent_plane(tmp_path / "x.png", torch.randn(60, 3), labels, names)
+
+
+def test_a_log_has_a_line_now_and_then_of_what_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not sys.stderr.isatty()
+    announce("figures")
+    with progress_bar(3000, "NLL") as bar:
+        for _ in range(3):
+            bar.update(1000)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "figures ..."
+    assert lines[1].startswith("NLL: 0 of 3000 images, ")
+    assert lines[-1].startswith("NLL: 3000 of 3000 images, ")
