@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib import font_manager
 
 from pipeline import class_names
 from pipeline.class_names import legible, shortened
@@ -28,15 +29,15 @@ def test_a_long_name_loses_its_middle_and_names_stay_apart() -> None:
 def test_names_that_no_font_can_draw_are_given_by_number_with_a_note(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(class_names.font_manager.fontManager, "ttflist", [])
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
     assert legible(["cat", "猫", "Кошка"]) == (["cat", "class 1", "Кошка"], ["sans-serif"])
     assert capsys.readouterr().out == "note: figures give 1 of 3 classes by number: no font here can draw '猫'\n"
 
 
 def test_a_font_that_has_the_characters_draws_them(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     own = class_names._characters
-    font = class_names.font_manager.FontEntry(fname="cjk.ttf", name="Noto Sans CJK SC")
-    monkeypatch.setattr(class_names.font_manager.fontManager, "ttflist", [font])
+    font = font_manager.FontEntry(fname="cjk.ttf", name="Noto Sans CJK SC")
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [font])
     monkeypatch.setattr(class_names, "_characters", lambda path: frozenset("猫犬") if path == "cjk.ttf" else own(path))
     assert legible(["猫", "a"]) == (["猫", "a"], ["sans-serif", "Noto Sans CJK SC"])
     assert capsys.readouterr().out == ""
