@@ -177,7 +177,7 @@ def write_page(
         report: of the evaluation.
         figures: the folder of the PNGs.
         params: those that made the model.
-        made: what else made the run, by name: versions, the data's checksum, time.
+        made: what else made the run, by name: versions, the data's checksum.
     """
     by_use = [int(i) for i in dimensions["dimension"]]
     active = [int(i) for i in dimensions.loc[dimensions["active"], "dimension"]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from pipeline.data import Classes, as_float, read_split
 from pipeline.decodings import decoding_figures
 from pipeline.device import choose_device
 from pipeline.figure import figure
-from pipeline.files import sha256, whole_folder
+from pipeline.files import whole_folder
 from pipeline.images import test_pixels
 from pipeline.lock import locked
 from pipeline.page import write_page
@@ -118,19 +117,17 @@ def nll_by_samples(table: pd.DataFrame, path: Path) -> None:
         axes.legend()
 
 
-def origin(made: dict[str, Any], place: Place) -> dict[str, str]:
-    """What a run was made of, for who wants to make it again; ``made``: the header of its weights."""
+def origin(made: dict[str, Any]) -> dict[str, str]:
+    """What a run was made of, for who wants to make it again; ``made``: the header of its weights.
+
+    Not when, how fast or where: the page is an output, which has the same bytes each time. That is in time.json.
+    """
     data = made["data"]
-    found = {
+    return {
         "data": f"{data['source']}: {', '.join(f'{split} {count:,}' for split, count in data['counts'].items())}",
         "training images, sha256": data["sha256"]["train_images.npy"],
         **made["versions"],
     }
-    # Beside the results of training, in whose lock it has no place: it differs each time. It may be of other weights.
-    time = json.loads(place.time.read_text(encoding="utf-8")) if place.time.exists() else {}
-    if time.pop("weights_sha256", None) == sha256(place.weights):
-        found |= {f"training: {name}": str(value) for name, value in time.items()}
-    return found
 
 
 def main(place: Place = DEFAULT) -> None:
@@ -169,7 +166,7 @@ def plot(place: Place) -> None:
         report=pd.read_csv(place.tables / "report.csv"),
         figures=place.figures,
         params=made["params"],
-        made=origin(made, place),
+        made=origin(made),
         seed=params.seed,
     )
     print(f"{place.figures}: {', '.join(sorted(path.name for path in place.figures.glob('*.png')))}")

@@ -27,7 +27,7 @@ from pipeline.checkpoint import Checkpoints, Curves, Progress, checkpoints_of, r
 from pipeline.cli import Interrupted, UserError, run_stage
 from pipeline.data import Split, read_manifest, read_split
 from pipeline.device import choose_device
-from pipeline.files import sha256, write_json
+from pipeline.files import write_json
 from pipeline.images import Resident, Streamed, byte_means
 from pipeline.lock import locked
 from pipeline.machine import machine
@@ -298,9 +298,8 @@ def train(params: Params, place: Place, device: torch.device, group: Group) -> N
         except OSError as error:  # a full disk is one without a file's name
             raise OSError(error.errno, error.strerror, error.filename or str(place.curves)) from None
         save_model(place.weights, this.model, params, manifest)
-        # Apart from the metrics, which are the same each time.
-        made = {"seconds": round(this.seconds(), 3), **this.environment, "weights_sha256": sha256(place.weights)}
-        write_json(place.time, made)
+        # What differs from run to run is in a file of its own, which no other is made from.
+        write_json(place.time, {"seconds": round(this.seconds(), 3), **this.environment})
         checkpoints.remove()
         print(f"{place.weights}: written")
 
