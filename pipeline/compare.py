@@ -1,4 +1,4 @@
-"""All recipes beside each other: results/recipes.csv, results/recipes.md, and the figures that need more than one model.
+"""All recipes beside each other: recipes/results.csv, recipes/results.md, and the figures that need more than one model.
 
 A recipe that has not been run yet is left out, and said so.
 """
@@ -22,13 +22,13 @@ from pipeline.figure import figure
 from pipeline.files import whole_file
 from pipeline.objective import Stream, stream_key
 from pipeline.params import load_params
-from pipeline.paths import RECIPES, RESULTS, place_of
+from pipeline.paths import RECIPES, place_of
 from pipeline.pictures import manifold, pictures, scatter, show, tiled
 from pipeline.weights import load_model_of_prepared_data
 from vae_ext import reparam_kl, reparam_log_ratio, standard_normal
 
-TABLE, REPORT = RESULTS / "recipes.csv", RESULTS / "recipes.md"
-FIGURES = RESULTS / "comparisons"
+TABLE, REPORT = RECIPES / "results.csv", RECIPES / "results.md"
+FIGURES = RECIPES / "comparisons"
 COLUMNS = ["elbo", "rate", "distortion", "nll", "active_units", "seconds"]
 GAPS = 10  # decodings between classes
 ROOM = 10.0  # how much farther from another gap than from a code: their labels are larger than dots
@@ -243,10 +243,10 @@ def main() -> None:
     recipes = json.loads((RECIPES / "index.json").read_text(encoding="utf-8"))["recipes"]
     done = [name for name in recipes if place_of(name).metrics.is_file()]
     if not done:
-        raise UserError(f"{FIGURES.parent / 'recipes'}: expected results of at least one recipe, got none; make recipes")
+        raise UserError(f"{RECIPES / 'results'}: expected results of at least one recipe, got none; make recipes")
     for name in recipes:
         if name not in done:
-            print(f"{name}: not run yet, left out; dvc repro recipes/dvc.yaml:plot@{name}")
+            print(f"{name}: not run yet, left out; make recipe NAME={name}")
     table = pd.DataFrame([row_of(name) for name in done])
     with whole_file(TABLE) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")

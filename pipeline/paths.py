@@ -67,5 +67,5 @@ DEFAULT = Place(PARAMS, Path("models/default"), RESULTS, RESULTS / "report")
 
 def place_of(recipe: str) -> Place:
     """Of a recipe's run; its parameters are the whole set, as the recipe resolves to."""
-    results = RESULTS / "recipes" / recipe
-    return Place(results / "params.yaml", Path("models") / recipe, results, RESULTS / "reports" / recipe)
+    results = RECIPES / "results" / recipe
+    return Place(results / "params.yaml", RECIPES / "models" / recipe, results, RECIPES / "reports" / recipe)

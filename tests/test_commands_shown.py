@@ -39,13 +39,13 @@ SYSTEM = {
 
 HERE, PIPELINE, BENCHMARKS = "tests/test_commands_shown.py", "tests/pipeline", "tests/benchmarks/test_benchmarks.py"
 VAE = f"{PIPELINE}/test_commands.py::test_every_command_runs_on_every_kind_of_model"
-BETA = f"{PIPELINE}/test_dvc.py::test_another_beta_skips_prepare_and_trades_rate_for_distortion"
+BETA = f"{PIPELINE}/test_dvc.py::test_another_beta_skips_prepare_and_trades_rate_for_distortion_and_one_command_leads_back"
 COMMITS = f"{PIPELINE}/test_experiments.py::test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache"
 PLOTS = f"{PIPELINE}/test_experiments.py::test_plots_are_shown_and_compared_without_a_network"
 QUEUE = f"{PIPELINE}/test_experiments.py::test_queued_experiments_run_on_the_kernel_of_their_own_snapshot"
 SEEDS = f"{PIPELINE}/test_experiments.py::test_a_run_is_verified_against_the_band_of_seeds"
 OWN_DATA = f"{PIPELINE}/test_dvc.py::test_other_data_are_an_experiment_like_any"
-RECIPE = f"{PIPELINE}/test_dvc.py::test_one_command_runs_one_recipe_and_its_parameters_vary_like_any"
+RECIPE = f"{PIPELINE}/test_dvc.py::test_recipes_are_a_project_of_their_own_and_their_parameters_vary_like_any"
 PULL = f"{PIPELINE}/test_dvc.py::test_a_fresh_clone_pulls_the_model_and_samples_without_training_or_a_compiler"
 README = f"{PIPELINE}/test_readme.py::test_the_python_that_is_shown_runs"
 SETUP = f"{HERE}::test_setup_makes_an_environment_of_the_lock_with_a_command_vae"
@@ -73,8 +73,8 @@ TESTS = {
     "mypy": CHECKS,
     "pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder": CHECKS,
     # The experiment, and others
-    "dvc repro": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing",
-    "dvc repro --force": f"{PIPELINE}/test_dvc.py::test_nothing_is_timed_unless_the_benchmarks_are_asked_for",
+    "dvc repro": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_what_is_run_again_leaves_the_same_bytes",
+    "dvc repro --force": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_what_is_run_again_leaves_the_same_bytes",
     "python -m pipeline.params": f"{PIPELINE}/test_params.py::test_the_schema_in_the_tree_is_the_one_of_the_code",
     "dvc metrics show results/train/metrics.json results/evaluate/metrics.json": COMMITS,
     "python -m pipeline.verify": SEEDS,
@@ -82,7 +82,8 @@ TESTS = {
     "dvc exp run -S beta=0.5": BETA,
     "dvc exp show --only-changed": BETA,
     "git restore -SW .": BETA,
-    "dvc checkout dvc.yaml": BETA,
+    "git restore --staged --worktree params.yaml dvc.lock results": BETA,
+    "dvc checkout --allow-missing": BETA,
     "dvc exp run --queue -S 'beta=0.25,0.5,1,2,4' -S train.epochs=1": QUEUE,
     "dvc queue start -j 2": QUEUE,
     "dvc queue status": QUEUE,
@@ -119,15 +120,13 @@ TESTS = {
     ),
     "python: import pipeline": README,
     "dvc remote add --default storage /some/folder": PULL,
-    "dvc push dvc.yaml": PULL,
+    "dvc push": PULL,
     "dvc pull models/default/vae.safetensors models/default/MODEL_CARD.md": PULL,
     # Recipes
     "python3 -c": "tests/test_setup.py::test_make_recipe_asks_for_a_name_before_anything_is_installed",
     "python -m pipeline.recipe": RECIPE,
-    "dvc repro recipes/dvc.yaml": RECIPE,
-    "dvc repro recipes/dvc.yaml:plot@aevb_mlp_2d": RECIPE,
-    "dvc exp run recipes/dvc.yaml:plot@aevb_mlp_2d -S recipes/aevb_mlp_2d.yaml:train.epochs=5": RECIPE,
-    "dvc checkout recipes/dvc.yaml:train@aevb_mlp_2d": RECIPE,
+        "dvc repro plot@aevb_mlp_2d": RECIPE,
+    "dvc exp run plot@aevb_mlp_2d -S aevb_mlp_2d.yaml:train.epochs=5": RECIPE,
     # The operator
     "python: import torch, vae_ext": README,
     "output: vae_ext on torch 2.13.0+cpu, Python 3.11.7, x86_64": (
@@ -140,7 +139,8 @@ TESTS = {
     # Benchmarks
     "python -m tests.benchmarks.measure --seconds 60": TABLE,
     "python -m tests.benchmarks.measure --full": TABLE,
-    "dvc repro --force tests/benchmarks/dvc.yaml": RECORD,
+    "python -m tests.benchmarks.measure --report .benchmarks/again.json": RECORD,
+    "python -m tests.benchmarks.summarise .benchmarks/report.json .benchmarks/again.json": RECORD,
     "python -m tests.benchmarks.table .benchmarks/report.json .benchmarks/again.json": RECORD,
     "git add .": COMMITS,
     'git commit -m "Benchmarks"': COMMITS,
