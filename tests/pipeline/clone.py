@@ -46,7 +46,19 @@ class Clone:
         metrics: dict[str, float] = json.loads((self.folder / "results/evaluate/metrics.json").read_text(encoding="utf-8"))
         return metrics
 
+    def python(self, code: str, **environment: str) -> str:
+        """What a program of a few lines prints."""
+        return self.must(sys.executable, "-c", code, PYTHONPATH=str(self.folder), **environment)
+
+    def status(self) -> str:
+        """What git says has changed."""
+        return self.must("git", "status", "--porcelain")
+
+    def commit(self, message: str) -> None:
+        self.must("git", "add", "--all")
+        self.must("git", "commit", "--quiet", "--message", message)
+
     def restore(self) -> None:
         """Back to the last commit, without running a stage."""
         self.must("git", "restore", "--staged", "--worktree", ".")
-        self.must("dvc", "checkout", "--quiet", "dvc.yaml")
+        self.must("dvc", "checkout", "--quiet")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import os
 import shutil
 import struct
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from filelock import FileLock
 
 from tests.pipeline.clone import Clone
 from vae_ext.backend import compiled_module
@@ -32,10 +34,10 @@ def write_idx(folder: Path, name: str, array: npt.NDArray[np.uint8]) -> None:
         sums.write(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
 
 
-def small_mnist(folder: Path) -> Path:
-    """The first 400 training and 200 test images of MNIST."""
+def small_mnist(folder: Path, train: int = 400, test: int = 200) -> Path:
+    """The first training and test images of MNIST."""
     folder.mkdir(parents=True)
-    for prefix, count in (("train", 400), ("t10k", 200)):
+    for prefix, count in (("train", train), ("t10k", test)):
         for kind, header, size in (("images-idx3", 16, 784), ("labels-idx1", 8, 1)):
             name = f"{prefix}-{kind}-ubyte"
             content = gzip.decompress((RAW / f"{name}.gz").read_bytes())[header : header + count * size]
@@ -104,31 +106,44 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data/raw"
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+def first_results(folder: Path, cache: Path) -> None:
     """Every file that git tracks or would track, with small data in place of MNIST, after its first `dvc repro`."""
-    folder = tmp_path_factory.mktemp("clone")
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )
+    ours = ("data/raw", "results/", "recipes/results", "recipes/comparisons", "recipes/prepared.json")
     for name in listed.stdout.splitlines():
-        dropped = name.startswith(("data/raw", "results/")) and not name.startswith("results/benchmarks/")
+        dropped = name.endswith("dvc.lock") or (name.startswith(ours) and not name.startswith("results/benchmarks/"))
         if not dropped and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     small_mnist(folder / "data/raw/small")
     set_params(folder / "params.yaml", SMALL)
-    (folder / "dvc.lock").unlink(missing_ok=True)
     start_history(folder)
-    clone = Clone(folder, tmp_path_factory.mktemp("cache"))
-    # The kernels of the tree need not be compiled again: only edited ones.
-    module = compiled_module()
-    built = Path(module.__file__ or "").parent if module is not None else Path()
-    if built.name.startswith(source_digest()[:16]):
-        shutil.copytree(built, clone.cache / "vae_ext" / built.name)
+    clone = Clone(folder, cache)
     clone.must("dvc", "repro")
-    clone.must("git", "add", "--all")
-    clone.must("git", "commit", "--quiet", "--message", "First results")
+    clone.commit("First results")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+    """A copy of the repository after its first `dvc repro`, which is run once for all files of tests, and processes."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    ready, cache = base / "first_results", base / "cache"
+    with FileLock(base / "first_results.lock"):
+        if not ready.exists():
+            # The kernels of the tree need not be compiled again: only edited ones.
+            module = compiled_module()
+            built = Path(module.__file__ or "").parent if module is not None else Path()
+            if built.name.startswith(source_digest()[:16]):
+                shutil.copytree(built, cache / "vae_ext" / built.name)
+            making = tmp_path_factory.mktemp("first_results")
+            first_results(making, cache)
+            making.rename(ready)
+    folder = tmp_path_factory.mktemp("clone")
+    shutil.copytree(ready, folder, symlinks=True, dirs_exist_ok=True)
+    clone = Clone(folder, cache)
     yield clone
     import psutil  # type: ignore[import-untyped]  # as above
 
