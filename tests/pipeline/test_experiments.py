@@ -19,6 +19,8 @@ DIGEST = "from vae_ext.source import source_digest; print(source_digest())"
 
 
 def test_queued_experiments_run_on_the_kernel_of_their_own_snapshot(clone: Clone) -> None:
+    # The compiler is tried elsewhere: here what counts is which sources a run takes for its own.
+    clone.environment["VAE_EXT_BACKEND"] = "reference"
     committed = clone.python(DIGEST)
     kernel = clone.folder / "csrc/gaussian.h"
     kernel.write_text(kernel.read_text(encoding="utf-8") + "// edited\n", encoding="utf-8")
@@ -27,8 +29,6 @@ def test_queued_experiments_run_on_the_kernel_of_their_own_snapshot(clone: Clone
         clone.must("dvc", "exp", "run", "--queue", "--name", name, "-S", change, "evaluate")
     clone.restore()
     assert clone.python(DIGEST) == committed != edited
-    # Whose compiler is tried elsewhere: here what counts is which sources a run takes for its own.
-    clone.environment["VAE_EXT_BACKEND"] = "reference"
     clone.start("dvc", "queue", "start", "-j", "2", stdout=subprocess.DEVNULL).wait()
     deadline = time.monotonic() + 300
     while len(re.findall("high-beta|other-seed", clone.must("git", "for-each-ref", "refs/exps"))) < 2:
