@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.figure import figure
 from pipeline.model import VAE
 from pipeline.page import write_page
+from tests.pipeline.page_picture import CHROMIUM, HEIGHT, WIDTH, draw_page, launched
 from tests.plain import plain_params
 
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
-)
+pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on PATH (Debian: apt install chromium)")
 SHAPE, COUNT = (8, 6), 30
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 def page_of(folder: Path, shape: tuple[int, ...] = SHAPE, **changes: Any) -> tuple[Path, VAE]:
@@ -205,3 +201,11 @@ def test_of_the_default_model_it_is_under_five_megabytes(tmp_path: Path) -> None
     # The figures, which a real run adds, are under a megabyte, and random images as large as a thousand digits.
     assert path.stat().st_size < 4e6
     assert json.loads(path.read_text(encoding="utf-8").split("const MODEL = ")[1].split(";</script>")[0])["latent_dim"] == 20
+
+
+def test_the_readmes_picture_is_made_of_the_page_in_both_schemes(browser: Any, tmp_path: Path) -> None:
+    path, _ = page_of(tmp_path)
+    draw_page(browser, path, tmp_path / "page.png")
+    picture = np.array(Image.open(tmp_path / "page.png"))
+    assert picture.shape == (HEIGHT, 2 * WIDTH, 3)
+    assert picture[0, 0].min() > 200 > 60 > picture[0, -1].max()
