@@ -169,9 +169,13 @@ def _of_pair(
     return _unflatten(z, out, lead, options)
 
 
-@torch.compiler.assume_constant_result  # a traced program keeps the backend that it was traced with
 def _backend(kind: str) -> str:
     return backend_of(kind)
+
+
+# A traced program keeps the backend that it was traced with. This is what torch.compiler.assume_constant_result does, but for
+# importing torch._dynamo, which takes whoever never compiles a second or two.
+_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def by_reference(t: Tensor) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ ON_PATH = shutil.which("nvcc")
 FROM_PIP = Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin" / "nvcc"
 NVCC = ON_PATH or (str(FROM_PIP) if FROM_PIP.is_file() else None)
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
+USUAL = "sm_90"
 
 
 def compile_cuda(nvcc: str, *flags: str) -> str:
@@ -31,27 +34,36 @@ def compile_cuda(nvcc: str, *flags: str) -> str:
     return run.stdout + run.stderr
 
 
-@pytest.mark.skipif(NVCC is None, reason="no nvcc on PATH or from pip")
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_no_kernel_spills_or_keeps_an_array_in_local_memory(tmp_path: Path, architecture: str) -> None:
-    known = subprocess.run([str(NVCC), "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
+@functools.cache
+def built_for(architecture: str) -> tuple[str, str]:
+    """What the assembler says of the kernels, and their PTX: of one compilation."""
+    if NVCC is None:
+        pytest.skip("no nvcc on PATH or from pip")
+    known = subprocess.run([NVCC, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
     if architecture not in known:
         pytest.skip(f"this nvcc does not know {architecture}")
-    said = compile_cuda(str(NVCC), f"-arch={architecture}", "-Xptxas", "-v", "-cubin", "-o", str(tmp_path / "cuda.cubin"))
+    with tempfile.TemporaryDirectory() as folder:
+        keep = ("--keep", "--keep-dir", folder, "-cubin", "-o", f"{folder}/built.cubin")
+        said = compile_cuda(NVCC, f"-arch={architecture}", "-Xptxas", "-v", *keep)
+        return said, Path(folder, "cuda.ptx").read_text(encoding="utf-8")
+
+
+# One now, the others in make test-all.
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(name, marks=[] if name == USUAL else pytest.mark.long) for name in ARCHITECTURES]
+)
+def test_no_kernel_spills_or_keeps_an_array_in_local_memory(architecture: str) -> None:
+    said, _ = built_for(architecture)
     usage = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
     # With and without vectors: forward and backward of four types, plain and not; log_prob's three of four; take_pixels.
     assert len(usage) == 2 * (2 * 4 * 2 + 3 * 4 + 1)
     assert set(usage) == {("0", "0", "0")}
 
 
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+@pytest.fixture
+def kernels() -> dict[str, str]:
     """The kernels' PTX by their mangled names."""
-    if NVCC is None:
-        pytest.skip("no nvcc on PATH or from pip")
-    ptx = tmp_path_factory.mktemp("ptx") / "cuda.ptx"
-    compile_cuda(NVCC, "-arch=sm_90", "-ptx", "-o", str(ptx))
-    return dict(re.findall(r"\.entry (\S+?)\((.*?)(?=\.entry|\Z)", ptx.read_text(encoding="utf-8"), flags=re.DOTALL))
+    return dict(re.findall(r"\.entry (\S+?)\((.*?)(?=\.entry|\Z)", built_for(USUAL)[1], flags=re.DOTALL))
 
 
 # With vectors, float32 and plain, as compilers spell it; how many vectors are read and written, and single numbers at most.
@@ -79,6 +91,7 @@ def test_four_neighbours_are_moved_at_once(
     assert len(re.findall(rf"(?:ld|st)\.global\.{element}", body)) <= singles
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not FROM_PIP.is_file(), reason="NVIDIA's packages for pip are not installed")
 def test_pip_alone_compiles_and_links_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CUDA_HOME", "CUDA_PATH"):
@@ -114,7 +127,7 @@ def test_every_element_belongs_to_one_thread(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout
 
 
-@pytest.mark.parametrize("standard", ["c++17", "c++20"])
+@pytest.mark.parametrize("standard", ["c++17", pytest.param("c++20", marks=pytest.mark.long)])
 def test_bindings_with_cuda_compile_without_a_warning(standard: str) -> None:
     includes = [flag for path in [*include_paths(), sysconfig.get_path("include")] for flag in ("-isystem", path)]
     defines = ['-DVAE_EXT_WITH_CUDA="13.0"', "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000", '-DVAE_EXT_DIGEST="0"']
