@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 ACTIVE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+# For what needs the standard library alone.
+ANY_PYTHON = $(or $(wildcard $(VENV)/bin/python),$(PYTHON))
 
 .PHONY: help setup unmoved named repro restore recipes recipe sweep seeds verify test bench bench-full bench-record bench-compare bench-noise bench-pythae sanitize gpu lock
 help:
@@ -57,8 +59,8 @@ recipes: $(READY)
 	cd recipes && $(ACTIVE) dvc repro
 
 named:
-	@$(PYTHON) pipeline/prerequisites.py
-	@$(PYTHON) -c "import sys; from pipeline.cli import *; run(lambda: named_recipe(sys.argv[1]))" '$(NAME)'
+	@test -s $(READY) || $(PYTHON) pipeline/prerequisites.py
+	@$(ANY_PYTHON) -c "import sys; from pipeline.cli import *; run(lambda: named_recipe(sys.argv[1]))" '$(NAME)'
 
 recipe: named $(READY)
 	$(ACTIVE) python -m pipeline.recipe

@@ -16,25 +16,28 @@ from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
+from mypy.main import process_options
 
+from tests.programs import outside_make
 from tests.standalone import sanitize
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = {"make", "vae", "dvc", "git", "python", "python3", "pip", "torchrun", "ruff", "mypy", "pytest", "."}
 SYSTEM = {
     "apt",
+    "cat",
     "cd",
     "chmod",
     "echo",
     "exit",
     "grep",
     "mkdir",
+    "nproc",
     "printf",
     "rm",
     "sed",
     "test",
     "touch",
-    "{",
 }  # not ours to test
 
 HERE, PIPELINE, BENCHMARKS = "tests/test_commands_shown.py", "tests/pipeline", "tests/benchmarks/test_benchmarks.py"
@@ -75,7 +78,7 @@ TESTS = {
     # The experiment, and others
     "dvc repro": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_what_is_run_again_leaves_the_same_bytes",
     "dvc repro --force": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_what_is_run_again_leaves_the_same_bytes",
-    "python -m pipeline.params": f"{PIPELINE}/test_params.py::test_the_schema_in_the_tree_is_the_one_of_the_code",
+    "python -m pipeline.params": f"{PIPELINE}/test_cli.py::test_the_locale_does_not_decide_how_files_are_read",
     "dvc metrics show results/train/metrics.json results/evaluate/metrics.json": COMMITS,
     "python -m pipeline.verify": SEEDS,
     'git commit -am "Results here"': COMMITS,
@@ -154,12 +157,23 @@ TESTS = {
 }
 
 
+# Of a shell: text, what it puts in place of $(...), and what stands between two commands.
+QUOTED = r"""'[^']*'|"(?:\\.|[^"\\])*\""""
+ARITHMETIC = r"\$\(\(.*?\)\)"
+SUBSTITUTION = r"\$\((?!\()((?:[^()]|\([^()]*\))*)\)"
+BETWEEN = r"(?:^|(?<=\s))(?:#.*|[{}](?=\s|$))|[;&|()]"
+
+
 def commands_of(line: str) -> Iterator[str]:
     """The commands of a line of shell that are ours, without comments, variables and the code of python -c."""
-    for part in re.split(r"\s+(?:&&|\|\|?)\s+", re.sub(r"(^|\s)#.*", "", line).strip()):
-        command = re.sub(r'^(?:[A-Z_]+=(?:"[^"]*"|\$\(\(.*?\)\)|\S*)\s+)+', "", part.lstrip("@"))
+    runs = re.sub(QUOTED, lambda found: found[0] if found[0].startswith('"') else "", line)
+    for substituted in re.findall(SUBSTITUTION, runs):
+        yield from commands_of(substituted)
+    kept = f"(?:{QUOTED}|{ARITHMETIC}|{SUBSTITUTION}|[<>]&)"
+    for part in re.sub(f"(?P<kept>{kept})|{BETWEEN}", lambda found: found["kept"] or "\n", line).splitlines():
+        command = re.sub(r'^(?:[A-Z_]+=(?:"[^"]*"|\$\(\(.*?\)\)|\S*)\s+)+', "", part.strip().lstrip("@"))
         command = re.sub(r"( -c) .*", r"\1", command)
-        if first_word(command) not in SYSTEM:
+        if command and first_word(command) not in SYSTEM:
             yield command
 
 
@@ -188,16 +202,17 @@ def shown_in(page: str) -> Iterator[str]:
 
 def dry_run(target: str) -> str:
     """What make would run for a target with its variables, set-up included, without running it."""
-    command = ["make", "--dry-run", "--always-make", *shlex.split(target)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    command = ["make", "--dry-run", "--always-make", "ANY_PYTHON=python3", *shlex.split(target)]
+    done = subprocess.run(command, cwd=ROOT, env=outside_make(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"make {target}: {done.stderr}"
     return done.stdout.replace("\\\n", "")
 
 
 def targets() -> list[str]:
     """As `make help` shows them: with what they need."""
-    help_ = subprocess.run(["make", "--silent", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return re.findall(r"^make (\S+(?: [A-Z]+=\S+)?)", help_, re.MULTILINE)
+    command = ["make", "--silent", "help"]
+    done = subprocess.run(command, cwd=ROOT, env=outside_make(), capture_output=True, text=True, check=True)
+    return re.findall(r"^make (\S+(?: [A-Z]+=\S+)?)", done.stdout, re.MULTILINE)
 
 
 def shown() -> dict[str, str]:
@@ -225,6 +240,7 @@ def test_no_test_is_kept_for_a_command_that_is_not_shown() -> None:
 
 
 def test_every_test_of_the_table_exists() -> None:
+    """A few are marked long, which `make test` leaves to `make test-all`."""
     for node in sorted(set(TESTS.values())):
         file, name = node.split("::")
         tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
@@ -238,6 +254,25 @@ def test_a_command_without_an_entry_is_noticed_wherever_it_is_shown() -> None:
         "python: import new",
         "output: printed: by something",
     ]
+
+
+@pytest.mark.parametrize("between", [";", " ; ", "&", " & ", "&&", " && ", "||", "|", " | ", " 2>&1 | "])
+def test_a_command_is_noticed_after_another(between: str) -> None:
+    assert list(commands_of(f"cd x{between}dvc new")) == ["dvc new"]
+
+
+@pytest.mark.parametrize(
+    ("line", "commands"),
+    [
+        ('echo "$(dvc new)"', ["dvc new"]),
+        ("cd $(git new $(dvc new)); vae new", ["dvc new", "git new $(dvc new)", "vae new"]),
+        ("(cd x; dvc new) || { vae new; exit 2; }", ["dvc new", "vae new"]),
+        ("OMP_NUM_THREADS=$(( ($(nproc) + 1) / 2 )) dvc new  # $ vae old; git old", ["dvc new"]),
+        ("""dvc new -S 'a=1;b & $(c)' "can't; or" 2>&1""", ["""dvc new -S 'a=1;b & $(c)' "can't; or" 2>&1"""]),
+    ],
+)
+def test_a_command_is_noticed_within_another_and_text_is_none(line: str, commands: list[str]) -> None:
+    assert list(commands_of(line)) == commands
 
 
 def test_help_lists_every_target() -> None:
@@ -274,7 +309,7 @@ def project(tmp_path: Path) -> Path:
 def make(folder: Path, *arguments: str) -> str:
     """Runs it, and returns what was asked of pip."""
     command = ["make", "--silent", f"PYTHON={folder}/python", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=outside_make(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return (folder / "log").read_text(encoding="utf-8")
 
@@ -298,14 +333,18 @@ def test_lock_is_what_was_installed_without_what_torch_pins_itself(project: Path
     ]
 
 
-def test_what_make_test_calls_knows_its_options() -> None:
-    """The checks of this file; mypy and pytest go no further than their options and configuration."""
+def test_what_make_test_calls_knows_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ruff checks this file; mypy and pytest go no further than their options and configuration."""
+    monkeypatch.chdir(ROOT)
+    environment = outside_make() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     for command in ("ruff check", "ruff format --check"):
-        subprocess.run([*command.split(), HERE], cwd=ROOT, check=True, capture_output=True)
-    subprocess.run(["mypy", "--follow-imports", "skip", "tests/plain.py"], cwd=ROOT, check=True, capture_output=True)
+        subprocess.run([*command.split(), HERE], env=environment, check=True, capture_output=True)
+    sources, _ = process_options([])
+    assert {HERE, "setup.py"} <= {source.path for source in sources}
     (options,) = [shlex.split(command) for command in TESTS if command.startswith("pytest ")]
-    done = subprocess.run([*options, "--collect-only", HERE], cwd=ROOT, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    empty = [*options, "-p", "xdist", "--collect-only", "tests/plain.py"]
+    done = subprocess.run(empty, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout + done.stderr
 
 
 def test_what_sanitize_builds_is_a_program_for_this_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

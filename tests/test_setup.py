@@ -14,6 +14,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from tests.pipeline.conftest import start_history
+from tests.programs import outside_make
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,18 +24,20 @@ def unpacked(tmp_path: Path) -> Path:
     """What make reads, without a history."""
     for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("pipeline", "recipes"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder, kind in (("pipeline", "*.py"), ("recipes", "*.yaml")):
+        (tmp_path / folder).mkdir()
+        for path in (ROOT / folder).glob(kind):
+            shutil.copy(path, tmp_path / folder)
     return tmp_path
 
 
 def make(folder: Path, *arguments: str) -> str:
-    """The errors of a make that fails, which are make's own line and one of ours."""
-    command = ["make", "--no-print-directory", f"PYTHON={sys.executable}", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", check=False)
+    """The errors of a make that fails, which are make's own line and one of ours; its Python has the standard library alone."""
+    command = ["make", "--no-print-directory", f"PYTHON={sys.executable} -S", *arguments]
+    done = subprocess.run(command, cwd=folder, env=outside_make(), capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 2
     error, _ = done.stderr.splitlines()
-    assert not (folder / ".venv/bin").exists()
+    assert not (folder / ".venv/bin/pip").exists()
     return error
 
 
@@ -64,6 +67,14 @@ def test_make_recipe_asks_for_a_name_before_anything_is_installed(unpacked: Path
     start_history(unpacked)
     assert make(unpacked, "recipe").startswith("error: recipes: no recipe ''; expected one of aevb_mlp_2d,")
     assert make(unpacked, "recipe", "NAME=iwae_k6").startswith("error: recipes: no recipe 'iwae_k6'; did you mean iwae_k")
+
+
+def test_make_recipe_runs_on_the_python_of_the_environment_that_is_there(unpacked: Path) -> None:
+    """The machine's own may be too old, and was not taken for it."""
+    (unpacked / ".venv/bin").mkdir(parents=True)
+    (unpacked / ".venv/bin/python").symlink_to(sys.executable)
+    (unpacked / ".venv/.ready").write_text(f"{unpacked}/.venv\n", encoding="utf-8")
+    assert make(unpacked, "recipe", "PYTHON=false").startswith("error: recipes: no recipe ''; expected one of")
 
 
 def test_the_range_of_pythons_is_the_same_everywhere() -> None:

@@ -1,6 +1,7 @@
 """Runs the benchmarks, pytest with pytest-benchmark, into a report; `make bench` prints it as a table.
 
-A provider that fails, or computes something wrong, is named, and the others are measured all the same; the exit status is 1.
+A provider that fails, or computes something wrong, or a file of benchmarks that can't be imported, is named, and the others are
+measured all the same; the exit status is 1.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def measure(path: Path, *options: str, benchmarks: Sequence[str] = (OPERATOR, ST
     plugins = ["-p", "no:terminal", "-p", "tests.benchmarks.progress"]
     # torch's own deprecations, which torch.compile meets, are not the user's.
     command = [sys.executable, "-m", "pytest", *plugins, "-W", "ignore::DeprecationWarning", "--benchmark-quiet"]
+    command.append("--continue-on-collection-errors")
     with whole_file(path) as temporary:
         done = subprocess.run([*command, f"--benchmark-json={temporary}", *benchmarks, *options], check=False)
         # 1: something failed. What was interrupted, or had nothing to do, is no report.

@@ -61,7 +61,8 @@ class Progress:
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
-            self.say(report.longreprtext)
+            self.failures[report.nodeid] = report.longreprtext.splitlines()[-1].removeprefix("E").strip()
+            self.say(f"failed: {report.nodeid}: {self.failures[report.nodeid]}")
 
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
         output_json["failures"] = self.failures

@@ -28,7 +28,7 @@ class Report:
     speedup: seconds over the fused operator's; bytes and gb_s: that the mode must move, and moves a second; of_copy: over the
     same of a plain copy; images_s.
     memory: device, case, provider, peak_bytes beyond inputs, outputs and gradients.
-    failures: why something is not in them, by device, case, mode and provider.
+    failures: why something is not in them, by device, case, mode and provider, or by the file that was not imported.
     """
 
     machine: dict[str, Any]
@@ -59,6 +59,9 @@ def read_report(*paths: Path) -> Report:
             raise UserError(f"{path}: expected the report of `make bench`, got one in which nothing was timed")
         frames.append(pd.DataFrame(lines, columns=[*LINE, "provider", "turn", "median", "bytes", "images", "peak_bytes"]))
     frame = pd.concat(frames, ignore_index=True)
+    # What failed in a later turn, or in another run, has times of the earlier ones.
+    names = frame["device"] + " " + frame["case"] + " " + frame["mode"].fillna("memory") + " " + frame["provider"]
+    frame = frame[~names.isin(failures)]
     memory = frame.groupby(["device", "case", "provider"], sort=False)["peak_bytes"].max().dropna().astype(int)
     return Report(machine, times_of(frame[frame["turn"].notna()]), memory.reset_index(), failures)
 

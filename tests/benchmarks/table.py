@@ -57,7 +57,7 @@ def lines(report: Report) -> Iterator[str]:
         memory = report.memory[report.memory["device"] == device].pivot_table("peak_bytes", "case", "provider", sort=False)
         yield "memory, bytes beyond inputs, outputs and gradients, at most:"
         for case, row in memory.iterrows():
-            yield f"{case!s:<17}         " + ", ".join(f"{name} {value:,.0f}" for name, value in row.items())
+            yield f"{case!s:<17}         " + ", ".join(f"{name} {value:,.0f}" for name, value in row.dropna().items())
         for (_, case, _), group in times[times["mode"] == "step"].groupby(LINE, sort=False):
             yield f"\ntraining, images/s, {case}, batch 128:"
             for _, line in group.iterrows():

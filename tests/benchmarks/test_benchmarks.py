@@ -86,11 +86,12 @@ def test_what_is_measured_on_a_gpu_alone_is_named_and_measured_somewhere() -> No
     assert set(bench_step.GPU_ALONE) == {"no graph"} and set(bench_step.GPU_ALONE) <= bench_step.PROVIDERS.keys()
 
 
-def test_the_step_on_the_reference_calls_no_kernel() -> None:
-    epoch = bench_step.PROVIDERS["reference"](bench_step.images_of("cpu")[: bench_step.BATCH], "cpu")
+@pytest.mark.parametrize(("provider", "calls"), [("fused", True), ("reference", False)])
+def test_a_step_calls_the_kernels_but_for_the_one_on_the_reference(provider: str, calls: bool) -> None:
+    epoch = bench_step.PROVIDERS[provider](bench_step.images_of("cpu")[: bench_step.BATCH], "cpu")
     with torch.profiler.profile() as profile:
         epoch()
-    assert not [event.key for event in profile.key_averages() if event.key.startswith("vae_ext::")]
+    assert any(event.key.startswith("vae_ext::") for event in profile.key_averages()) == calls
 
 
 def variance_for_sigma(mu: Tensor, logvar: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -217,17 +218,40 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
             encoding="utf-8",
         )
         patch.setenv("PYTHONPATH", str(path.parent))
-        measure.measure(path, "-p", "broken", "-k", chosen, "--full", "--seconds", "0")
+        (path.parent / "old").mkdir()
+        (path.parent / "old/test_old.py").write_text("from vae_ext import what_is_gone\n", encoding="utf-8")
+        benchmarks = (measure.OPERATOR, measure.STEP, f"{path.parent}/old")
+        measure.measure(path, "-p", "broken", "-k", chosen, "--full", "--seconds", "0", benchmarks=benchmarks)
     return path
 
 
 def test_a_provider_that_fails_is_named_with_the_reason_and_the_others_are_measured(measured: Path) -> None:
     report = read_report(measured)
     eager = {f"cpu 128x784-pixels {mode} eager": "TypeError: unexpected keyword argument" for mode in ("forward", "memory")}
+    old = report.failures.pop("test_old.py")
+    assert old.startswith("ImportError: cannot import name 'what_is_gone' from 'vae_ext'")
     assert report.failures == eager
     text = "\n".join(lines(report))
     assert "failed, and so not above: cpu 128x784-pixels forward eager: TypeError: unexpected keyword argument" in text
     assert "Turns: 3 of an operator, 3 of training" in text
+    assert "nan" not in text
+
+
+def test_a_provider_that_fails_in_a_later_turn_is_not_in_the_table(tmp_path: Path) -> None:
+    path = write_report(tmp_path / "report.json", times())
+    failures = {"cpu 128x20 forward eager": "it broke", "cpu 1024x64 memory eager": "it broke"}
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"failures": failures})
+    found = read_report(path).times
+    assert found[found["provider"] == "eager"]["case"].tolist() == ["1024x64"]
+    assert (found["provider"] == "fused").sum() == 2
+
+
+def test_a_table_in_which_all_failed_says_why(tmp_path: Path) -> None:
+    path = write_report(tmp_path / "report.json", times())
+    failures = {f"cpu {case} {mode} {provider}": "it broke" for mode, case, provider in times()}
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"failures": failures})
+    text = "\n".join(lines(read_report(path)))
+    assert text.count("failed, and so not above") == len(times())
 
 
 def test_a_report_names_the_machine_but_not_its_host(measured: Path) -> None:
@@ -254,10 +278,21 @@ def test_a_measured_report_becomes_a_table_metrics_and_figures(measured: Path, t
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"speedup-cpu.png", "bandwidth-cpu.png"}
 
 
-def test_a_run_of_nothing_leaves_the_last_report(tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", [pytest.ExitCode.INTERRUPTED, pytest.ExitCode.NO_TESTS_COLLECTED])
+@pytest.mark.parametrize("written", [None, "", "{}"])
+def test_a_run_of_nothing_leaves_the_last_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, written: str | None
+) -> None:
+    def ended(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
+        (path,) = [option.removeprefix("--benchmark-json=") for option in command if option.startswith("--benchmark-json=")]
+        if written is not None:
+            Path(path).write_text(written, encoding="utf-8")
+        return subprocess.CompletedProcess(command, status)
+
+    monkeypatch.setattr(subprocess, "run", ended)
     (tmp_path / "report.json").write_text("the last one", encoding="utf-8")
     with pytest.raises(UserError, match="nothing could be measured"):
-        measure.measure(tmp_path / "report.json", "-k", "no such case")
+        measure.measure(tmp_path / "report.json")
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
     assert (tmp_path / "report.json").read_text(encoding="utf-8") == "the last one"
 
@@ -416,7 +451,7 @@ def run_compare(monkeypatch: pytest.MonkeyPatch, *runs: Times) -> int:
         return read_report(write_report(path, waiting.pop(0)))
 
     monkeypatch.setattr(compare, "measure", measured)
-    monkeypatch.setattr(sys, "argv", ["compare"])
+    monkeypatch.setattr(sys, "argv", ["compare", "--base", "HEAD"])
     with pytest.raises(SystemExit) as exit_:
         compare.main()
     assert not waiting
