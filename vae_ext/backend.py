@@ -6,7 +6,7 @@ repository that has no build products (a queued experiment's) runs its own kerne
 Where nothing can be compiled the reference takes over, with one warning that says why.
 
 A module is whole or is not loaded: its sha256 is recorded beside it when it is built, and a damaged one, which could crash
-the process, is built again. The cache belongs to the user alone, because what it holds is executed.
+the process, is built again. The cache belongs to the user alone, or root, because what it holds is executed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import importlib.util
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -153,7 +154,11 @@ def _find_or_build() -> tuple[Path, str]:
         if not beside.is_file():
             raise _NoModuleError("this installation has no compiled module: install it again where there is a C++ compiler")
         if module_digest(beside) is None:
-            raise _NoModuleError(f"{beside} is damaged: install vae_ext again")
+            checksum = checksum_file(beside)
+            if not checksum.is_file():
+                raise _NoModuleError(f"there is no {checksum}, which says what a whole module is: install vae_ext again")
+            what = "its bytes are not those that were built (damaged, or stripped or repaired since)"
+            raise _NoModuleError(f"{beside}: {what}: {checksum.name} records another sha256")
         return beside, "installed"
     digest = source_digest()
     if module_digest(beside) == digest:
@@ -185,20 +190,25 @@ def _cache() -> Path:
 
 
 def _own_folder(folder: Path) -> Path:
-    """The folder, made if need be, if nobody but this user can write to it: what the cache holds is executed."""
+    """The folder, made if need be, if nobody but this user and root can write to it: what the cache holds is executed."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
-    if status.st_uid != os.geteuid():
+    if status.st_uid not in (0, os.geteuid()):
         raise _NoModuleError(f"the build cache {folder} belongs to another user (uid {status.st_uid}): set VAE_EXT_CACHE_DIR")
     if status.st_mode & 0o022:
-        raise _NoModuleError(f"others can write to the build cache {folder}: delete it, or run chmod go-w on it")
+        # To take the right from them now would not undo what they may have written.
+        remedy = f"rm -r {shlex.quote(str(folder))}, or set VAE_EXT_CACHE_DIR"
+        raise _NoModuleError(f"others can write to the build cache {folder}: {remedy}")
     return folder
 
 
 def _sweep(cache: Path) -> None:
-    """Deletes what compiles that were killed left behind: no one who holds the lock works on it."""
+    """Deletes what compiles that were killed left behind: no one who holds the lock works on it.
+
+    A neighbour whose lock cannot be had, or opened, is left as it is.
+    """
     for lock in cache.glob("*/lock"):
-        with contextlib.suppress(Timeout), FileLock(lock, timeout=0):
+        with contextlib.suppress(OSError, NotImplementedError), FileLock(lock, timeout=0):  # a Timeout is an OSError
             for scratch in lock.parent.glob("tmp*"):
                 shutil.rmtree(scratch, ignore_errors=True)
 
@@ -247,7 +257,8 @@ def _build(digest: str, folder: Path, name: str) -> None:
         for path in (built, checksum_file(built)):
             _flush(path)
             path.replace(folder / path.name)
-        _flush(folder)
+        with contextlib.suppress(OSError):  # not every file system can, and the module is good
+            _flush(folder)
 
 
 def _flush(path: Path) -> None:

@@ -139,6 +139,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
             module = compiled_module()
             built = Path(module.__file__ or "").parent if module is not None else Path()
             if built.name.startswith(source_digest()[:16]):
+                (cache / "vae_ext").mkdir(mode=0o700, parents=True)
                 shutil.copytree(built, cache / "vae_ext" / built.name)
             making = tmp_path_factory.mktemp("first_results")
             first_results(making, cache)

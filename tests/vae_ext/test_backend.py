@@ -180,7 +180,8 @@ def test_a_damaged_module_is_compiled_again(module: ModuleType, quick_compiler: 
     cache = {"VAE_EXT_CACHE_DIR": str(tmp_path), "CXX": quick_compiler}
     built = Path(module.__file__ or "")
     folder = tmp_path / "vae_ext" / built.parent.name
-    folder.mkdir(mode=0o700, parents=True)
+    for each in (folder.parent, folder):  # as a mode is not that of the parents
+        each.mkdir(mode=0o700)
     for path in (built, checksum_file(built)):
         shutil.copy(path, folder)
     assert "from the cache" in probe(cache).stdout
