@@ -207,12 +207,18 @@ def test_where_the_cache_is_refused_the_reference_takes_over_or_a_forced_kernel_
 ) -> None:
     (tmp_path / "vae_ext").mkdir()
     (tmp_path / "vae_ext").chmod(0o777)
-    monkeypatch.delenv("VAE_EXT_BACKEND", raising=False)
+    wishes = {"VAE_EXT_BACKEND": "cpu", "VAE_EXT_CPU_CAPABILITY": "default", "VAE_EXT_CUDA": "1"}
+    for name in wishes:
+        monkeypatch.delenv(name, raising=False)
     with pytest.warns(RuntimeWarning, match="vae_ext uses its pure-PyTorch reference: others can write to the build cache"):
         assert backend._loaded.__wrapped__().module is None
-    monkeypatch.setenv("VAE_EXT_BACKEND", "cpu")
-    with pytest.raises(BackendError, match="VAE_EXT_BACKEND=cpu: others can write to the build cache"):
-        backend._loaded.__wrapped__()
+    for name, wish in wishes.items():
+        with (
+            monkeypatch.context() as only,
+            pytest.raises(BackendError, match=f"{name}={wish}: others can write to the build cache"),
+        ):
+            only.setenv(name, wish)
+            backend._loaded.__wrapped__()
 
 
 def test_what_killed_compiles_left_is_swept_but_not_what_a_running_one_writes(compiler: Compiler, tmp_path: Path) -> None:

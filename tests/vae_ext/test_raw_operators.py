@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.vae_ext.probe import run_in_new_process
 from vae_ext import binarize, noise_key, reference, reparam_kl, reparam_kl_packed, take_pixels
 from vae_ext.source import ROOT
 
@@ -178,7 +176,8 @@ class Hostile:
 
 def hostile_calls(count: int) -> dict[str, int]:
     """Calls every raw operator that often; how many of the calls gave a result."""
-    # What cannot be allocated is refused, and does not fill the machine.
+    # What cannot be allocated is refused, and does not fill the machine. Each thread would map memory of its own.
+    torch.set_num_threads(1)
     mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + 4 * 2**30, mapped + 4 * 2**30))
     schemas = [s for s in torch._C._jit_get_all_schemas() if s.name.startswith("vae_ext::")]
@@ -197,9 +196,7 @@ def hostile_calls(count: int) -> dict[str, int]:
 
 def test_no_argument_crashes_the_process(module: ModuleType) -> None:
     code = "import json; from tests.vae_ext.test_raw_operators import hostile_calls; print(json.dumps(hostile_calls(500)))"
-    # Each thread would map memory of its own.
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=one_thread, capture_output=True, text=True, check=False)
+    run = run_in_new_process(code, ROOT, {})
     assert run.returncode == 0, f"ended by {run.returncode}: {run.stderr[-2000:]}"
     results = json.loads(run.stdout)
     assert set(results) == {f"vae_ext::{name}" for name in OPERATORS}
