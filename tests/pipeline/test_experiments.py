@@ -1,7 +1,4 @@
-"""Experiments under DVC: queued, compared, verified, drawn; in a fresh copy of the repository, on a few hundred images.
-
-The tests of this file share one copy, and two experiments that the first of them runs.
-"""
+"""Experiments under DVC: queued, compared, verified, drawn; in a fresh copy of the repository, on a few hundred images."""
 
 from __future__ import annotations
 
@@ -12,59 +9,96 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from tests.pipeline.clone import Clone
 
 DIGEST = "from vae_ext.source import source_digest; print(source_digest())"
+EDIT = "// edited\n"
 
 
-def test_queued_experiments_run_on_the_kernel_of_their_own_snapshot(clone: Clone) -> None:
-    # The compiler is tried elsewhere: here what counts is which sources a run takes for its own.
-    clone.environment["VAE_EXT_BACKEND"] = "reference"
-    committed = clone.python(DIGEST)
+def edit_kernel(clone: Clone) -> str:
+    """Changes the sources; returns their digest."""
     kernel = clone.folder / "csrc/gaussian.h"
-    kernel.write_text(kernel.read_text(encoding="utf-8") + "// edited\n", encoding="utf-8")
-    edited = clone.python(DIGEST)
-    for name, change in (("high-beta", "beta=4.0"), ("other-seed", "seed=2")):
-        clone.must("dvc", "exp", "run", "--queue", "--name", name, "-S", change, "evaluate")
+    kernel.write_text(kernel.read_text(encoding="utf-8") + EDIT, encoding="utf-8")
+    return clone.python(DIGEST).strip()
+
+
+@pytest.fixture(scope="module")
+def edited(clone: Clone) -> str:
+    """Two experiments of another seed, queued by a grid while the sources were edited; their digest.
+
+    On the reference: a compiler is tried elsewhere, and here what counts is which sources a run takes for its own.
+    """
+    clone.environment["VAE_EXT_BACKEND"] = "reference"
+    digest = edit_kernel(clone)
+    clone.must("dvc", "exp", "run", "--queue", "--name", "grid", "-S", "beta=1.0,4.0", "-S", "seed=2", "evaluate")
     clone.restore()
-    assert clone.python(DIGEST) == committed != edited
+    assert clone.python(DIGEST).strip() != digest
     clone.start("dvc", "queue", "start", "-j", "2", stdout=subprocess.DEVNULL).wait()
     deadline = time.monotonic() + 300
-    while len(re.findall("high-beta|other-seed", clone.must("git", "for-each-ref", "refs/exps"))) < 2:
+    while clone.must("dvc", "queue", "status").count("Success") < 2:
         assert time.monotonic() < deadline, clone.must("dvc", "queue", "status")
         time.sleep(1)
-    for name in ("high-beta", "other-seed"):
+    clone.must("dvc", "exp", "run", "--run-all", "--jobs", "2")  # the queue is empty by now
+    return digest
+
+
+def test_queued_experiments_run_the_sources_of_their_own_snapshot(clone: Clone, edited: str) -> None:
+    for name in ("grid-1", "grid-2"):
         clone.must("dvc", "exp", "apply", name)
-        assert edited.strip() in clone.must("python", "-m", "pipeline", "info")
+        assert edited in clone.must("python", "-m", "pipeline", "info")
         clone.restore()
 
 
-def test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache(clone: Clone, tmp_path: Path) -> None:
-    clone.must("dvc", "exp", "apply", "high-beta")
+@pytest.mark.long
+def test_an_experiment_in_a_copy_compiles_and_runs_the_kernel_that_it_was_started_with(clone: Clone, tmp_path: Path) -> None:
+    digest = edit_kernel(clone)
+    quick = tmp_path / "c++"
+    quick.write_text('#!/bin/sh\nexec c++ "$@" -O0\n', encoding="utf-8")
+    quick.chmod(0o755)
+    compiled = {"VAE_EXT_BACKEND": "cpu", "VAE_EXT_CACHE_DIR": str(tmp_path), "CXX": str(quick)}
+    log = clone.must("dvc", "exp", "run", "--temp", "train", **compiled)
+    assert "built just now, into the cache" in log
+    assert f"digest: {digest}" in log
+    assert "backend cpu" in log
+    clone.restore()
+
+
+@pytest.fixture(scope="module")
+def higher(clone: Clone, edited: str) -> str:
+    """A branch with a commit of the experiment with the higher beta."""
+    clone.must("dvc", "exp", "apply", "grid-2")
     clone.must("git", "checkout", "--quiet", "-b", "higher")
     clone.commit("beta 4")
-    clone.must("git", "clone", "--quiet", str(clone.folder), str(tmp_path / "other"))
+    clone.must("git", "checkout", "--quiet", "main")
+    clone.restore()
+    return "higher"
+
+
+def test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache(
+    clone: Clone, higher: str, tmp_path: Path
+) -> None:
+    clone.must("git", "clone", "--quiet", "--branch", higher, str(clone.folder), str(tmp_path / "other"))
     other = Clone(tmp_path / "other", clone.cache)
     assert not (other.folder / "models/default/vae.safetensors").exists()
     metrics = other.read("dvc", "metrics", "diff", "HEAD~1", "HEAD")
     assert metrics["results/evaluate/metrics.json"]["rate"]["diff"] < 0
     params = other.read("dvc", "params", "diff", "HEAD~1", "HEAD")
     assert (params["params.yaml"]["beta"]["old"], params["params.yaml"]["beta"]["new"]) == (1.0, 4.0)
-    clone.must("git", "checkout", "--quiet", "main")
-    clone.restore()
+    assert "active_units" in other.must("dvc", "metrics", "show", "results/train/metrics.json", "results/evaluate/metrics.json")
 
 
-def test_rate_and_distortion_of_experiments_are_drawn(clone: Clone) -> None:
+def test_rate_and_distortion_of_experiments_are_drawn(clone: Clone, edited: str) -> None:
     clone.must(sys.executable, "-m", "pipeline.rate_distortion", PYTHONPATH=str(clone.folder))
     table = pd.read_csv(clone.folder / "results/rate_distortion.csv")
-    plain = table[table["else"].isna()].set_index("beta")["rate"]
-    assert plain.to_dict()[4.0] < plain.to_dict()[1.0]
+    rates = table[table["else"] == "seed=2"].set_index("beta")["rate"].to_dict()
+    assert rates[4.0] < rates[1.0]
     assert (clone.folder / "results/rate_distortion.png").is_file()
     clone.must("git", "clean", "--quiet", "--force", "results")
 
 
-def test_a_run_is_verified_against_the_band_of_seeds(clone: Clone) -> None:
+def test_a_run_is_verified_against_the_band_of_seeds(clone: Clone, edited: str) -> None:
     path = {"PYTHONPATH": str(clone.folder)}
     few = clone.run(sys.executable, "-m", "pipeline.seeds", **path)
     assert (few.returncode, few.stderr.count("with 5 seeds or more, got 2")) == (2, 1)
@@ -74,8 +108,8 @@ def test_a_run_is_verified_against_the_band_of_seeds(clone: Clone) -> None:
     clone.must("git", "clean", "--quiet", "--force", "results")
 
 
-def test_plots_are_shown_and_compared_without_a_network(clone: Clone) -> None:
-    for command in (("show",), ("diff", "main", "higher")):
+def test_plots_are_shown_and_compared_without_a_network(clone: Clone, higher: str) -> None:
+    for command in (("show",), ("diff", "main", higher)):
         clone.must("dvc", "plots", *command)
         page = (clone.folder / "dvc_plots/index.html").read_text(encoding="utf-8")
         assert '"field": "nll"' in page
