@@ -51,7 +51,7 @@ repro: $(READY)
 
 # After an experiment, or a value that was refused: what those change, as the last commit has it. Nothing else is touched.
 restore: $(READY)
-	git restore --staged --worktree params.yaml dvc.lock results
+	git restore --staged --worktree params.yaml dvc.lock results/train results/evaluate results/plot
 	$(ACTIVE) dvc checkout --allow-missing
 
 recipes: $(READY)
@@ -82,8 +82,7 @@ seeds: $(READY)
 	$(ACTIVE) $(HALF) dvc exp run --run-all --jobs 2
 	$(ACTIVE) python -m pipeline.seeds
 
-verify: $(READY)
-	$(ACTIVE) dvc repro
+verify: repro
 	$(ACTIVE) python -m pipeline.verify
 
 # A process a core, each with whole files, which share what they set up; in order, since the longest are not last.

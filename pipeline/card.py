@@ -94,7 +94,7 @@ def write_card(
     }
     limits = [
         *(said[0].upper() + said[1:] for said in caveats(data["values"], made["image_shape"], params)),
-        "It knows images like those of its training set. Of any other it says something, and not that it does not know it",
+        "Outputs on images unlike its training data are unreliable, and not flagged",
         "Its numbers are of one seed; another's differ",
     ]
     classes = f" Classes: {', '.join(map(in_line, data['classes'][:NAMED]))}." if data["classes"] else ""

@@ -130,12 +130,12 @@ def assess(model: VAE, params: Params, device: torch.device) -> tuple[dict[str, 
 
 
 def main(place: Place = DEFAULT) -> None:
-    with locked(place.results, "evaluate"):
-        evaluate(place)
-
-
-def evaluate(place: Place) -> None:
     params = load_params(place.params)
+    with locked(place.results, "evaluate"):
+        evaluate(params, place)
+
+
+def evaluate(params: Params, place: Place) -> None:
     device = choose_device()
     model, made = load_model_of_prepared_data(place.weights, device)
     images, dimensions, by_samples = assess(model, params, device)

@@ -152,7 +152,7 @@ def _as(image: Image.Image, mode: str) -> Image.Image:
 def read_folder(root: Path, size: Sequence[int] | None, fit: Fit, color: Color | None, white: float | None) -> Raw:
     """Finds a folder's pictures. Its subfolders are classes or, if all have names of splits and one is ``train``, splits.
 
-    Splits have classes in them or not.
+    Splits have classes in them or not. A class may be called as one split is, as in COCO; several beside others are neither.
 
     Raises:
         UserError: where there is none, where an empty folder would be a class, or where pictures lie beside classes.
@@ -172,10 +172,12 @@ def read_folder(root: Path, size: Sequence[int] | None, fit: Fit, color: Color |
         if loose := pictures_in(root, notes, deep=False):
             raise UserError(f"{loose[0]}: expected no picture beside the folders of train, validation and test")
     else:
+        if "train" in meant and len(set(meant) - {None}) > 1:
+            others = ", ".join(path.name for path, split in zip(folders, meant, strict=True) if split is None)
+            raise UserError(f"{root}: expected train, validation and test alone, or classes alone, got {others} beside them")
         found["train"] = _classes(root, notes)
         if split_names := [path.name for path, split in zip(folders, meant, strict=True) if split is not None]:
-            all_of_them = "only train, validation and test without other folders are splits"
-            notes[f"folders taken as classes, {', '.join(split_names)} among them; {all_of_them}"] += len(folders)
+            notes[f"folders taken as classes, {', '.join(split_names)} among them, since others lie beside"] += len(folders)
     named = {split: classes for split, classes in found.items() if None not in classes}
     if named and len(named) < len(found):
         raise UserError(f"{root}: expected classes in each of {', '.join(found)} or in none, got them in {', '.join(named)}")

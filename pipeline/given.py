@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from pipeline.arrays import read_images
 from pipeline.cli import UserError
-from pipeline.data import MANIFEST, Bytes
+from pipeline.data import Bytes
 from pipeline.folder import Color, Pictures, pictures_in
 from pipeline.params import Data
+from pipeline.paths import PREPARED
 from pipeline.raw import Brightness, Images, shown
 
 AT_ONCE = 500
@@ -88,7 +89,7 @@ class Given:
 
     def _add_array(self, path: Path, row: int | None) -> None:
         # What the stage prepare wrote is as a model is given it, whatever it was read from.
-        white = None if (path.parent / MANIFEST).is_file() else self.data.white
+        white = None if path.parent.resolve() == PREPARED.resolve() else self.data.white
         images = read_images(path, self.shape, white, "divide them by {:g}, if that is white")
         if images.shape != self.shape:
             kinds = ("colour", "grey") if len(self.shape) == 3 else ("grey", "colour")

@@ -32,14 +32,13 @@ def mutual_information(z: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
     """
     z, mu, sigma = z.double(), mu.double(), sigma.double()
     found = []
-    bar = progress_bar(len(z), "mutual information")
-    for rows in torch.arange(len(z), device=z.device).split(AT_ONCE):
-        # A dimension at a time: as a matrix product, the square multiplied out, it would cancel where sigma is small.
-        log_q = -sigma.log().sum(1).repeat(len(rows), 1)
-        for z_d, mu_d, sigma_d in zip(z[rows].T, mu.T, sigma.T, strict=True):
-            log_q -= 0.5 * ((z_d[:, None] - mu_d) / sigma_d).square()
-        own = log_q[torch.arange(len(rows), device=z.device), rows]
-        found.append(own - log_q.logsumexp(1) + math.log(len(z)))
-        bar.update(len(rows))
-    bar.close()
+    with progress_bar(len(z), "mutual information") as bar:
+        for rows in torch.arange(len(z), device=z.device).split(AT_ONCE):
+            # A dimension at a time: as a matrix product, the square multiplied out, it would cancel where sigma is small.
+            log_q = -sigma.log().sum(1).repeat(len(rows), 1)
+            for z_d, mu_d, sigma_d in zip(z[rows].T, mu.T, sigma.T, strict=True):
+                log_q -= 0.5 * ((z_d[:, None] - mu_d) / sigma_d).square()
+            own = log_q[torch.arange(len(rows), device=z.device), rows]
+            found.append(own - log_q.logsumexp(1) + math.log(len(z)))
+            bar.update(len(rows))
     return torch.cat(found)

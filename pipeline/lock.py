@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from pipeline.cli import UserError
+from pipeline.files import whole_file
 from pipeline.paths import LOCKS
 
 
@@ -31,12 +32,14 @@ def locked(place: Path, stage: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
-        raise UserError(f"{place}: expected to be the only one that writes there, got {who}; wait for it to end") from None
+        who = "another process"
+        with suppress(FileNotFoundError):  # before the first one has signed
+            who = holder.read_text(encoding="utf-8")
+        raise UserError(f"{place}: in use by {who}; wait for it to end") from None
     try:
         since = datetime.now().astimezone().isoformat(" ", "seconds")
-        holder.write_text(f"{stage} (process {os.getpid()}, since {since})", encoding="utf-8")
+        with whole_file(holder) as temporary:
+            temporary.write_text(f"{stage} (process {os.getpid()}, since {since})", encoding="utf-8")
         yield
     finally:
-        holder.unlink(missing_ok=True)
         lock.release()

@@ -201,8 +201,8 @@ def launch(processes: int) -> int:
         for process in running.values():
             process.send_signal(PARENT_ENDED)
 
-    # Ctrl-C reaches the processes by itself; they save, and end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the processes by itself; they save, and end. A handler, since they would inherit that it is ignored.
+    signal.signal(signal.SIGINT, lambda *_: None)
     for signum in (signal.SIGTERM, signal.SIGHUP, PARENT_ENDED):
         if signal.getsignal(signum) != signal.SIG_IGN:
             signal.signal(signum, pass_on)
@@ -228,7 +228,7 @@ def wait_for(running: dict[int, subprocess.Popen[bytes]]) -> int:
             if ended is None:
                 continue
             del running[rank]
-            if ended == -PARENT_ENDED:  # as it was told to, before it trained
+            if ended in (-PARENT_ENDED, -signal.SIGINT):  # as it was told to, before it trained
                 ended = Interrupted.status
             if ended < 0:
                 sys.stderr.write(f"error: process {rank} was ended by signal {-ended}; run it again, and it goes on\n")

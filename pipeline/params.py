@@ -136,7 +136,7 @@ class Train(Section):
         description="Of the matrix products: tf32 rounds their inputs on a GPU, bfloat16 runs them in that type by autocast."
     )
     on_nonfinite: Literal["stop", "skip"] = Field(
-        description="What a step does whose loss or gradient is no number: end the run, or leave it out and count it."
+        description="What a step does whose loss or gradient is NaN or infinite: end the run, or leave it out and count it."
     )
     checkpoint_every: Count = Field(description="Epochs. A run that was killed goes on from its last checkpoint.")
     processes: Count = Field(description="On this machine, data-parallel: each takes its share of every batch.")

@@ -21,7 +21,7 @@ from pipeline.files import whole_folder
 from pipeline.images import test_pixels
 from pipeline.lock import locked
 from pipeline.page import write_page
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.paths import DEFAULT, Place
 from pipeline.pictures import plane, scatter
 from pipeline.progress import announce
@@ -131,12 +131,12 @@ def origin(made: dict[str, Any]) -> dict[str, str]:
 
 
 def main(place: Place = DEFAULT) -> None:
-    with locked(place.results, "plot"):
-        plot(place)
-
-
-def plot(place: Place) -> None:
     params = load_params(place.params)
+    with locked(place.results, "plot"):
+        plot(params, place)
+
+
+def plot(params: Params, place: Place) -> None:
     device = choose_device()
     model, made = load_model_of_prepared_data(place.weights, device)
     pixels, labels, names = test_pixels(params, device), read_split("test").labels, made["data"]["classes"] or []

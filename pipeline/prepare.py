@@ -77,11 +77,12 @@ def with_held_out(raw: Raw, params: Data) -> Data:
     seed = params.split_seed if raw.mixed else params.split_seed or 0
     total = len(raw.parts["train"].images)
     count = max(2, number(share, total))
-    if total <= count * len(unsaid):
-        wanted = f"more than {count * len(unsaid)} images, to hold out {count} for {' and '.join(unsaid)} each"
-        raise UserError(f"{params.path}: train: expected {wanted}, got {total}")
+    if (wanted := count * (len(unsaid) + 1)) > total:
+        why = f"{count} to train by, and {count} for {' and '.join(unsaid)} each"
+        raise UserError(f"{params.path}: train: expected at least {wanted} images, {why}, got {total}")
     for name in unsaid:
-        how = f"{said}, {'the last' if seed is None else 'drawn'}; data.{name} and data.split_seed take others"
+        drawn = "the last" if seed is None else f"drawn as all sets are, by seed {seed}"
+        how = f"{said}, {drawn}; set data.{name} or data.split_seed to choose"
         raw.notes[f"training images held out for {name}, {how}"] = count
     return params.model_copy(update={**dict.fromkeys(unsaid, count), "split_seed": seed})
 
@@ -177,12 +178,12 @@ def parts(part: Part, rows: Rows, bar: tqdm[Any]) -> Iterator[Bytes]:
 
 
 def main() -> None:
-    with locked(PREPARED, "prepare"):
-        prepare()
-
-
-def prepare() -> None:
     params = load_params().data
+    with locked(PREPARED, "prepare"):
+        prepare(params)
+
+
+def prepare(params: Data) -> None:
     expect_source(Path(params.path))
     raw = read_raw(params)
     shape, first = raw.parts["train"].images.shape, raw.parts["train"].images

@@ -20,6 +20,10 @@ if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurep
     sys.exit(f"error: Python {found}: its modules venv and ensurepip are missing; on Debian, apt install python3-venv")
 if shutil.which("git") is None:
     sys.exit("error: git: missing; on Debian, apt install git")
-if subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode != 0:
+git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+if b"dubious ownership" in git.stderr:
+    how = f"git config --global --add safe.directory '{ROOT}'"
+    sys.exit(f"error: {ROOT}: git takes no part in a repository that belongs to another user; if you trust it, {how}")
+if git.returncode != 0:
     how = "clone it, or run git init && git add . && git commit -m Start"
     sys.exit(f"error: {ROOT}: expected a git repository with a commit, as DVC needs, got a folder without; {how}")

@@ -41,7 +41,8 @@ def expect_source(path: Path) -> None:
         UserError: for the first entry that is wrong.
     """
     if not path.exists():
-        raise UserError(f"{PARAMS}: data.path: expected a folder or a file, got {str(path)!r}, which is neither")
+        fetch = f"; dvc pull {path} fetches it" if path.with_name(f"{path.name}.dvc").is_file() else ""
+        raise UserError(f"{PARAMS}: data.path: expected a folder or a file, got {str(path)!r}, which is missing{fetch}")
     folders = [path] if path.is_dir() else []
     if not folders:
         expect_file(path)
@@ -57,6 +58,8 @@ def expect_source(path: Path) -> None:
             if entry.is_dir(follow_symlinks=False):
                 folders.append(Path(entry.path))
             elif entry.is_dir():
+                if entry.name.startswith("."):  # which no reader enters
+                    continue
                 what = "a symbolic link, behind which DVC sees no change; move or copy the folder itself here"
                 raise UserError(f"{entry.path}: expected a folder, got {what}")
             elif not entry.is_file(follow_symlinks=False):

@@ -74,7 +74,7 @@ def signals_heard() -> Iterator[Wish]:
 
 
 class DivergedError(SharedError):
-    """A loss, a gradient, the weights or what they give on held-out images is no number."""
+    """A loss, a gradient, the weights or what they give on held-out images is NaN or infinite."""
 
 
 class Run:
@@ -141,7 +141,7 @@ class Run:
         """All epochs that are left.
 
         Raises:
-            UserError: if a loss or a gradient is no number, and such steps are not to be skipped.
+            UserError: if a loss or a gradient is NaN or infinite, and such steps are not to be skipped.
             Interrupted: if that is wished; the state is saved.
         """
         train, stepper = self.params.train, self.stepper
@@ -190,8 +190,8 @@ class Run:
         for i, found in enumerate(self.stepper.record[: self.stepper.position].isfinite().logical_not().tolist()):
             if any(found):
                 raise self.diverged(
-                    f"in step {epoch * self.stepper.steps + i + 1} (epoch {epoch + 1}) the {TERMS[found.index(True)]} was no "
-                    "number, before any other",
+                    f"in step {epoch * self.stepper.steps + i + 1} (epoch {epoch + 1}) the {TERMS[found.index(True)]} was NaN "
+                    "or infinite, before any other",
                     ", or train.on_nonfinite: skip, which goes on from there",
                 )
 
@@ -210,13 +210,13 @@ class Run:
     def finish_epoch(self, epoch: int, averages: dict[str, float], speed: float, live: Live | None) -> None:
         skipped = (~self.stepper.record.isfinite().all(dim=1)).sum().item()
         if skipped == self.stepper.steps:
-            raise self.diverged(f"every step of epoch {epoch + 1} was skipped, since its loss or gradient was no number")
+            raise self.diverged(f"every step of epoch {epoch + 1} was skipped, since its loss or gradient was NaN or infinite")
         held_out = validate(self.model, self.held_out, self.params, self.group)
         for name, value in held_out.items():
             if not math.isfinite(value):
                 raise self.diverged(f"after epoch {epoch + 1} the validation images have {value} as {name}")
         if not self.stepper.parameters.isfinite().all():
-            raise self.diverged(f"after epoch {epoch + 1} some weights were no numbers")
+            raise self.diverged(f"after epoch {epoch + 1} some weights were NaN or infinite")
         curves = {"train": {**averages, "skipped_steps": skipped}, "validation": held_out}
         self.curves.append(curves)
         log(live, curves)
@@ -296,7 +296,7 @@ def train(params: Params, place: Place, device: torch.device, group: Group) -> N
             with Live(str(place.curves), report=None, save_dvc_exp=False, dvcyaml=None) as live:
                 go_on(this, live)
         except OSError as error:  # a full disk is one without a file's name
-            raise OSError(error.errno, error.strerror, error.filename or str(place.curves)) from None
+            raise OSError(error.errno, error.strerror or str(error), error.filename or str(place.curves)) from None
         save_model(place.weights, this.model, params, manifest)
         # What differs from run to run is in a file of its own, which no other is made from.
         write_json(place.time, {"seconds": round(this.seconds(), 3), **this.environment})

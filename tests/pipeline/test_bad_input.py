@@ -420,7 +420,7 @@ DATA: dict[str, tuple[Callable[[Path], dict[str, object]], str]] = {
     ),
     "no file": (
         changed(path="data/raw/none.npz"),
-        "params.yaml: data.path: expected a folder or a file, got 'data/raw/none.npz', which is neither",
+        "params.yaml: data.path: expected a folder or a file, got 'data/raw/none.npz', which is missing",
     ),
     "a class that is a link": (
         linked(in_classes, "classes/eel", "elsewhere"),
@@ -465,7 +465,7 @@ DATA: dict[str, tuple[Callable[[Path], dict[str, object]], str]] = {
     ),
     "too few images to hold some out": (
         lambda raw: {**of("x", images=GOOD[:4])(raw), "data.validation": None, "data.test": None},
-        "data/raw/x.npz: train: expected more than 4 images, to hold out 2 for test and validation each, got 4",
+        "data/raw/x.npz: train: expected at least 6 images, 2 to train by, and 2 for test and validation each, got 4",
     ),
     "all held out": (changed(test=20), "params.yaml: data.test: expected less than the 20 training images, got 20"),
     "a split that is there": (
@@ -526,7 +526,7 @@ def test_what_dvc_hangs_at_or_misses_is_said_before_dvc_reads_it(
         ({"data.size": [64, 1025]}, "data.size.1: expected less than or equal to 1024, got 1025"),
         ({"data.path": ""}, "data.path: expected at least 1 character, got ''"),
         ({"data.white": 0}, "data.white: expected greater than 0, got 0"),
-        ({"data.path": "data/none"}, "data.path: expected a folder or a file, got 'data/none', which is neither"),
+        ({"data.path": "data/none"}, "data.path: expected a folder or a file, got 'data/none', which is missing"),
     ],
 )
 def test_bad_parameters_of_data_are_one_line(

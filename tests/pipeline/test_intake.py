@@ -365,7 +365,7 @@ def save_pictures(folder: Path, images: npt.NDArray[Any]) -> Path:
 def test_mnist_is_prepared_to_the_bytes_that_its_results_are_of(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, said = prepared_by(capsys, str(RAW))
     assert counts() == [50_000, 10_000, 10_000]
-    assert "note: 10,000 training images held out for validation, a sixth, the last; data.validation" in said
+    assert "note: 10,000 training images held out for validation, a sixth, the last; set data.validation" in said
     assert {name: digest[:16] for name, digest in read_manifest().sha256.items()} == {
         "test_images.npy": "4acfa5c2911a2f95",
         "test_labels.npy": "ff7e84b144c037e7",
@@ -388,7 +388,10 @@ def test_data_without_sets_of_their_own_need_no_parameter_but_their_path(raw: Pa
     assert counts() == [48, 6, 6]
     for split in ("test", "validation"):
         assert np.bincount(read_split(split).labels).tolist() == [2, 2, 2]  # type: ignore[arg-type]
-        assert f"note: 6 training images held out for {split}, a tenth, drawn; data.{split} and data.split_seed take" in said
+        assert (
+            f"note: 6 training images held out for {split}, a tenth, drawn as all sets are, by seed 0; set data.{split} or"
+            in said
+        )
     assert np.array_equal(prepared_by(capsys, "data/raw/classes")[0], first)
     assert not np.array_equal(prepared_by(capsys, "data/raw/none.npz", split_seed=1)[0], first)
     _, said = prepared_by(capsys, "data/raw/test.npz")
@@ -485,7 +488,12 @@ def test_folders_are_splits_only_if_all_have_names_of_splits(raw: Path, capsys: 
         save_pictures(raw / "vehicles" / name, images)
     _, said = prepared_by(capsys, "data/raw/vehicles")
     assert read_manifest().classes == ["bus", "car", "train"]
-    assert "note: 3 folders taken as classes, train among them; only train, validation and test without other" in said
+    assert "note: 3 folders taken as classes, train among them, since others lie beside" in said
+    save_pictures(raw / "vehicles/test", images)
+    with pytest.raises(
+        UserError, match="expected train, validation and test alone, or classes alone, got bus, car beside them"
+    ):
+        prepare.main()
     for name in ("train", "Val", "testing"):
         save_pictures(raw / "splits" / name, images)
     _, said = prepared_by(capsys, "data/raw/splits")

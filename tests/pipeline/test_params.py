@@ -166,7 +166,7 @@ def test_a_key_that_is_spelled_wrong_is_one_line_and_not_also_a_missing_one(work
 def test_a_folder_of_data_that_is_not_there_is_found_before_anything_runs(workspace: Path) -> None:
     set_params(workspace / "params.yaml", {"data.path": "data/raw/mnsit"})
     with pytest.raises(
-        UserError, match=r"params.yaml: data.path: expected a folder or a file, got 'data/raw/mnsit', which is neither"
+        UserError, match=r"params.yaml: data.path: expected a folder or a file, got 'data/raw/mnsit', which is missing"
     ):
         params.main()
     assert not (workspace / "params.schema.json").exists()

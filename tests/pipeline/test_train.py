@@ -107,7 +107,7 @@ def test_number_that_is_none_ends_the_run_and_is_named(prepared: Path, monkeypat
         train.main()
     (newest,) = CHECKPOINTS.glob("*/step-0000000005")
     assert str(error.value) == (
-        f"training diverged: in step 8 (epoch 2) the {term} was no number, before any other; the last good checkpoint is "
+        f"training diverged: in step 8 (epoch 2) the {term} was NaN or infinite, before any other; the last good checkpoint is "
         f"{newest}; try a lower train.learning_rate, or train.on_nonfinite: skip, which goes on from there"
     )
     assert not DEFAULT.weights.exists()
