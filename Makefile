@@ -6,7 +6,7 @@ ACTIVE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # For what needs the standard library alone.
 ANY_PYTHON = $(or $(wildcard $(VENV)/bin/python),$(PYTHON))
 
-.PHONY: help setup unmoved named repro restore recipes recipe sweep seeds verify test bench bench-full bench-record bench-compare bench-noise bench-pythae sanitize gpu lock
+.PHONY: help setup unmoved named repro restore recipes recipe sweep seeds verify test test-all bench bench-full bench-record bench-compare bench-noise bench-pythae sanitize gpu lock
 help:
 	@echo "make setup   .venv with the locked packages"
 	@echo "make repro   prepare, train, evaluate, plot: what has changed, by dvc repro"
@@ -17,6 +17,7 @@ help:
 	@echo "make seeds   the same experiment with other seeds (SEEDS=1,2,3,4,5): mean and standard deviation"
 	@echo "make verify  make repro, and whether what it found is what other seeds found"
 	@echo "make test    ruff, mypy, and the tests"
+	@echo "make test-all        the same, and the tests marked long: other GPU architectures, a kernel that an experiment compiles"
 	@echo "make bench   the operator's speed beside the reference's, PyTorch's and torch.compile's, as a table: under two minutes"
 	@echo "make bench-full      the same for all shapes: four minutes"
 	@echo "make bench-record    the same into results/benchmarks, which is in git, with figures: six minutes"
@@ -85,12 +86,16 @@ seeds: $(READY)
 verify: repro
 	$(ACTIVE) python -m pipeline.verify
 
-# A process a core, each with whole files, which share what they set up; in order, since the longest are not last.
+# Processes take whole files, which share what they set up; in order, since the longest are not last.
+TESTS := OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 test: $(READY)
 	$(ACTIVE) ruff check .
 	$(ACTIVE) ruff format --check .
 	$(ACTIVE) mypy
-	$(ACTIVE) OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(ACTIVE) $(TESTS) -m 'not long'
+
+test-all: test
+	$(ACTIVE) $(TESTS) -m long
 
 bench: $(READY)
 	$(ACTIVE) python -m tests.benchmarks.measure --seconds 60

@@ -74,7 +74,8 @@ TESTS = {
     "ruff check .": CHECKS,
     "ruff format --check .": CHECKS,
     "mypy": CHECKS,
-    "pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder": CHECKS,
+    "pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m 'not long'": CHECKS,
+    "pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m long": CHECKS,
     # The experiment, and others
     "dvc repro": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_what_is_run_again_leaves_the_same_bytes",
     "dvc repro --force": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_what_is_run_again_leaves_the_same_bytes",
@@ -85,7 +86,7 @@ TESTS = {
     "dvc exp run -S beta=0.5": BETA,
     "dvc exp show --only-changed": BETA,
     "git restore -SW .": RECIPE,
-    "git restore --staged --worktree params.yaml dvc.lock results": BETA,
+    "git restore --staged --worktree params.yaml dvc.lock results/train results/evaluate results/plot": BETA,
     "dvc checkout --allow-missing": BETA,
     "dvc exp run --queue -S 'beta=0.25,0.5,1,2,4' -S train.epochs=1": QUEUE,
     "dvc queue start -j 2": QUEUE,
@@ -341,7 +342,7 @@ def test_what_make_test_calls_knows_its_options(monkeypatch: pytest.MonkeyPatch)
         subprocess.run([*command.split(), HERE], env=environment, check=True, capture_output=True)
     sources, _ = process_options([])
     assert {HERE, "setup.py"} <= {source.path for source in sources}
-    (options,) = [shlex.split(command) for command in TESTS if command.startswith("pytest ")]
+    options, _ = [shlex.split(command) for command in TESTS if command.startswith("pytest ")]
     empty = [*options, "-p", "xdist", "--collect-only", "tests/plain.py"]
     done = subprocess.run(empty, env=environment, check=False, capture_output=True, text=True)
     assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout + done.stderr

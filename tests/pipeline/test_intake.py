@@ -22,6 +22,7 @@ from PIL import Image
 from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
 from pipeline import evaluate, params, plot, prepare, train
+from pipeline.cli import UserError
 from pipeline.data import read_manifest, read_split
 from pipeline.given import Given
 from pipeline.params import load_params
