@@ -54,14 +54,15 @@ class Wish:
 def signals_heard() -> Iterator[Wish]:
     """The first Ctrl-C, SIGTERM, SIGHUP or end of the parent is a wish, which is granted after the step in hand.
 
-    The second of a kind ends the program at once. A SIGHUP that nohup ignores stays ignored.
+    The second of a kind ends the program at once, but that the parent has ended may be told once for each of its threads. A
+    SIGHUP that nohup ignores stays ignored.
     """
     wish = Wish()
     before: dict[signal.Signals, Any] = {}
 
     def note(number: int, _frame: object) -> None:
         wish.to_end = True
-        signal.signal(number, before[signal.Signals(number)])
+        signal.signal(number, signal.SIG_IGN if number == PARENT_ENDED else before[signal.Signals(number)])
 
     for heard in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, PARENT_ENDED):
         if heard != signal.SIGHUP or signal.getsignal(heard) != signal.SIG_IGN:
@@ -70,7 +71,8 @@ def signals_heard() -> Iterator[Wish]:
         yield wish
     finally:
         for heard, handler in before.items():
-            signal.signal(heard, handler)
+            if signal.getsignal(heard) != signal.SIG_IGN:
+                signal.signal(heard, handler)
 
 
 class DivergedError(SharedError):

@@ -6,5 +6,5 @@ import os
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """A process more than there are cores, since some wait for programs that they start."""
-    return (os.cpu_count() or 1) + 1
+    """Two more than there are cores, since tests wait for programs that they start."""
+    return (os.cpu_count() or 1) + 2

@@ -49,7 +49,7 @@ def measure(path: Path, *options: str, benchmarks: Sequence[str] = (OPERATOR, ST
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="all shapes, also the smallest and the largest")
-    parser.add_argument("--seconds", type=float, help="begin no turn after so long, but for three (default: all 15)")
+    parser.add_argument("--seconds", type=float, help="one turn, and more that should end within so long (default: 15)")
     parser.add_argument("--report", type=Path, default=REPORT, help=f"where to (default: {REPORT})")
     arguments = parser.parse_args()
     limit = [] if arguments.seconds is None else [f"--seconds={arguments.seconds}"]

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 EVERY = 5.0  # seconds between two lines, where the output is not a terminal
+GRACE = 30.0  # seconds, for the first turn to end in
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seconds", type=float, help="benchmarks: begin no turn after so long, but for three")
+    parser.addoption("--seconds", type=float, help="benchmarks: one turn, and as many more as should end within so long")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,6 +31,7 @@ class Progress:
         self.began, self.seconds = time.monotonic(), seconds
         self.count = self.done = self.width = 0
         self.turns: set[int] = set()
+        self.left_out: list[str] = []
         self.shown = 0.0
         self.failures: dict[str, str] = {}
 
@@ -43,10 +45,14 @@ class Progress:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         self.done += 1
         turn = turn_of(item)
-        late = self.seconds is not None and time.monotonic() - self.began > self.seconds
-        if late and turn >= 3 and turn not in self.turns:
-            pytest.skip("enough turns")
-        self.turns.add(turn)
+        if turn not in self.turns:
+            elapsed, turns = time.monotonic() - self.began, len(self.turns)
+            if self.seconds is not None and turns and elapsed * (turns + 1) / turns > self.seconds:
+                pytest.skip("enough turns")
+            self.turns.add(turn)
+        if self.seconds is not None and time.monotonic() - self.began > self.seconds + GRACE:
+            self.left_out += [name_of(item)] if turn == 0 else []
+            pytest.skip("too late")
         if name_of(item) in self.failures:
             pytest.skip("failed before")
         self.show(f"{self.done}/{self.count}, turn {turn + 1}: {name_of(item)}")
@@ -88,6 +94,8 @@ class Progress:
     def pytest_sessionfinish(self) -> None:
         if self.width:
             self.say("")
+        if self.left_out:
+            self.say(f"the time was up before {len(self.left_out)} of {self.count} lines: {', '.join(self.left_out)}")
 
 
 def params_of(item: pytest.Item) -> dict[str, Any]:

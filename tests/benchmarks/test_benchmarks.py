@@ -233,7 +233,7 @@ def test_a_provider_that_fails_is_named_with_the_reason_and_the_others_are_measu
     assert report.failures == eager
     text = "\n".join(lines(report))
     assert "failed, and so not above: cpu 128x784-pixels forward eager: TypeError: unexpected keyword argument" in text
-    assert "Turns: 3 of an operator, 3 of training" in text
+    assert "Turns: 1 of an operator, 1 of training" in text
     assert "nan" not in text
 
 

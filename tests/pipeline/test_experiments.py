@@ -13,6 +13,7 @@ import pytest
 
 from tests.pipeline.clone import Clone
 
+pytestmark = pytest.mark.long
 DIGEST = "from vae_ext.source import source_digest; print(source_digest())"
 EDIT = "// edited\n"
 
@@ -51,7 +52,6 @@ def test_queued_experiments_run_the_sources_of_their_own_snapshot(clone: Clone, 
         clone.restore()
 
 
-@pytest.mark.long
 def test_an_experiment_in_a_copy_compiles_and_runs_the_kernel_that_it_was_started_with(clone: Clone, tmp_path: Path) -> None:
     digest = edit_kernel(clone)
     quick = tmp_path / "c++"

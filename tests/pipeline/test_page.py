@@ -8,16 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 from pipeline.figure import figure
 from pipeline.model import VAE
 from pipeline.page import write_page
-from tests.pipeline.page_picture import CHROMIUM, HEIGHT, WIDTH, draw_page, launched
+from tests.pipeline.page_picture import CHROMIUM, launched
 from tests.plain import plain_params
 
 pytest.importorskip("playwright.sync_api")
@@ -201,11 +199,3 @@ def test_of_the_default_model_it_is_under_five_megabytes(tmp_path: Path) -> None
     # The figures, which a real run adds, are under a megabyte, and random images as large as a thousand digits.
     assert path.stat().st_size < 4e6
     assert json.loads(path.read_text(encoding="utf-8").split("const MODEL = ")[1].split(";</script>")[0])["latent_dim"] == 20
-
-
-def test_the_readmes_picture_is_made_of_the_page_in_both_schemes(browser: Any, tmp_path: Path) -> None:
-    path, _ = page_of(tmp_path)
-    draw_page(browser, path, tmp_path / "page.png")
-    picture = np.array(Image.open(tmp_path / "page.png"))
-    assert picture.shape == (HEIGHT, 2 * WIDTH, 3)
-    assert picture[0, 0].min() > 200 > 60 > picture[0, -1].max()

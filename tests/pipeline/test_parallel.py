@@ -91,6 +91,7 @@ def test_two_processes_have_the_curves_of_one(prepared: Path) -> None:
     torch.testing.assert_close(weights(), of_one, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long
 def test_two_processes_have_the_curves_of_one_also_where_autograd_and_the_batchs_mean_are_needed(prepared: Path) -> None:
     objective = {"free_bits": 0.02, "noise": 0.2, "dropout": 0.2, "samples": 2}
     changes: dict[str, object] = {f"objective.{name}": value for name, value in objective.items()}
@@ -103,6 +104,7 @@ def test_two_processes_have_the_curves_of_one_also_where_autograd_and_the_batchs
     assert_close(curves(), alone, 1e-4)
 
 
+@pytest.mark.long
 def test_torchrun_starts_it_too_also_with_shares_that_are_empty(prepared: Path) -> None:
     # 300 images in batches of 299: one is left, for two processes.
     set_params(prepared / "params.yaml", {"train.threads": 1, "train.batch_size": 299})
@@ -130,6 +132,7 @@ def start() -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.long
 def test_process_that_is_killed_ends_all_with_a_line(prepared: Path) -> None:
     set_params(prepared / "params.yaml", {"train.processes": 2, "train.epochs": 10_000})
     with start() as running:
@@ -166,6 +169,7 @@ train.main()
 """
 
 
+@pytest.mark.long
 def test_run_of_one_process_goes_on_with_two(prepared: Path) -> None:
     set_params(prepared / "params.yaml", {"train.epochs": 3})
     train.main()
