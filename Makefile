@@ -53,7 +53,7 @@ repro: $(READY)
 # After an experiment, or a value that was refused: what those change, as the last commit has it. Nothing else is touched.
 restore: $(READY)
 	git restore --staged --worktree params.yaml dvc.lock results/train results/evaluate results/plot
-	$(ACTIVE) dvc checkout --allow-missing
+	$(ACTIVE) dvc checkout --force --allow-missing
 
 recipes: $(READY)
 	$(ACTIVE) python -m pipeline.recipe

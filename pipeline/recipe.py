@@ -47,6 +47,8 @@ def read_recipe(path: Path) -> tuple[About, dict[str, Any], Params]:
     changes = read_yaml(path)
     if not isinstance(changes, dict):
         raise UserError(f"{path}: expected keys and values, got {shown(changes)}")
+    if "data" in changes:
+        raise UserError(f"{path}: data: recipes share the data of {PARAMS}, and its data.path; expected no such section")
     about = validated(About, changes.pop("about", None), f"{path}: about")
     return about, changes, validated(Params, merged(read_yaml(PARAMS), changes), f"{path} over {PARAMS}")
 

@@ -225,6 +225,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_provider_that_fails_is_named_with_the_reason_and_the_others_are_measured(measured: Path) -> None:
     report = read_report(measured)
     eager = {f"cpu 128x784-pixels {mode} eager": "TypeError: unexpected keyword argument" for mode in ("forward", "memory")}
@@ -254,12 +255,14 @@ def test_a_table_in_which_all_failed_says_why(tmp_path: Path) -> None:
     assert text.count("failed, and so not above") == len(times())
 
 
+@pytest.mark.long
 def test_a_report_names_the_machine_but_not_its_host(measured: Path) -> None:
     machine = {"cpu", "cores", "threads", "instruction_set", "gpu", "driver", "torch", "cuda", "python", "compiler"}
     assert read_report(measured).machine.keys() == machine | {"digest", "commit"}
     assert "data" not in json.loads(measured.read_text(encoding="utf-8"))["benchmarks"][0]["stats"]
 
 
+@pytest.mark.long
 def test_a_measured_report_becomes_a_table_metrics_and_figures(measured: Path, tmp_path: Path) -> None:
     report = read_report(measured)
     text = "\n".join(lines(report))

@@ -125,12 +125,12 @@ def medical(raw: Path) -> dict[str, object]:
     ("make", "shape", "counts"),
     [
         (digits_archive, [8, 8], {"train": 1258, "validation": 180, "test": 359}),
-        (digits_rows, [8, 8], {"train": 1258, "validation": 180, "test": 359}),
+        pytest.param(digits_rows, [8, 8], {"train": 1258, "validation": 180, "test": 359}, marks=pytest.mark.long),
         (pngs_in_classes, [8, 8], {"train": 1400, "validation": 200, "test": 400}),
         (jpegs_in_colour, [3, 64, 64], {"train": 210, "validation": 30, "test": 60}),
-        (photos_of_all_sizes, [3, 13, 17], {"train": 108, "validation": 12, "test": 40}),
+        pytest.param(photos_of_all_sizes, [3, 13, 17], {"train": 108, "validation": 12, "test": 40}, marks=pytest.mark.long),
         (fashion, [28, 28], {"train": 250, "validation": 50, "test": 100}),
-        (medical, [3, 28, 28], {"train": 200, "validation": 40, "test": 50}),
+        pytest.param(medical, [3, 28, 28], {"train": 200, "validation": 40, "test": 50}, marks=pytest.mark.long),
     ],
 )
 def test_the_whole_pipeline_runs_on_them_by_data_parameters_alone(

@@ -117,6 +117,7 @@ def test_torchrun_starts_it_too_also_with_shares_that_are_empty(prepared: Path) 
     assert DEFAULT.weights.is_file()
 
 
+@pytest.mark.long
 def test_processes_end_together_and_one_says_why(prepared: Path) -> None:
     set_params(prepared / "params.yaml", {"train.processes": 2, "train.learning_rate": 1e20})
     done = run(sys.executable, "-m", "pipeline.train")

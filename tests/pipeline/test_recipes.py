@@ -53,7 +53,8 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", NAMES)
+# The others in make test-all.
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in DRAWN else pytest.mark.long) for name in NAMES])
 def test_every_recipe_runs(kitchen: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(kitchen)
     place = place_of(name)
@@ -72,6 +73,7 @@ def test_every_recipe_runs(kitchen: Path, monkeypatch: pytest.MonkeyPatch, name:
     assert json.loads(place.time.read_text(encoding="utf-8"))["seconds"] > 0
 
 
+@pytest.mark.long
 def test_all_of_them_compare_in_one_table(kitchen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(kitchen)
     compare.main()
@@ -176,6 +178,7 @@ def test_a_recipe_is_added_by_adding_a_file(shelf: Path) -> None:
     [
         ("beta: 1.0", "about: the file: expected keys and values, got None"),
         ("about: {system: a}", "about: look: missing; every parameter must be given"),
+        ("about: {system: a, look: b}\ndata: {path: mine}", "data: recipes share the data of params.yaml"),
         ("about: {system: a, look: b}\ntrian: {}", "trian: unknown key; did you mean train?"),
         ("about: {system: a, look: b}\ntrain: {epoch: 3}", "train.epoch: unknown key; did you mean epochs?"),
         ("about: {system: a, look: b}\nbeta: -1", "beta: expected greater than or equal to 0, got -1"),

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.utils.cpp_extension import include_paths
 
+from tests.programs import outside_make
 from tests.vae_ext.probe import run_in_new_process
 from vae_ext.source import ROOT, cuda_home, nvcc_of, wants_cuda, why_no_cuda
 
@@ -196,8 +197,9 @@ def test_a_script_that_calls_another_nvcc_is_not_taken_for_the_toolkit(monkeypat
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_make_gpu_says_that_there_is_no_gpu() -> None:
-    command = subprocess.run(["make", "--dry-run", "gpu"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert command.strip().endswith("-m tests.benchmarks.gpu")
+    command = ["make", "--no-print-directory", "--dry-run", "gpu"]
+    shown = subprocess.run(command, cwd=ROOT, env=outside_make(), capture_output=True, text=True, check=True).stdout
+    assert shown.strip().endswith("-m tests.benchmarks.gpu")
     code = "import runpy, sys; sys.argv = ['gpu']; runpy.run_module('tests.benchmarks.gpu', run_name='__main__')"
     run = run_in_new_process(code, ROOT, {})
     assert run.returncode == 2
