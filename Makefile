@@ -6,7 +6,7 @@ ACTIVE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # For what needs the standard library alone.
 ANY_PYTHON = $(or $(wildcard $(VENV)/bin/python),$(PYTHON))
 
-.PHONY: help setup unmoved named repro restore recipes recipe sweep seeds verify test test-all bench bench-full bench-record bench-compare bench-noise bench-pythae sanitize gpu lock
+.PHONY: help setup unmoved named repro restore recipes recipe sweep seeds verify test test-all checks bench bench-full bench-record bench-compare bench-noise bench-pythae sanitize gpu lock
 help:
 	@echo "make setup   .venv with the locked packages"
 	@echo "make repro   prepare, train, evaluate, plot: what has changed, by dvc repro"
@@ -16,6 +16,7 @@ help:
 	@echo "make sweep   experiments over beta (BETAS=0.1,0.3,1,3,10 EPOCHS=5), and rate against distortion"
 	@echo "make seeds   the same experiment with other seeds (SEEDS=1,2,3,4,5): mean and standard deviation"
 	@echo "make verify  make repro, and whether what it found is what other seeds found"
+	@echo "make checks  ruff and mypy"
 	@echo "make test    ruff, mypy, and the tests"
 	@echo "make test-all        the same, and the tests marked long: other GPU architectures, a kernel that an experiment compiles"
 	@echo "make bench   the operator's speed beside the reference's, PyTorch's and torch.compile's, as a table: under two minutes"
@@ -34,7 +35,7 @@ $(READY): requirements.lock | unmoved
 	@$(PYTHON) pipeline/prerequisites.py
 	@echo "Installing requirements.lock into $(VENV): some minutes, and some gigabytes"
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --disable-pip-version-check --requirement requirements.lock
+	$(VENV)/bin/pip install --no-compile --disable-pip-version-check --requirement requirements.lock
 	printf '%s\n' '#!/bin/sh' 'PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" exec "$(CURDIR)/$(VENV)/bin/python" -m pipeline "$$@"' > $(VENV)/bin/vae
 	chmod +x $(VENV)/bin/vae
 	echo "$(CURDIR)/$(VENV)" > $@
@@ -88,14 +89,16 @@ verify: repro
 
 # Processes take whole files, which share what they set up; in order, since the longest are not last.
 TESTS := OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
-test: $(READY)
+test: checks
+	$(ACTIVE) $(TESTS) -m 'not long'
+
+test-all: checks
+	$(ACTIVE) $(TESTS)
+
+checks: $(READY)
 	$(ACTIVE) ruff check .
 	$(ACTIVE) ruff format --check .
 	$(ACTIVE) mypy
-	$(ACTIVE) $(TESTS) -m 'not long'
-
-test-all: test
-	$(ACTIVE) $(TESTS) -m long
 
 bench: $(READY)
 	$(ACTIVE) python -m tests.benchmarks.measure --seconds 60

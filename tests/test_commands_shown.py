@@ -62,7 +62,7 @@ TESTS = {
     # Set-up
     "make": SETUP,
     "python3 -m venv .venv": SETUP,
-    ".venv/bin/pip install --disable-pip-version-check --requirement requirements.lock": SETUP,
+    ".venv/bin/pip install --no-compile --disable-pip-version-check --requirement requirements.lock": SETUP,
     "python3 pipeline/prerequisites.py": "tests/test_setup.py::test_another_python_is_refused_before_anything_is_installed",
     ". .venv/bin/activate": SETUP,
     "python3 -m venv .venv-lock": LOCK,
@@ -75,7 +75,7 @@ TESTS = {
     "ruff format --check .": CHECKS,
     "mypy": CHECKS,
     "pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m 'not long'": CHECKS,
-    "pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m long": CHECKS,
+    "pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder": CHECKS,
     # The experiment, and others
     "dvc repro": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_what_is_run_again_leaves_the_same_bytes",
     "dvc repro --force": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_what_is_run_again_leaves_the_same_bytes",
