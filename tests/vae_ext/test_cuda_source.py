@@ -22,7 +22,7 @@ from vae_ext.source import ROOT, cuda_home, nvcc_of, wants_cuda, why_no_cuda
 ON_PATH = shutil.which("nvcc")
 FROM_PIP = Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin" / "nvcc"
 NVCC = ON_PATH or (str(FROM_PIP) if FROM_PIP.is_file() else None)
-ARCHITECTURES = ("sm_75", "sm_90", "sm_100")
+ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
 USUAL = "sm_90"
 
 
