@@ -68,15 +68,16 @@ __global__ void __launch_bounds__(kThreads, kResident<Z, kPlain>) forward_kernel
   const int lane = grid.lane(threadIdx.x);
   T* sums = static_cast<T*>(call.kl);
 
-  // A log-ratio is summed a sample at a time; a KL does not depend on the sample and is summed once.
-  const int64_t passes = output == Output::kLogRatio ? call.samples : 1;
+  // A log-ratio is summed a sample at a time. A KL does not depend on the sample and is summed once, where the first one is drawn.
+  // Samples are shared among the blocks of a column of the grid: blockIdx.y, blockIdx.y + gridDim.y, ...
+  const bool of_sample = output == Output::kLogRatio;
+  const int64_t step = of_sample ? call.samples : gridDim.y;
   for (int64_t team = blockIdx.x; team < grid.teams; team += gridDim.x) {
     const int64_t row = grid.row(team, threadIdx.x);
     const uint32_t blocks = grid.blocks_of(row);
     const uint32_t noise_row = call.row_offset + static_cast<uint32_t>(row);
-    for (int64_t pass = 0; pass < passes; ++pass) {
-      const int64_t first = output == Output::kLogRatio ? pass : 0;
-      const int64_t last = output == Output::kLogRatio ? pass + 1 : call.samples;
+    for (int64_t first = blockIdx.y; first < call.samples; first += of_sample ? gridDim.y : call.samples) {
+      const bool sums_kl = !of_sample && first == 0;
       T partial = 0;
       for (uint32_t block = lane; block < blocks; block += grid.lanes()) {
         const Loaded<T> x = load_inputs<Z, kVector>(call, scale, row, block);
@@ -87,19 +88,19 @@ __global__ void __launch_bounds__(kThreads, kResident<Z, kPlain>) forward_kernel
           sigma.at[j] = gaussian.sigma();
           kl.at[j] = gaussian.kl();
         }
-        if (output == Output::kKl) store<kVector>(kl, sums + row * call.dim, block, call.dim);
-        for (int64_t k = first; k < last; ++k) {
+        if (output == Output::kKl && sums_kl) store<kVector>(kl, sums + row * call.dim, block, call.dim);
+        for (int64_t k = first; k < call.samples; k += step) {
           const Four<float> eps = noise(key, k, noise_row, block);
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
             z.at[j] = x.mu.at[j] + sigma.at[j] * static_cast<T>(eps.at[j]);
-            if (output == Output::kLogRatio) kl.at[j] = log_ratio(x.logvar.at[j], z.at[j], static_cast<T>(eps.at[j]));
+            if (of_sample) kl.at[j] = log_ratio(x.logvar.at[j], z.at[j], static_cast<T>(eps.at[j]));
           }
           store<kVector>(z, static_cast<Z*>(call.z) + (k * call.rows + row) * call.dim, block, call.dim);
         }
         partial += sum_of(kl);
       }
-      if (output == Output::kKl) continue;
+      if (output == Output::kKl || !(of_sample || sums_kl)) continue;
       const T sum = sum_by_halves(partial, lane, grid.lanes());
       if (lane == 0 && row < call.rows) sums[first * call.rows + row] = sum;
     }
@@ -322,14 +323,29 @@ bool vectors(const TakePixels& c) {
 template <class Call>
 using Kernel = void (*)(Call, Grid);
 
+// Thread blocks for each multiprocessor of the GPU: several rounds of those it has room for, so that it is busy to the end. Each
+// takes many teams, and reads the key once.
+constexpr int kBlocksEach = 16;
+
+// samples: how many blocks may share the samples of a team, where there are too few teams to fill the GPU.
 template <class Call>
-void launch(const std::string& name, Kernel<Call> kernel, const Call& call, void* stream) {
-  constexpr int64_t kMost = 2147483647;  // thread blocks; beyond it they take several teams each
+void launch(const std::string& name, Kernel<Call> kernel, const Call& call, void* stream, int64_t samples = 1) {
+  const auto check = [&name](cudaError_t error) {
+    if (error != cudaSuccess) throw std::runtime_error("vae_ext, " + name + " on CUDA: " + cudaGetErrorString(error));
+  };
+  int device, multiprocessors;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   const Grid grid(call.rows, call.dim);
-  const auto blocks = static_cast<unsigned>(std::min(grid.teams, kMost));
-  kernel<<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(call, grid);
-  const cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess) throw std::runtime_error("vae_ext, " + name + " on CUDA: " + cudaGetErrorString(error));
+  const int64_t resident = int64_t{kResident<float>} * multiprocessors;
+  const int64_t columns = std::clamp<int64_t>(resident / grid.teams, 1, std::clamp<int64_t>(samples, 1, 65535));
+  // Not kernel<<<...>>>: this is C++, which a compiler for the CPU takes too.
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(std::min<int64_t>(grid.teams, int64_t{kBlocksEach} * multiprocessors)),
+                        static_cast<unsigned>(columns));
+  config.blockDim = dim3(kThreads);
+  config.stream = static_cast<cudaStream_t>(stream);
+  check(cudaLaunchKernelEx(&config, kernel, call, grid));
 }
 
 template <class Call>
@@ -341,7 +357,7 @@ template <class Z>
 void run_typed(const std::string& dtype, const Forward& call, void* stream) {
   const Kernel<Forward> kernels[2][2] = {{forward_kernel<Z, false, false>, forward_kernel<Z, false, true>},
                                          {forward_kernel<Z, true, false>, forward_kernel<Z, true, true>}};
-  launch("forward, " + dtype, kernels[vectors<Z>(call)][plain(call)], call, stream);
+  launch("forward, " + dtype, kernels[vectors<Z>(call)][plain(call)], call, stream, call.samples);
 }
 
 template <class Z>

@@ -81,8 +81,7 @@ __device__ T sum_by_halves(T partial, int lane, int lanes) {
       __syncthreads();
       if (lane < width) shared[threadIdx.x] += shared[threadIdx.x + width];
     }
-    __syncthreads();
-    partial = shared[threadIdx.x];
+    partial = shared[threadIdx.x];  // which nobody else has written
   }
   const int segment = lanes < kWarp ? lanes : kWarp;
   for (int width = segment / 2; width > 0; width /= 2) {

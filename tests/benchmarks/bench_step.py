@@ -191,7 +191,7 @@ def products(images: Images, device: str) -> Epoch:
     model = VAE((28, 28), parameters().model)
     layers = [*linear_layers(model.encoder), *linear_layers(model.decoder)]
     made = [(layer, torch.rand(BATCH, layer.in_features), torch.randn(BATCH, layer.out_features)) for layer in layers]
-    moved = [(layer.weight.detach(), layer.bias.detach(), x.to(device), grad.to(device)) for layer, x, grad in made]
+    moved = [tuple(t.detach().to(device) for t in (layer.weight, layer.bias, x, grad)) for layer, x, grad in made]
 
     def run() -> None:
         for _ in range(len(images) // BATCH):
@@ -230,7 +230,7 @@ def epoch_of(provider: str, device: str) -> Epoch:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     lines = [
-        pytest.param(device, CASE, "step", provider, turn, marks=timed(device, seconds=0.5))
+        pytest.param(device, CASE, "step", provider, turn, marks=timed(device, seconds=0.5, rounds=1))
         for turn in TURNS[:5]  # a turn takes as long as many of the operator's
         for device in DEVICES
         for provider in PROVIDERS

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -53,6 +54,14 @@ def output(*command: str) -> str:
     if shutil.which(command[0]) is None:
         return ""
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """A run that is interrupted writes its report too: of all but the line that has no time yet."""
+    timed = session.config._benchmarksession  # type: ignore[attr-defined]
+    timed.benchmarks = [benchmark for benchmark in timed.benchmarks if benchmark.stats.data]
+    yield
 
 
 def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:

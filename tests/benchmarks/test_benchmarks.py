@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -77,6 +78,32 @@ def test_peak_memory_is_counted_of_every_provider(provider: str) -> None:
 def test_every_provider_of_a_step_goes_through_its_images(provider: str) -> None:
     images = bench_step.images_of("cpu")[: 2 * bench_step.BATCH]
     bench_step.PROVIDERS[provider](images, "cpu")()
+
+
+def test_the_products_are_all_on_the_device_that_is_measured() -> None:
+    bench_step.products(bench_step.images_of("cpu")[: bench_step.BATCH], "meta")()
+
+
+@pytest.mark.parametrize(("of", "case"), [(Bench, "128x20"), (PixelBench, "128x784-pixels")])
+def test_a_graph_is_captured_on_leaves_that_no_other_graph_holds(of: type[Bench], case: str) -> None:
+    bench = of(case, "cpu")
+    own = bench.on_leaves_of_its_own()
+    assert not {*map(id, own.leaves)} & {*map(id, bench.leaves)}
+    assert {*map(id, own.leaves)} <= {*map(id, own.inputs)}
+    bench.check("graph", *own.both("fused"))
+
+
+def test_a_run_that_is_interrupted_reports_what_it_has_timed(tmp_path: Path) -> None:
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    shutil.copy(ROOT / "tests/benchmarks/conftest.py", folder)
+    timed = "def test_timed(benchmark): benchmark.pedantic(int)\n"
+    cut_off = "def interrupted(): raise KeyboardInterrupt\ndef test_cut_off(benchmark): benchmark.pedantic(interrupted)\n"
+    (folder / "test_both.py").write_text(timed + cut_off, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "--benchmark-json=report.json", "benchmarks"]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False)
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert [benchmark["name"] for benchmark in report["benchmarks"]] == ["test_timed"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there they are measured")

@@ -38,10 +38,10 @@ class DeviceClock:
 CLOCKS = {"cpu": time.perf_counter, "cuda": DeviceClock()}
 
 
-def timed(device: str, seconds: float = 0.03) -> pytest.MarkDecorator:
+def timed(device: str, seconds: float = 0.03, rounds: int = 2) -> pytest.MarkDecorator:
     """pytest-benchmark's settings for one turn of one provider."""
     # On a GPU a round is a burst of calls between two events: what the device does, or where that is little, the launches.
     burst = {"cpu": 0.0, "cuda": 1e-3}[device]
     return pytest.mark.benchmark(
-        timer=CLOCKS[device], min_time=burst, max_time=seconds, min_rounds=2, disable_gc=True, warmup=False
+        timer=CLOCKS[device], min_time=burst, max_time=seconds, min_rounds=rounds, disable_gc=True, warmup=False
     )
