@@ -21,6 +21,7 @@ import torch
 import vae_ext
 from pipeline.cli import UserError, run
 from pipeline.files import write_json
+from tests.benchmarks.kernels import kernel_times
 from tests.benchmarks.measure import OPERATOR, REPORT, STEP, measure
 from tests.benchmarks.summarise import RESULTS, summarise
 from tests.benchmarks.table import lines
@@ -106,6 +107,7 @@ def main() -> None:
         verdicts["tests"] = "passed" if subprocess.run(tests, check=False).returncode == 0 else "failed"
         write_json(folder / "checks.json", verdicts)
     if not arguments.no_benchmarks:
+        write_json(folder / "kernels.json", kernel_times())
         for options in ([], ["--full"]):  # the short run first: the long one may be cut off
             report = measure(REPORT, "-k", "cuda", *options, benchmarks=[OPERATOR, STEP])
             print("\n".join(lines(report)), flush=True)

@@ -18,7 +18,19 @@ from torch import Tensor
 
 from pipeline.cli import UserError
 from pipeline.files import write_json
-from tests.benchmarks import against_pythae, bench, bench_operator, bench_step, compare, measure, noise, pixels, table, timing
+from tests.benchmarks import (
+    against_pythae,
+    bench,
+    bench_operator,
+    bench_step,
+    compare,
+    kernels,
+    measure,
+    noise,
+    pixels,
+    table,
+    timing,
+)
 from tests.benchmarks import summarise as summarise_module
 from tests.benchmarks.bench import GPU_ALONE, Bench
 from tests.benchmarks.cases import CASES, FULL, PIXELS, QUICK, QUICK_PIXELS, Case, PixelCase
@@ -104,6 +116,63 @@ def test_a_run_that_is_interrupted_reports_what_it_has_timed(tmp_path: Path) -> 
     subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False)
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert [benchmark["name"] for benchmark in report["benchmarks"]] == ["test_timed"]
+
+
+def test_kernels_are_timed_apart_from_their_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A forward pass gives two tensors, both passes four, a copy one: let each take a microsecond a tensor and a call.
+    now = [0.0]
+
+    def capture(run: Any) -> Any:
+        results = run()
+        return lambda: now.append(now[-1] + 1e-6 * kernels.CALLS * len(results[0])), results
+
+    monkeypatch.setitem(timing.CLOCKS, "cuda", lambda: now[-1])
+    monkeypatch.setattr(kernels, "capture", capture)
+    found = kernels.time_of("128x20", "cpu")
+    assert found["forward_us"] == 2 and found["backward_us"] == 2
+    assert found["copy_gb_s"] == pytest.approx(CASES["128x20"].bytes_moved("forward") / 1e3, rel=1e-3)
+    assert {*kernels.SHOWN} <= CASES.keys()
+
+
+def test_a_kernels_share_of_a_copy_is_of_the_bytes_that_it_must_move() -> None:
+    case = CASES["1048576x64"]
+    copy = case.bytes_moved("forward") / 1e-3
+    found = kernels.times_of(case.name, forward=2e-3, backward=1e-3, copy=copy)
+    assert found["forward_us"] == 2000 and found["forward_of_copy"] == 0.5
+    assert found["backward_of_copy"] == pytest.approx(case.bytes_moved("backward") / case.bytes_moved("forward"), rel=1e-3)
+
+
+def test_the_readme_says_of_a_gpu_what_was_measured_on_it() -> None:
+    folder = ROOT / "results/benchmarks/nvidia-h100-80gb-hbm3"
+    times = pd.read_csv(folder / "times.csv").set_index(["case", "mode"])
+    alone, metrics, checks = (json.loads((folder / f"{name}.json").read_text()) for name in ("kernels", "metrics", "checks"))
+
+    def short(value: float, unit: str) -> str:
+        return f"{value:.{0 if value >= 10 else 1}f}{unit}"
+
+    rows = []
+    most = ("1048576x64", "262144x256", "1048576x64-bfloat16", "262144x256-bfloat16")
+    for mode in ("forward", "backward"):
+        large = [f"{alone[case][f'{mode}_us']:.0f} us, {alone[case][f'{mode}_of_copy']:.0%}" for case in most]
+        small = [short(alone[case][f"{mode}_us"], " us") for case in ("8192x128", "128x20")]
+        rows.append([mode, *large, *small])
+    both = [times.loc[case, "both"] for case in ("128x20", "1024x64", "8192x128", "4096x512", "1048576x64")]
+    rows.append(["speed over eager PyTorch", *(short(line["speedup_eager"], "") for line in both)])
+    rows.append(["speed over `torch.compile`", *(short(line["speedup_compile"], "") for line in both)])
+    rows.append(["replayed in a CUDA graph", *(short(line["graph_us"], " us") for line in both)])
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in rows:
+        assert f"| {' | '.join(row)} |" in text
+    images = metrics["cuda"]["images_per_second"]
+    assert f"{images['fused'] / 1000:.0f},000 images/s: {60_000_000 / images['fused']:.0f} ms an epoch" in text
+    assert f"it is {images['no graph'] / 1000:.0f},000" in text
+    assert f"already {round(images['example, tensors'], -2):,.0f}" in text
+    assert checks.pop("tests") == "passed" and checks.pop("benchmarks") == "measured"
+    assert checks == dict.fromkeys(("memcheck", "racecheck", "initcheck", "synccheck"), "clean")
+    pixels = times[times.index.get_level_values("case").str.endswith("-pixels")]["speedup_eager"]
+    both_passes, forward = pixels.xs("both", level="mode"), pixels.xs("forward", level="mode")
+    assert (round(both_passes.min(), 2), round(both_passes.max(), 1)) == (0.95, 1.3)
+    assert (round(forward.min(), 1), round(forward.max(), 1)) == (2.1, 3.6)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there they are measured")

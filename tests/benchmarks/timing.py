@@ -7,6 +7,7 @@ and the whole round is gone through fifteen times: a provider counts with its be
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ class DeviceClock:
         return self.now
 
 
-CLOCKS = {"cpu": time.perf_counter, "cuda": DeviceClock()}
+CLOCKS: dict[str, Callable[[], float]] = {"cpu": time.perf_counter, "cuda": DeviceClock()}
 
 
 def timed(device: str, seconds: float = 0.03, rounds: int = 2) -> pytest.MarkDecorator:
