@@ -81,7 +81,7 @@ __device__ T sum_by_halves(T partial, int lane, int lanes) {
       __syncthreads();
       if (lane < width) shared[threadIdx.x] += shared[threadIdx.x + width];
     }
-    partial = shared[threadIdx.x];  // which nobody else has written
+    partial = shared[threadIdx.x];  // written last by this thread
   }
   const int segment = lanes < kWarp ? lanes : kWarp;
   for (int width = segment / 2; width > 0; width /= 2) {

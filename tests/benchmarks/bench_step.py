@@ -5,7 +5,7 @@
 - example: the loop of pytorch/examples' VAE, over torchvision's MNIST as it gives its images: a DataLoader, each image a PIL
   image made a tensor, two heads, the cross-entropy of probabilities, the textbook's sample and KL, Adam, a loss that is read at
   every step; example, tensors: the same over images that are tensors already;
-- products: the step's matrix products alone.
+- products: the step's matrix products alone; on a GPU called one by one, so that Python may be what takes the time.
 
 All train 784-400-20 by Adam on batches of 128 MNIST images, in float32.
 """
@@ -230,7 +230,10 @@ def epoch_of(provider: str, device: str) -> Epoch:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     lines = [
-        pytest.param(device, CASE, "step", provider, turn, marks=timed(device, seconds=0.5, rounds=1))
+        # On a GPU a round is a whole epoch; one that goes from image to image in Python takes seconds.
+        pytest.param(
+            device, CASE, "step", provider, turn, marks=timed(device, seconds=0.5, rounds=1 if device == "cuda" else 2)
+        )
         for turn in TURNS[:5]  # a turn takes as long as many of the operator's
         for device in DEVICES
         for provider in PROVIDERS

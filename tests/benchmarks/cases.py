@@ -54,7 +54,7 @@ FULL = [
     *(Case(128, 512), Case(512, 64), Case(2048, 128), Case(128, 20, 50), Case(1024, 64, 5)),
     *(Case(1024, 64, dtype=torch.bfloat16), Case(32768, 128)),
 ]
-# A GPU needs more to fill it, and more to leave its cache. With --full: by count, not yet seen, they take 40 GiB of its memory.
+# A GPU needs more to fill it, and more to leave its cache. With --full they take 40 GiB of its memory, by count.
 GPU = [
     *(Case(4096, 20), Case(4096, 64), Case(4096, 512), Case(2**18, 20), Case(2**18, 64), Case(2**18, 512)),
     *(Case(rows, dim, dtype=dtype) for rows, dim in ((2**20, 64), (2**18, 256)) for dtype in (torch.float32, torch.bfloat16)),

@@ -79,7 +79,7 @@ def sanitize() -> Iterator[tuple[str, str]]:
 
 
 def show_failed_build() -> None:
-    """The end of the log: on a lent machine nobody can read the file afterwards."""
+    """The end of the log: the file may be out of reach afterwards."""
     module = compiled_module()
     log = Path(module.__file__ or "").with_name("build-cuda.log") if module else None
     if log and log.is_file():
