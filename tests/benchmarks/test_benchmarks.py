@@ -145,7 +145,8 @@ def test_a_kernels_share_of_a_copy_is_of_the_bytes_that_it_must_move() -> None:
 def test_the_readme_says_of_a_gpu_what_was_measured_on_it() -> None:
     folder = ROOT / "results/benchmarks/nvidia-h100-80gb-hbm3"
     times = pd.read_csv(folder / "times.csv").set_index(["case", "mode"])
-    alone, metrics, checks = (json.loads((folder / f"{name}.json").read_text()) for name in ("kernels", "metrics", "checks"))
+    found: list[Any] = [json.loads((folder / f"{name}.json").read_text()) for name in ("kernels", "metrics", "checks")]
+    alone, metrics, checks = found
 
     def short(value: float, unit: str) -> str:
         return f"{value:.{0 if value >= 10 else 1}f}{unit}"
@@ -156,7 +157,7 @@ def test_the_readme_says_of_a_gpu_what_was_measured_on_it() -> None:
         large = [f"{alone[case][f'{mode}_us']:.0f} us, {alone[case][f'{mode}_of_copy']:.0%}" for case in most]
         small = [short(alone[case][f"{mode}_us"], " us") for case in ("8192x128", "128x20", "20x50-K50")]
         rows.append([mode, *large, *small])
-    both = [times.loc[case, "both"] for case in ("128x20", "1024x64", "8192x128", "4096x512", "1048576x64")]
+    both: list[Any] = [times.loc[(case, "both")] for case in ("128x20", "1024x64", "8192x128", "4096x512", "1048576x64")]
     rows.append(["speed over eager PyTorch", *(short(line["speedup_eager"], "") for line in both)])
     rows.append(["speed over `torch.compile`", *(short(line["speedup_compile"], "") for line in both)])
     rows.append(["ours, replayed in a CUDA graph", *(short(line["graph_us"], " us") for line in both)])
@@ -164,8 +165,8 @@ def test_the_readme_says_of_a_gpu_what_was_measured_on_it() -> None:
     for row in rows:
         assert f"| {' | '.join(row)} |" in text
     assert f"bandwidth ({alone['1048576x64']['copy_gb_s'] / 1000:.1f} TB/s)" in text
-    python = times.xs("both", level="mode")
-    python = python[python["graph_us"] < 100]["fused_us"].filter(regex="^[^-]*(-K[0-9]+)?$")
+    called: Any = times.xs("both", level="mode")
+    python = called[called["graph_us"] < 100]["fused_us"].filter(regex="^[^-]*(-K[0-9]+)?$")
     assert (round(python.min() / 1000, 2), round(python.max() / 1000, 2)) == (0.15, 0.27)
     images = metrics["cuda"]["images_per_second"]
     assert f"{images['fused'] / 1000:.0f},000 images/s, {60_000_000 / images['fused']:.0f} ms an epoch" in text
@@ -173,7 +174,7 @@ def test_the_readme_says_of_a_gpu_what_was_measured_on_it() -> None:
     assert f"already {round(images['example, tensors'], -2):,.0f}" in text
     assert checks.pop("tests") == "passed" and checks.pop("benchmarks") == "measured"
     assert checks == dict.fromkeys(("memcheck", "racecheck", "initcheck", "synccheck"), "clean")
-    pixels = times[times.index.get_level_values("case").str.endswith("-pixels")]["speedup_eager"]
+    pixels: Any = times[times.index.get_level_values("case").str.endswith("-pixels")]["speedup_eager"]
     both_passes, forward = pixels.xs("both", level="mode"), pixels.xs("forward", level="mode")
     assert (round(both_passes.min(), 2), round(both_passes.max(), 1)) == (0.95, 1.3)
     assert (round(forward.min(), 1), round(forward.max(), 1)) == (2.1, 3.6)
