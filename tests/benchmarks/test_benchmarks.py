@@ -113,7 +113,9 @@ def test_a_run_that_is_interrupted_reports_what_it_has_timed(tmp_path: Path) -> 
     cut_off = "def interrupted(): raise KeyboardInterrupt\ndef test_cut_off(benchmark): benchmark.pedantic(interrupted)\n"
     (folder / "test_both.py").write_text(timed + cut_off, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "--benchmark-json=report.json", "benchmarks"]
-    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False)
+    # pytest-benchmark times nothing in a worker of pytest-xdist.
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, check=False)
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert [benchmark["name"] for benchmark in report["benchmarks"]] == ["test_timed"]
 
@@ -145,7 +147,9 @@ def test_a_kernels_share_of_a_copy_is_of_the_bytes_that_it_must_move() -> None:
 def test_the_readme_says_of_a_gpu_what_was_measured_on_it() -> None:
     folder = ROOT / "results/benchmarks/nvidia-h100-80gb-hbm3"
     times = pd.read_csv(folder / "times.csv").set_index(["case", "mode"])
-    found: list[Any] = [json.loads((folder / f"{name}.json").read_text()) for name in ("kernels", "metrics", "checks")]
+    found: list[Any] = [
+        json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("kernels", "metrics", "checks")
+    ]
     alone, metrics, checks = found
 
     def short(value: float, unit: str) -> str:
