@@ -40,7 +40,8 @@ def small_mnist(folder: Path, train: int = 400, test: int = 200) -> Path:
     for prefix, count in (("train", train), ("t10k", test)):
         for kind, header, size in (("images-idx3", 16, 784), ("labels-idx1", 8, 1)):
             name = f"{prefix}-{kind}-ubyte"
-            content = gzip.decompress((RAW / f"{name}.gz").read_bytes())[header : header + count * size]
+            with gzip.open(RAW / f"{name}.gz") as file:  # of which the rest need not be unpacked
+                content = file.read(header + count * size)[header:]
             shape = (count, 28, 28) if size > 1 else (count,)
             write_idx(folder, name, np.frombuffer(content, np.uint8).reshape(shape))
     return folder
@@ -81,19 +82,22 @@ def start_history(folder: Path) -> None:
     subprocess.run(["git", "commit", "--quiet", "--message", "Start"], cwd=folder, check=True)
 
 
-def make_workspace(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small data and small parameters in a folder, which becomes the current one."""
+@pytest.fixture(scope="session")
+def fresh_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small data and small parameters in a folder with a history, which is made once, and copied."""
+    folder = tmp_path_factory.mktemp("fresh_workspace")
     small_mnist(folder / "data" / "raw" / "small")
     shutil.copy(ROOT / "params.yaml", folder)
     set_params(folder / "params.yaml", SMALL)
     start_history(folder)
-    monkeypatch.chdir(folder)
+    return folder
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(fresh_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with small data and small parameters, in which stages can be called as functions."""
-    make_workspace(tmp_path, monkeypatch)
+    shutil.copytree(fresh_workspace, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 

@@ -27,19 +27,20 @@ from pipeline.params import load_params
 from pipeline.parent import PARENT_ENDED
 from pipeline.paths import CHECKPOINTS, DEFAULT
 from pipeline.step import Stepper
-from tests.pipeline.conftest import ROOT, make_workspace, set_params
+from tests.pipeline.conftest import ROOT, set_params
 
 EPOCHS, STEPS = 6, 5  # 300 images in batches of 64
 Files = dict[str, bytes]
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Files]:
+def template(fresh_workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Files]:
     """A folder with prepared data, and what a run leaves that is left alone: both are made once."""
     folder = tmp_path_factory.mktemp("template")
+    shutil.copytree(fresh_workspace, folder, dirs_exist_ok=True)
+    set_params(folder / "params.yaml", {"train.epochs": EPOCHS, "train.batch_size": 64})
     with pytest.MonkeyPatch.context() as patch:
-        make_workspace(folder, patch)
-        set_params(folder / "params.yaml", {"train.epochs": EPOCHS, "train.batch_size": 64})
+        patch.chdir(folder)
         prepare.main()
         shutil.copytree(folder, folder.with_name("undisturbed"))
         patch.chdir(folder.with_name("undisturbed"))
@@ -263,7 +264,7 @@ def wait_for_epoch(process: subprocess.Popen[str]) -> None:
     assert any("ELBO train" in line for line in process.stdout), process.stderr and process.stderr.read()
 
 
-def test_sigkill_and_then_sigterm_at_any_moment_change_no_bit(prepared: Path) -> None:
+def test_sigkill_and_then_sigterm_at_any_moment_change_no_bit(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     set_params(prepared / "params.yaml", {"train.epochs": 40, "train.batch_size": 4})
     train.main()
     undisturbed = results()
@@ -283,8 +284,9 @@ def test_sigkill_and_then_sigterm_at_any_moment_change_no_bit(prepared: Path) ->
     (newest,) = checkpoints()[-1:]
     step = json.loads((newest / "state.json").read_text(encoding="utf-8"))["content"]["progress"]["step"]
     assert said == f"interrupted after {step} steps; run it again, and it goes on from there\n"
-    out, _ = start().communicate()
-    assert "going on after" in out
+    capsys.readouterr()
+    train.main()
+    assert "going on after" in capsys.readouterr().out
     assert results() == undisturbed
 
 
