@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import vae_ext
+from tests.programs import quick_compiler, script
 from tests.vae_ext.probe import run_in_new_process
 from vae_ext.source import ROOT, checksum_file, module_digest, source_digest
 
@@ -40,25 +41,10 @@ def copy_tree(to: Path) -> Path:
     return to
 
 
-def script(path: Path, *lines: str) -> str:
-    path.write_text("\n".join(["#!/bin/sh", *lines, ""]), encoding="utf-8")
-    path.chmod(0o755)
-    return str(path)
-
-
 @pytest.fixture
-def quick_compiler(module: ModuleType, tmp_path: Path) -> str:
-    """A compiler that links the module of these sources, which the session has, in no time."""
-    # Of its arguments: -c, compile; -shared, link; anything else asks what compiler this is.
-    return script(
-        tmp_path / "c++",
-        'for last in "$@"; do [ "$previous" = -o ] && output=$last; previous=$last; done',
-        'case " $* " in',
-        f"  *' -shared '*) cp '{module.__file__}' \"$output\" ;;",
-        "  *' -c '*) : > \"$output\" ;;",
-        f'  *) exec {shutil.which("c++")} "$@" ;;',
-        "esac",
-    )
+def quick(module: ModuleType, tmp_path: Path) -> str:
+    """A compiler that links the module of these sources, which the session has."""
+    return quick_compiler(tmp_path, Path(module.__file__ or ""))
 
 
 @pytest.fixture
@@ -150,12 +136,12 @@ def test_cuda_that_is_asked_for_and_cannot_be_built_fails_by_name(tmp_path: Path
     assert "is not a CUDA build" in run.stderr.splitlines()[-1]
 
 
-def test_a_build_in_the_tree_is_taken_and_a_source_archive_holds_every_source(quick_compiler: str, tmp_path: Path) -> None:
+def test_a_build_in_the_tree_is_taken_and_a_source_archive_holds_every_source(quick: str, tmp_path: Path) -> None:
     tree = copy_tree(tmp_path / "tree")
     shutil.copy(ROOT / "MANIFEST.in", tree)
     # One process for both: most of its time is torch's import.
     command = [sys.executable, "setup.py", "--quiet", "sdist", "build_ext", "--inplace"]
-    subprocess.run(command, cwd=tree, env={**os.environ, "CXX": quick_compiler}, check=True, capture_output=True)
+    subprocess.run(command, cwd=tree, env={**os.environ, "CXX": quick}, check=True, capture_output=True)
     assert "(built in the tree)" in probe(folder=tree).stdout
     (archive,) = (tree / "dist").iterdir()
     with tarfile.open(archive) as tar:
@@ -163,10 +149,10 @@ def test_a_build_in_the_tree_is_taken_and_a_source_archive_holds_every_source(qu
     assert {f"csrc/{path.name}" for path in (ROOT / "csrc").iterdir()} <= names
 
 
-def test_pip_install_gives_a_working_module_elsewhere(quick_compiler: str, tmp_path: Path) -> None:
+def test_pip_install_gives_a_working_module_elsewhere(quick: str, tmp_path: Path) -> None:
     tree, target = copy_tree(tmp_path / "tree"), tmp_path / "site"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    env = {**os.environ, "CXX": quick_compiler}
+    env = {**os.environ, "CXX": quick}
     subprocess.run([*command, "--target", str(target), str(tree)], env=env, check=True)
     shutil.rmtree(tree)
     run = probe({"VAE_EXT_CACHE_DIR": str(tmp_path / "cache")}, target)
