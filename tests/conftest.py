@@ -6,5 +6,5 @@ import os
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two more than there are cores, since tests wait for programs that they start."""
-    return (os.cpu_count() or 1) + 2
+    """One more than there are cores, for tests that wait; each costs the import of all that is tested."""
+    return (os.cpu_count() or 1) + 1
