@@ -265,7 +265,7 @@ def wait_for_epoch(process: subprocess.Popen[str]) -> None:
 
 
 def test_sigkill_and_then_sigterm_at_any_moment_change_no_bit(prepared: Path) -> None:
-    set_params(prepared / "params.yaml", {"train.epochs": 40, "train.batch_size": 4})
+    set_params(prepared / "params.yaml", {"train.epochs": 20, "train.batch_size": 4})
     train.main()
     undisturbed = results()
     DEFAULT.weights.unlink()
