@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
-ACTIVE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+# Whatever the machine says of bytecode: without it each program compiles torch and DVC anew, which takes longer than it runs.
+ACTIVE := PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # For what needs the standard library alone.
 ANY_PYTHON = $(or $(wildcard $(VENV)/bin/python),$(PYTHON))
 
