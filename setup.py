@@ -69,7 +69,7 @@ def extension() -> Extension:
         sys.exit(f"error: {error}")
     home = SOURCE["cuda_home"]() if cuda else None
     if home:
-        os.environ["CUDA_HOME"] = str(home)  # which torch reads when the next line imports it
+        os.environ["CUDA_HOME"] = str(home)  # read by torch as the next lines import it
 
     import torch
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
@@ -110,6 +110,7 @@ elif compiler() is None:
     print("vae_ext: no C++ compiler found, installing the pure-PyTorch reference alone", file=sys.stderr)
     setup()
 else:
+    module = extension()  # before the next line: torch looks for CUDA once, as soon as this part of it is imported
     from torch.utils.cpp_extension import BuildExtension
 
     class BuildModule(BuildExtension):
@@ -120,4 +121,4 @@ else:
             for module in self.extensions:
                 SOURCE["write_checksum"](Path(self.get_ext_fullpath(module.name)))
 
-    setup(ext_modules=[extension()], cmdclass={"build_ext": BuildModule})
+    setup(ext_modules=[module], cmdclass={"build_ext": BuildModule})

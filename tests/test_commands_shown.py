@@ -19,7 +19,6 @@ from markdown_it import MarkdownIt
 from mypy.main import process_options
 
 from tests.programs import outside_make
-from tests.standalone import sanitize
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = {"make", "vae", "dvc", "git", "python", "python3", "pip", "torchrun", "ruff", "mypy", "pytest", "."}
@@ -138,7 +137,7 @@ TESTS = {
     ),
     "pip install .": "tests/vae_ext/test_backend.py::test_pip_install_gives_a_working_module_elsewhere",
     "pip install '.[cuda]'": "tests/vae_ext/test_cuda_source.py::test_pip_alone_compiles_and_links_the_kernels",
-    "python -m tests.standalone.sanitize": f"{HERE}::test_what_sanitize_builds_is_a_program_for_this_compiler",
+    "python -m tests.standalone.sanitize": "tests/vae_ext/test_emulated_kernels.py::test_emulated_kernels_under_sanitizers",
     "python3 -m tests.benchmarks.gpu": "tests/vae_ext/test_cuda_source.py::test_make_gpu_says_that_there_is_no_gpu",
     # Benchmarks
     "python -m tests.benchmarks.measure --seconds 60": TABLE,
@@ -347,20 +346,3 @@ def test_what_make_test_calls_knows_its_options(monkeypatch: pytest.MonkeyPatch)
     empty = [*options, "-p", "xdist", "--collect-only", "tests/plain.py"]
     done = subprocess.run(empty, env=environment, check=False, capture_output=True, text=True)
     assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout + done.stderr
-
-
-def test_what_sanitize_builds_is_a_program_for_this_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the end of its syntax: compiled with the sanitizers it takes a minute."""
-    called: list[list[str]] = []
-    run = subprocess.run
-
-    def checked(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
-        called.append(command)
-        syntax = [*command[: command.index("-o")], "-fsyntax-only"] if "-o" in command else ["true"]
-        return run(syntax, check=check)
-
-    monkeypatch.setattr(subprocess, "run", checked)
-    assert sanitize.main() == 0
-    compiled, program = called
-    assert "-fsanitize=address,undefined" in compiled
-    assert program == [compiled[-1]]

@@ -215,6 +215,36 @@ def test_a_script_that_calls_another_nvcc_is_not_taken_for_the_toolkit(monkeypat
     assert cuda_home() != toolkit.resolve()
 
 
+def test_setup_tells_torch_which_toolkit_to_use_where_the_nvcc_on_path_is_a_script(tmp_path: Path) -> None:
+    """Torch by itself takes the folder of the script for CUDA's, and linking ends with: cannot find -lcudart."""
+    fake_toolkit(tmp_path / "site" / "nvidia" / "cu13", "13.0")  # found last, where the machine has no other
+    script = tmp_path / "script" / "bin" / "nvcc"
+    script.parent.mkdir(parents=True)
+    script.write_text("#!/bin/sh\nexec /somewhere/else/nvcc\n", encoding="utf-8")
+    script.chmod(0o755)
+    code = f"""
+import os, runpy, setuptools, sys, torch
+for name in ("CUDA_HOME", "CUDA_PATH", "VAE_EXT_CUDA", "CXX"):
+    os.environ.pop(name, None)
+os.environ["PATH"] = {str(script.parent)!r} + os.pathsep + os.environ["PATH"]
+sys.path.append({str(tmp_path / "site")!r})
+sys.argv = ["setup.py", "build_ext"]
+torch.version.cuda, torch.cuda._is_compiled, torch.cuda.is_available = "13.0", lambda: True, lambda: False
+called = {{}}
+setuptools.setup = called.update
+runpy.run_path({str(ROOT / "setup.py")!r})
+(module,) = called["ext_modules"]
+print(torch.utils.cpp_extension.CUDA_HOME)
+print([source for source in module.sources if source.endswith(".cu")])
+"""
+    run = run_in_new_process(code, tmp_path, {})
+    assert run.returncode == 0, run.stderr
+    home, sources = run.stdout.splitlines()
+    assert home != str(tmp_path / "script")
+    assert (Path(home) / "include" / "cuda_runtime.h").is_file()
+    assert sources == "['csrc/cuda.cu']"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_make_gpu_says_that_there_is_no_gpu() -> None:
     command = ["make", "--no-print-directory", "--dry-run", "gpu"]

@@ -1,0 +1,228 @@
+"""The CUDA kernels, emulated on the CPU: the CPU kernels' bits, no access out of bounds, no race. Faults put in are found."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.emulated.build import Build, build_cpu, build_cuda, build_main, compile_object, link
+from tests.standalone import sanitize
+from vae_ext.source import ROOT
+
+KERNELS = 2 * (2 * 4 * 2 + 3 * 4 + 1)  # with and without vectors: see test_cuda_source.py
+EVERY = 29  # case; all of them: make sanitize
+
+
+class Objects:
+    """What is compiled once for all tests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._cpu: Path | None = None
+        self._main: dict[Build, Path] = {}
+
+    def program(self, build: Build, csrc: Path, program: Path) -> Path:
+        """The check of the kernels in a folder."""
+        with ThreadPoolExecutor() as pool:
+            cuda = pool.submit(build_cuda, program.parent, build, csrc)
+            main = pool.submit(build_main, self.folder, build) if build not in self._main else None
+            cpu = pool.submit(build_cpu, self.folder) if self._cpu is None else None
+            self._main[build] = main.result() if main else self._main[build]
+            self._cpu = cpu.result() if cpu else self._cpu
+            assert self._cpu is not None
+            return link([cuda.result(), self._main[build], self._cpu], program, build)
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Objects:
+    return Objects(tmp_path_factory.mktemp("objects"))
+
+
+def run(program: Path, *arguments: int) -> subprocess.CompletedProcess[str]:
+    command = [str(program), *map(str, arguments)]
+    environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_emulated_kernels_give_the_cpus_bits(objects: Objects, tmp_path: Path) -> None:
+    done = run(objects.program(Build.PLAIN, ROOT / "csrc", tmp_path / "check"), EVERY)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f" {KERNELS} kernels," in done.stdout
+
+
+@pytest.mark.long
+def test_emulated_kernels_under_sanitizers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`make sanitize` with some of its cases; of the CPU's kernels, which take a minute to compile so, the syntax alone."""
+
+    def build_kernels(folder: Path) -> Path:
+        for source in ("csrc/cpu.cpp", "tests/standalone/main.cpp"):
+            compile_object(ROOT / source, folder / "nothing", "-I", str(ROOT / "csrc"), "-fsyntax-only", *Build.MEMORY.value)
+        return Path("/bin/true")
+
+    monkeypatch.setattr(sanitize, "build_kernels", build_kernels)
+    assert sanitize.main(["--every", "151"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "no error"
+    assert sum("differences" in line for line in lines) == len(Build) * sanitize.SHARDS
+
+
+class Fault(NamedTuple):
+    """A change of the kernels that must be found, and what is said of it."""
+
+    claim: str
+    file: str
+    old: str
+    new: str
+    found: str  # a part of what is printed
+    build: Build = Build.PLAIN
+
+
+FAULTS = [
+    Fault(
+        "no barrier before shared memory is written again",
+        "four.cuh",
+        "    __syncthreads();  // the sum before this one has been read\n",
+        "",
+        "data race",
+        Build.RACES,
+    ),
+    Fault(
+        "no barrier between the halves",
+        "four.cuh",
+        "      __syncthreads();\n      if (lane < width)",
+        "      if (lane < width)",
+        "data race",
+        Build.RACES,
+    ),
+    Fault(
+        "threads without elements do not sum",
+        "cuda.cu",
+        "if (output == Output::kKl || !(of_sample || sums_kl)) continue;",
+        "if (output == Output::kKl || !(of_sample || sums_kl) || blocks == 0) continue;",
+        "every lane of its mask reaches",
+    ),
+    Fault(
+        "threads past the last row do not sum",
+        "cuda.cu",
+        "    const int64_t image = row % call.images;\n    T partial = 0;",
+        "    const int64_t image = row % call.images;\n    if (row >= call.rows) continue;\n    T partial = 0;",
+        "every lane of its mask reaches",
+    ),
+    Fault(
+        "a store one element too far",
+        "four.cuh",
+        "if (first + j < dim) row[first + j]",
+        "if (first + j <= dim) row[first + j]",
+        "a write out of bounds",
+    ),
+    Fault(
+        "a load one element too far",
+        "four.cuh",
+        "first + j < dim ? static_cast<T>(row[first + j])",
+        "first + j <= dim ? static_cast<T>(row[first + j])",
+        "AddressSanitizer",
+        Build.MEMORY,
+    ),
+    Fault(
+        "sums of rows that are not there",
+        "cuda.cu",
+        "if (lane == 0 && row < call.rows) sums[",
+        "if (lane == 0) sums[",
+        "forward, kl",
+    ),
+    Fault(
+        "a mask of half a warp",
+        "four.cuh",
+        "0xffffffffu",
+        "0x0000ffffu",
+        "a shuffle of a lane outside its mask",
+    ),
+    Fault(
+        "vectors into an unaligned z",
+        "cuda.cu",
+        " && aligned<Z>(c.z, c.dim) &&",
+        " &&",
+        "misaligned address",
+        Build.MEMORY,
+    ),
+    Fault(
+        "elements past a row's end in the log-ratio",
+        "cuda.cu",
+        "4 * static_cast<int64_t>(block) + j < in.dim ? soft.logvar : T(0)",
+        "soft.logvar",
+        "forward, kl",
+    ),
+    Fault(
+        "no row offset in the backward pass",
+        "cuda.cu",
+        """    const uint32_t noise_row = call.row_offset + static_cast<uint32_t>(row);
+    for (uint32_t block = grid.lane""",
+        """    const uint32_t noise_row = static_cast<uint32_t>(row);
+    for (uint32_t block = grid.lane""",
+        "backward of z, gradient of logvar",
+    ),
+    Fault(
+        "four neighbours summed in another order",
+        "four.cuh",
+        "(four.at[0] + four.at[1]) + (four.at[2] + four.at[3])",
+        "((four.at[0] + four.at[1]) + four.at[2]) + four.at[3]",
+        "other bits than the CPU's",
+    ),
+    Fault(
+        "rows done twice and never",
+        "grid.h",
+        "return team * (kThreads >> log_lanes) + (thread >> log_lanes);",
+        "return (team & 1) * (kThreads >> log_lanes) + (thread >> log_lanes);",
+        "not written",
+    ),
+    Fault(
+        "samples left out where thread blocks share them",
+        "cuda.cu",
+        "of_sample ? call.samples : gridDim.y;",
+        "of_sample ? call.samples : gridDim.y + 1;",
+        "forward, z",
+    ),
+    Fault(
+        "only as many teams as thread blocks",
+        "cuda.cu",
+        """    const uint32_t noise_row = call.row_offset + static_cast<uint32_t>(row);
+    for (uint32_t block = grid.lane""",
+        """    if (team >= gridDim.x) break;
+    const uint32_t noise_row = call.row_offset + static_cast<uint32_t>(row);
+    for (uint32_t block = grid.lane""",
+        "not written",
+    ),
+    Fault(
+        "0 times an infinite mu",
+        "cuda.cu",
+        "has_grad_kl ? gaussian.grad_mu(sum_z.at[j], grad_kl.at[j]) : sum_z.at[j];",
+        "gaussian.grad_mu(sum_z.at[j], grad_kl.at[j]);",
+        "backward of z, gradient of mu",
+    ),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.claim.replace(" ", "-"))
+def test_emulated_kernels_with_a_fault_are_found_out(fault: Fault, objects: Objects, tmp_path: Path) -> None:
+    csrc = tmp_path / "csrc"
+    shutil.copytree(ROOT / "csrc", csrc)
+    source = (csrc / fault.file).read_text(encoding="utf-8")
+    assert fault.old in source
+    (csrc / fault.file).write_text(source.replace(fault.old, fault.new), encoding="utf-8")
+    # Of one type, to compile in half the time.
+    cuda = (csrc / "cuda.cu").read_text(encoding="utf-8")
+    others = [line for line in cuda.splitlines() if "case Dtype::k" in line and "kFloat32" not in line]
+    for line in others:
+        cuda = cuda.replace(f"{line}\n", "")
+    cuda = cuda.replace("  switch (call.dtype) {", "  switch (call.dtype) {\n    default: return;")
+    (csrc / "cuda.cu").write_text(cuda, encoding="utf-8")
+    done = run(objects.program(fault.build, csrc, tmp_path / "check"), 23, 0, 1)
+    assert done.returncode != 0
+    assert fault.found in done.stdout + done.stderr
