@@ -26,8 +26,8 @@ help:
 	@echo "make bench-compare   whether the operator became slower than BASE, a commit (default: HEAD), says: two to three minutes"
 	@echo "make bench-noise     how far apart two runs of the same code are, for bench-compare to know: a quarter of an hour"
 	@echo "make bench-pythae    training beside pythae's, which is installed into an environment of its own"
-	@echo "make sanitize        the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer: a minute"
-	@echo "make gpu     on a machine with an NVIDIA GPU, with its own PYTHON: build, test, and measure the CUDA kernels"
+	@echo "make sanitize        the kernels under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, the CUDA ones emulated"
+	@echo "make gpu     on a machine with an NVIDIA GPU, with its own PYTHON: build, test, and measure the CUDA kernels (BUDGET=360 seconds)"
 	@echo "make lock    requirements.lock anew, from pyproject.toml"
 
 setup: $(READY)
@@ -136,8 +136,9 @@ sanitize: $(READY)
 	$(ACTIVE) python -m tests.standalone.sanitize
 
 # Not in .venv: a GPU machine has a torch that fits its driver, and often no network.
+BUDGET ?= 360
 gpu:
-	$(PYTHON) -m tests.benchmarks.gpu
+	$(PYTHON) -m tests.benchmarks.gpu --budget $(BUDGET)
 
 # torch first and by itself: the lock names it without a local version such as +cpu, so that it serves every machine, and
 # torch itself pins the CUDA packages that it runs with. nvcc and its like are ours.

@@ -15,7 +15,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
+
+if int(setuptools.__version__.partition(".")[0]) < 77:  # an older one says of pyproject.toml that its license is no license
+    sys.exit(f"error: setuptools: expected 77 or newer, got {setuptools.__version__}; pip install --upgrade setuptools")
 
 ROOT = Path(__file__).resolve().parent
 SOURCE = runpy.run_path(str(ROOT / "vae_ext" / "source.py"))

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import functools
 import statistics
+import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from pipeline.files import write_json
 from tests.benchmarks.bench import Bench, Tensors, capture
 from tests.benchmarks.cases import CASES
 from tests.benchmarks.summarise import digits
@@ -70,6 +72,14 @@ def times_of(case: str, forward: float, backward: float, copy: float) -> dict[st
     return {name: digits(value) for name, value in found.items()}
 
 
-def kernel_times() -> dict[str, Any]:
-    """Of each case that is shown."""
-    return {case: time_of(case) for case in SHOWN}
+def main() -> None:
+    """Each case that is shown, into the file that is named, as it is measured."""
+    times = {}
+    for case in SHOWN:
+        times[case] = time_of(case)
+        print(f"{case}: {times[case]}", flush=True)
+        write_json(Path(sys.argv[1]), times)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ measured all the same; the exit status is 1.
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,11 +21,28 @@ from tests.benchmarks.timing import DEVICES
 from vae_ext import backend, backend_report
 
 REPORT = Path(".benchmarks/report.json")
+GRACE = 15.0  # seconds, for what is interrupted to write its report in
 OPERATOR, STEP = "tests/benchmarks/bench_operator.py", "tests/benchmarks/bench_step.py"
 
 
-def measure(path: Path, *options: str, benchmarks: Sequence[str] = (OPERATOR, STEP)) -> Report:
+def run_within(command: Sequence[str], seconds: float | None) -> int | None:
+    """The exit status; None if the time was up: it is interrupted as by the keyboard, and killed if that does not help."""
+    with subprocess.Popen(command) as process:
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    return None
+
+
+def measure(path: Path, *options: str, benchmarks: Sequence[str] = (OPERATOR, STEP), within: float | None = None) -> Report:
     """Times everything, with progress on the terminal, and writes the report whole or not at all.
+
+    within: seconds, after which it is interrupted, and the report is of what was measured until then.
 
     Raises:
         UserError: if a device has no kernels, or nothing could be measured.
@@ -39,9 +57,9 @@ def measure(path: Path, *options: str, benchmarks: Sequence[str] = (OPERATOR, ST
     command = [sys.executable, "-m", "pytest", *plugins, "-W", "ignore::DeprecationWarning", "--benchmark-quiet"]
     command.append("--continue-on-collection-errors")
     with whole_file(path) as temporary:
-        done = subprocess.run([*command, f"--benchmark-json={temporary}", *benchmarks, *options], check=False)
-        # 1: something failed. What was interrupted, or had nothing to do, is no report.
-        if done.returncode not in (0, 1) or not temporary.is_file() or temporary.stat().st_size == 0:
+        code = run_within([*command, f"--benchmark-json={temporary}", *benchmarks, *options], within)
+        # 1: something failed. What the user interrupted, or what had nothing to do, is no report.
+        if code not in (None, 0, 1) or not temporary.is_file() or temporary.stat().st_size == 0:
             raise UserError("nothing could be measured, or not to the end")
     return read_report(path)
 

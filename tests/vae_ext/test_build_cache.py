@@ -21,7 +21,7 @@ import pytest
 from filelock import FileLock
 
 from vae_ext.backend import BackendError
-from vae_ext.source import checksum_file, module_digest, source_digest
+from vae_ext.source import ROOT, checksum_file, module_digest, source_digest
 
 backend: Any = importlib.import_module("vae_ext.backend")  # as an attribute of vae_ext it is the function
 
@@ -267,3 +267,10 @@ def test_two_processes_compile_once_and_the_second_says_that_it_waits(compiler: 
         assert said.read() == ""  # it would say that it compiles
     second.join()
     assert second.exitcode == 0
+
+
+def test_a_setuptools_that_cannot_read_pyproject_is_named() -> None:
+    code = "import runpy, setuptools, sys; setuptools.__version__ = '65.5.0'; runpy.run_path(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, str(ROOT / "setup.py")], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: setuptools: expected 77 or newer, got 65.5.0; pip install --upgrade setuptools\n"
