@@ -66,6 +66,7 @@ def report(table: pd.DataFrame, figures: list[Path]) -> str:
         "",
         "MNIST's test set, in nats an image; NLL by importance weighting; seconds of training on the machine that wrote this.",
         "An autoencoder has no ELBO. Gaussian and categorical likelihoods compare with no other row.",
+        "`make recipe` with a name draws that recipe's own figures, into `recipes/results/NAME/plot`, and its page.",
         "",
         "| recipe | epochs | ELBO | rate | distortion | NLL | active units | seconds | published |",
         "| --- | --: | --: | --: | --: | --: | --: | --: | --- |",
@@ -82,9 +83,6 @@ def report(table: pd.DataFrame, figures: list[Path]) -> str:
         lines += ["", f"## {row['recipe']}", "", f"{about['system']}: `{row['parameters']}`.", "", about["look"]]
         if about["faults"]:
             lines += ["", f"*In the source:* {about['faults']}"]
-        drawn = sorted(place_of(row["recipe"]).figures.glob("*.png"))
-        links = [f"[{path.stem.replace('_', ' ')}]({path.relative_to(REPORT.parent)})" for path in drawn]
-        lines += ["", ", ".join(links)]
     return "\n".join(lines) + "\n"
 
 
