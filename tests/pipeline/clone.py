@@ -9,7 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.forked import run_forked
+
 BIN = Path(sys.executable).parent
+
+
+def dvc(*arguments: str) -> None:
+    """What the program dvc does."""
+    from dvc.cli import main  # type: ignore[import-untyped]  # not on every GPU machine, where tests of this folder run
+
+    sys.exit(main(list(arguments)))
 
 
 class Clone:
@@ -24,6 +33,8 @@ class Clone:
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, **self.environment, **environment}
+        if command[0] == "dvc":
+            return run_forked(dvc, *command[1:], folder=self.folder, environment=env)
         return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
 
     def start(self, *command: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
