@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import pipeline
 from pipeline import weights
 from pipeline.cli import UserError
 from pipeline.model import VAE
@@ -18,6 +20,7 @@ from pipeline.params import load_params
 from tests.pipeline.conftest import ROOT
 
 DATA: dict[str, Any] = {"source": "x", "classes": None, "values": "grey", "counts": {}, "sha256": {}}
+EARLIER = Path(__file__).parent / "old_weights"  # models of 4 x 4 images, and what they made of one when they were saved
 TENSORS = {"encoder.0.weight": torch.zeros(3, 4)}
 
 
@@ -67,3 +70,14 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.safetensors")
     with pytest.raises(UserError, match=r"x.safetensors: expected a file of weights, got something else"):
         weights.load_model(tmp_path / "x.safetensors", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["normal", "point"])
+def test_models_that_were_saved_by_an_earlier_version_compute_what_they_did(name: str) -> None:
+    model, before = (
+        pipeline.load(EARLIER / f"{name}.safetensors"),
+        json.loads((EARLIER / f"{name}.json").read_text(encoding="utf-8")),
+    )
+    mu, sigma = model.encode(np.arange(16, dtype=np.uint8).reshape(1, 4, 4) * 17)
+    for values, key in ((mu, "mu"), (sigma, "sigma"), (model.decode(mu), "decoded")):
+        torch.testing.assert_close(values.cpu(), torch.tensor(before[key]), rtol=1e-4, atol=1e-6)
