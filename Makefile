@@ -33,7 +33,7 @@ help:
 setup: $(READY)
 
 $(READY): requirements.lock | unmoved
-	@$(PYTHON) pipeline/prerequisites.py
+	@$(PYTHON) pipeline/runtime/prerequisites.py
 	@echo "Installing requirements.lock into $(VENV): some minutes, and some gigabytes"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --no-compile --disable-pip-version-check --requirement requirements.lock
@@ -48,7 +48,7 @@ unmoved:
 
 # Checked first by itself: DVC reads params.yaml too, before its stages run, and does not name what it cannot read.
 repro: $(READY)
-	$(ACTIVE) python -m pipeline.params
+	$(ACTIVE) python -m pipeline.check
 	$(ACTIVE) dvc repro
 	$(ACTIVE) dvc metrics show results/train/metrics.json results/evaluate/metrics.json
 
@@ -58,15 +58,15 @@ restore: $(READY)
 	$(ACTIVE) dvc checkout --force --allow-missing
 
 recipes: $(READY)
-	$(ACTIVE) python -m pipeline.recipe
+	$(ACTIVE) python -m pipeline.config.recipes
 	cd recipes && $(ACTIVE) dvc repro
 
 named:
-	@test -s $(READY) || $(PYTHON) pipeline/prerequisites.py
-	@$(ANY_PYTHON) -c "import sys; from pipeline.cli import *; run(lambda: named_recipe(sys.argv[1]))" '$(NAME)'
+	@test -s $(READY) || $(PYTHON) pipeline/runtime/prerequisites.py
+	@$(ANY_PYTHON) -c "import sys; from pipeline.config.paths import *; from pipeline.runtime.main import *; run(lambda: named_recipe(sys.argv[1]))" '$(NAME)'
 
 recipe: named $(READY)
-	$(ACTIVE) python -m pipeline.recipe
+	$(ACTIVE) python -m pipeline.config.recipes
 	cd recipes && $(ACTIVE) dvc repro plot@$(NAME)
 
 # Two experiments at a time on half of the cores each: small models gain little from more.
@@ -77,16 +77,16 @@ EPOCHS ?= 5
 sweep: $(READY)
 	$(ACTIVE) dvc exp run --queue -S 'beta=$(BETAS)' -S train.epochs=$(EPOCHS) -S evaluate.importance_samples=100
 	$(ACTIVE) $(HALF) dvc exp run --run-all --jobs 2
-	$(ACTIVE) python -m pipeline.rate_distortion
+	$(ACTIVE) python -m pipeline.studies.rate_distortion
 
 SEEDS ?= 1,2,3,4,5
 seeds: $(READY)
 	$(ACTIVE) dvc exp run --queue -S 'seed=$(SEEDS)'
 	$(ACTIVE) $(HALF) dvc exp run --run-all --jobs 2
-	$(ACTIVE) python -m pipeline.seeds
+	$(ACTIVE) python -m pipeline.studies.seeds
 
 verify: repro
-	$(ACTIVE) python -m pipeline.verify
+	$(ACTIVE) python -m pipeline.studies.verify
 
 # Processes take whole files, which share what they set up; in order, since the longest are not last.
 TESTS := OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.cli import progress, run
-from pipeline.paths import DEFAULT
+from pipeline.config.paths import DEFAULT
+from pipeline.runtime.main import run
+from pipeline.runtime.progress import progress
 
 # torch and pandas take seconds to import: help, mistakes and `vae info` do without them.
 
@@ -177,17 +178,17 @@ def parser() -> argparse.ArgumentParser:
 
 def start(args: argparse.Namespace) -> None:
     """Runs the command that was named; a model that is missing or damaged is said before anything slow is imported."""
-    from pipeline.header import read_header, weights_of
+    from pipeline.models.metadata import read_header, weights_of
 
     header = read_header(weights_of(args.model))
     if args.command == "info":
-        from pipeline.info import info
+        from pipeline.inference.info import info
 
         print(info(args.model, header), end="")
         return
     progress(f"loading {args.model}")
     import pipeline
-    from pipeline import commands
+    from pipeline.inference import commands
 
     warnings.filterwarnings("ignore", message="no pixel is above")  # the images' reader says it as a note
     getattr(commands, args.command)(pipeline.load(args.model), args)

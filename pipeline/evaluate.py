@@ -9,23 +9,24 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.card import write_card
-from pipeline.cli import UserError, run_stage
-from pipeline.collapse import verdict
-from pipeline.data import as_float, read_split, to_device
-from pipeline.device import choose_device
-from pipeline.files import whole_file, write_json
-from pipeline.images import test_pixels
-from pipeline.importance import counts_up_to, log_likelihood_bounds
-from pipeline.information import mutual_information
-from pipeline.lock import locked
-from pipeline.model import VAE
-from pipeline.objective import Stream, stream_key
-from pipeline.params import Params, load_params
-from pipeline.paths import DEFAULT, Place
-from pipeline.probe import NEIGHBOURS, nearest_neighbours
-from pipeline.progress import announce, progress_bar
-from pipeline.weights import load_model_of_prepared_data
+from pipeline.config.params import Params, load_params
+from pipeline.config.paths import DEFAULT, Place
+from pipeline.config.stage import run_stage
+from pipeline.data.batches import test_pixels
+from pipeline.data.prepared import as_float, read_split, to_device
+from pipeline.evaluation.collapse import verdict
+from pipeline.evaluation.importance import counts_up_to, log_likelihood_bounds
+from pipeline.evaluation.knn_probe import NEIGHBOURS, nearest_neighbours
+from pipeline.evaluation.model_card import write_card
+from pipeline.evaluation.mutual_information import mutual_information
+from pipeline.models.serialization import load_model_of_prepared_data
+from pipeline.models.vae import VAE
+from pipeline.runtime.device import choose_device
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import whole_file, write_json
+from pipeline.runtime.lock import locked
+from pipeline.runtime.noise_streams import Stream, stream_key
+from pipeline.runtime.progress import announce, progress_bar
 from vae_ext import binarize, reparam_kl
 
 # A unit is active if its posterior mean varies with the image by more than this (Burda et al. 2016, section 5.1).

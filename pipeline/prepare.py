@@ -10,20 +10,21 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.arrays import SUFFIXES as ARRAYS
-from pipeline.arrays import read_arrays
-from pipeline.cli import UserError, run
-from pipeline.data import MANIFEST, Bytes, Split, write_split
-from pipeline.files import sha256, whole_folder, write_json
-from pipeline.folder import SUFFIXES as PICTURES
-from pipeline.folder import read_folder
-from pipeline.idx import is_idx, read_idx
-from pipeline.lock import locked
-from pipeline.params import Data, load_params
-from pipeline.paths import PARAMS, PREPARED
-from pipeline.raw import Images, Part, Raw, shown
-from pipeline.source import expect_source, is_text
-from pipeline.splits import Rows, hold_out, missing, number, shuffled
+from pipeline.config.params import Data, load_params
+from pipeline.config.paths import PARAMS, PREPARED
+from pipeline.data.prepared import MANIFEST, Bytes, Split, write_split
+from pipeline.data.readers.arrays import SUFFIXES as ARRAYS
+from pipeline.data.readers.arrays import read_arrays
+from pipeline.data.readers.idx import is_idx, read_idx
+from pipeline.data.readers.image_folder import SUFFIXES as PICTURES
+from pipeline.data.readers.image_folder import read_folder
+from pipeline.data.readers.raw import Images, Part, Raw, shown
+from pipeline.data.source import expect_source, is_text
+from pipeline.data.splits import Rows, hold_out, missing, number, shuffled
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import sha256, whole_folder, write_json
+from pipeline.runtime.lock import locked
+from pipeline.runtime.main import run
 
 HELD_OUT: list[Split] = ["test", "validation"]  # in this order
 READ_AT_ONCE, BYTES_AT_ONCE = 512, 2**25  # images, or fewer where they are large

@@ -21,24 +21,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 import vae_ext
-from pipeline import parallel
-from pipeline.caveats import caveats
-from pipeline.checkpoint import Checkpoints, Curves, Progress, checkpoints_of, run_key
-from pipeline.cli import Interrupted, UserError, run_stage
-from pipeline.data import Split, read_manifest, read_split
-from pipeline.device import choose_device
-from pipeline.files import write_json
-from pipeline.images import Resident, Streamed, byte_means
-from pipeline.lock import locked
-from pipeline.machine import machine
-from pipeline.model import VAE
-from pipeline.objective import Stream, elbo_terms, stream_key
-from pipeline.parallel import Group, LostPeerError, SharedError
-from pipeline.params import Params, load_params
-from pipeline.parent import PARENT_ENDED
-from pipeline.paths import DEFAULT, Place
-from pipeline.step import DISTORTION, RATE, REPLAYED, TERMS, Stepper
-from pipeline.weights import save_model
+from pipeline.config.params import Params, load_params
+from pipeline.config.paths import DEFAULT, Place
+from pipeline.config.stage import run_stage
+from pipeline.data.batches import Resident, Streamed, byte_means
+from pipeline.data.prepared import Split, read_manifest, read_split
+from pipeline.models.likelihood_warnings import caveats
+from pipeline.models.objectives import elbo_terms
+from pipeline.models.serialization import save_model
+from pipeline.models.vae import VAE
+from pipeline.runtime.device import choose_device
+from pipeline.runtime.errors import Interrupted, UserError
+from pipeline.runtime.files import write_json
+from pipeline.runtime.lock import locked
+from pipeline.runtime.machine import machine
+from pipeline.runtime.noise_streams import Stream, stream_key
+from pipeline.runtime.parent import PARENT_ENDED
+from pipeline.training import distributed as parallel
+from pipeline.training.checkpoints import Checkpoints, Curves, Progress, checkpoints_of, run_key
+from pipeline.training.distributed import Group, LostPeerError, SharedError
+from pipeline.training.step import DISTORTION, RATE, REPLAYED, TERMS, Stepper
 
 VALIDATED_AT_ONCE = 1000
 

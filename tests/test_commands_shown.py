@@ -62,7 +62,9 @@ TESTS = {
     "make": SETUP,
     "python3 -m venv .venv": SETUP,
     ".venv/bin/pip install --no-compile --disable-pip-version-check --requirement requirements.lock": SETUP,
-    "python3 pipeline/prerequisites.py": "tests/test_setup.py::test_another_python_is_refused_before_anything_is_installed",
+    "python3 pipeline/runtime/prerequisites.py": (
+        "tests/test_setup.py::test_another_python_is_refused_before_anything_is_installed"
+    ),
     ". .venv/bin/activate": SETUP,
     "python3 -m venv .venv-lock": LOCK,
     ".venv-lock/bin/pip install --quiet torch==2.13.0": LOCK,
@@ -78,9 +80,9 @@ TESTS = {
     # The experiment, and others
     "dvc repro": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_what_is_run_again_leaves_the_same_bytes",
     "dvc repro --force": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_what_is_run_again_leaves_the_same_bytes",
-    "python -m pipeline.params": f"{PIPELINE}/test_cli.py::test_the_locale_does_not_decide_how_files_are_read",
+    "python -m pipeline.check": f"{PIPELINE}/test_cli.py::test_the_locale_does_not_decide_how_files_are_read",
     "dvc metrics show results/train/metrics.json results/evaluate/metrics.json": COMMITS,
-    "python -m pipeline.verify": SEEDS,
+    "python -m pipeline.studies.verify": SEEDS,
     'git commit -am "Results here"': COMMITS,
     "dvc exp run -S beta=0.5": BETA,
     "dvc exp show --only-changed": BETA,
@@ -99,8 +101,10 @@ TESTS = {
     "dvc exp run --queue -S 'beta=0.1,0.3,1,3,10' -S train.epochs=5 -S evaluate.importance_samples=100": QUEUE,
     "dvc exp run --queue -S 'seed=1,2,3,4,5'": QUEUE,
     "dvc exp run --run-all --jobs 2": QUEUE,
-    "python -m pipeline.rate_distortion": f"{PIPELINE}/test_experiments.py::test_rate_and_distortion_of_experiments_are_drawn",
-    "python -m pipeline.seeds": SEEDS,
+    "python -m pipeline.studies.rate_distortion": (
+        f"{PIPELINE}/test_experiments.py::test_rate_and_distortion_of_experiments_are_drawn"
+    ),
+    "python -m pipeline.studies.seeds": SEEDS,
     "dvc exp run -S train.processes=2": f"{PIPELINE}/test_parallel.py::test_two_processes_have_the_curves_of_one",
     "torchrun --nproc-per-node 2 -m pipeline.train": (
         f"{PIPELINE}/test_parallel.py::test_torchrun_starts_it_too_also_with_shares_that_are_empty"
@@ -127,7 +131,7 @@ TESTS = {
     "dvc pull models/default/vae.safetensors models/default/MODEL_CARD.md": PULL,
     # Recipes
     "python3 -c": "tests/test_setup.py::test_make_recipe_asks_for_a_name_before_anything_is_installed",
-    "python -m pipeline.recipe": RECIPE,
+    "python -m pipeline.config.recipes": RECIPE,
     "dvc repro plot@aevb_mlp_2d": RECIPE,
     "dvc exp run plot@aevb_mlp_2d -S aevb_mlp_2d.yaml:train.epochs=5": RECIPE,
     # The operator

@@ -24,10 +24,8 @@ def unpacked(tmp_path: Path) -> Path:
     """What make reads, without a history."""
     for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
-    for folder, kind in (("pipeline", "*.py"), ("recipes", "*.yaml")):
-        (tmp_path / folder).mkdir()
-        for path in (ROOT / folder).glob(kind):
-            shutil.copy(path, tmp_path / folder)
+    for folder in ("pipeline", "recipes"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "results"))
     return tmp_path
 
 

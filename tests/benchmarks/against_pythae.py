@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.cli import UserError, run
-from pipeline.data import to_device
-from pipeline.idx import read_idx
-from pipeline.images import Resident
-from pipeline.importance import log_likelihood_bounds
-from pipeline.model import VAE
-from pipeline.parallel import Group
-from pipeline.step import Stepper
+from pipeline.data.batches import Resident
+from pipeline.data.prepared import to_device
+from pipeline.data.readers.idx import read_idx
+from pipeline.evaluation.importance import log_likelihood_bounds
+from pipeline.models.vae import VAE
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.main import run
+from pipeline.training.distributed import Group
+from pipeline.training.step import Stepper
 from tests.benchmarks.bench_step import our_epoch, parameters
 from vae_ext import noise_key
 from vae_ext.source import ROOT

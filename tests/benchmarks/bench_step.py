@@ -28,14 +28,14 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline import objective
-from pipeline.data import Split, as_float
-from pipeline.gradient import linear_layers
-from pipeline.idx import read_idx
-from pipeline.images import Resident
-from pipeline.model import VAE
-from pipeline.parallel import Group
-from pipeline.step import Stepper
+from pipeline.data.batches import Resident
+from pipeline.data.prepared import Split, as_float
+from pipeline.data.readers.idx import read_idx
+from pipeline.models import objectives as objective
+from pipeline.models.vae import VAE
+from pipeline.training.distributed import Group
+from pipeline.training.manual_backward import linear_layers
+from pipeline.training.step import Stepper
 from tests.benchmarks.bench import textbook
 from tests.benchmarks.timing import DEVICES, TURNS, timed
 from tests.plain import plain_params

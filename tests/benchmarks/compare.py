@@ -21,7 +21,8 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.cli import UserError, run
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.main import run
 from tests.benchmarks.measure import OPERATOR, REPORT, measure
 from tests.benchmarks.noise import NOISE, changes, read_bands
 from tests.benchmarks.report import Report

@@ -10,7 +10,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from pipeline.figure import figure
+from pipeline.figures.style import figure
 from tests.benchmarks.cases import CASES, of_pixels
 from tests.benchmarks.report import Report
 

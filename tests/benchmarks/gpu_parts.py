@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from pipeline.cli import UserError
-from pipeline.files import write_json
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import write_json
 from tests.benchmarks.measure import OPERATOR, STEP, measure, run_within
 from tests.benchmarks.report import read_report
 from tests.benchmarks.summarise import summarise

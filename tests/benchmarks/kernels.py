@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.files import write_json
+from pipeline.runtime.files import write_json
 from tests.benchmarks.bench import Bench, Tensors, capture
 from tests.benchmarks.cases import CASES
 from tests.benchmarks.summarise import digits

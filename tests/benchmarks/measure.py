@@ -13,8 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.cli import UserError, run
-from pipeline.files import whole_file
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import whole_file
+from pipeline.runtime.main import run
 from tests.benchmarks.report import Report, read_report
 from tests.benchmarks.table import lines
 from tests.benchmarks.timing import DEVICES

@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.cli import UserError, run
-from pipeline.files import write_json
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import write_json
+from pipeline.runtime.main import run
 from tests.benchmarks.measure import OPERATOR, REPORT, measure
 from tests.benchmarks.summarise import RESULTS, digits, metrics_of
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipeline.cli import UserError
+from pipeline.runtime.errors import UserError
 
 LINE = ["device", "case", "mode"]  # what is compared among providers
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.cli import run
-from pipeline.files import whole_file, write_json
+from pipeline.runtime.files import whole_file, write_json
+from pipeline.runtime.main import run
 from tests.benchmarks.cases import GPU, PIXELS, QUICK
 from tests.benchmarks.figures import draw_bandwidth, draw_speedups
 from tests.benchmarks.report import LINE, Report, read_report

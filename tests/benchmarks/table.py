@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.cli import run
+from pipeline.runtime.main import run
 from tests.benchmarks.cases import of_pixels
 from tests.benchmarks.report import LINE, Report, read_report
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.cli import UserError
-from pipeline.files import write_json
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import write_json
 from tests.benchmarks import (
     against_pythae,
     bench,

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.cli import UserError
+from pipeline.runtime.errors import UserError
 from tests.benchmarks import gpu_parts
 from tests.benchmarks.gpu_parts import BENCHMARKS, PARTS, Part, run_parts
 from tests.benchmarks.measure import run_within

@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.files import whole_file
-from pipeline.paths import DEFAULT
+from pipeline.config.paths import DEFAULT
+from pipeline.runtime.files import whole_file
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None

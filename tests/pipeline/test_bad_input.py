@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from pipeline import __main__ as command
-from pipeline import params, prepare, train
-from pipeline.cli import run
-from pipeline.paths import DEFAULT, PARAMS
+from pipeline import check, prepare, train
+from pipeline.config.paths import DEFAULT, PARAMS
+from pipeline.runtime.main import run
 from tests.pipeline.conftest import set_params, write_idx
 from tests.pipeline.test_intake import colours
 
@@ -512,7 +512,7 @@ def test_what_dvc_hangs_at_or_misses_is_said_before_dvc_reads_it(
 ) -> None:
     make, line = DATA[name]
     set_params(PARAMS, make(raw))
-    assert ended(params.main, capsys).startswith(f"error: {line}")
+    assert ended(check.main, capsys).startswith(f"error: {line}")
 
 
 @pytest.mark.parametrize(
@@ -533,7 +533,7 @@ def test_bad_parameters_of_data_are_one_line(
     raw: Path, changes: dict[str, object], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     set_params(PARAMS, changes)
-    error = ended(params.main, capsys)
+    error = ended(check.main, capsys)
     assert error.startswith(f"error: params.yaml: {line}")
     assert len(error.splitlines()) == 1
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.card import FRONT, as_yaml, read_metrics, write_card
-from pipeline.params import load_params
-from pipeline.plain_yaml import read_yaml_text
+from pipeline.config.params import load_params
+from pipeline.config.plain_yaml import read_yaml_text
+from pipeline.evaluation.model_card import FRONT, as_yaml, read_metrics, write_card
 from tests.pipeline.conftest import ROOT
 
 ODD = [

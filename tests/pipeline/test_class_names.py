@@ -11,10 +11,10 @@ import pytest
 import torch
 from matplotlib import font_manager
 
-from pipeline import class_names
-from pipeline.class_names import legible, shortened
-from pipeline.plot import latent_plane
-from pipeline.progress import announce, progress_bar
+from pipeline.figures import class_names
+from pipeline.figures.class_names import legible, shortened
+from pipeline.figures.latent import latent_plane
+from pipeline.runtime.progress import announce, progress_bar
 
 LONG = ("a_class_with_a_very_long_name_" * 4)[:120]
 

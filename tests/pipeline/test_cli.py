@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import UserError, in_line, named_recipe, run, shown
-from pipeline.paths import RECIPES
+from pipeline.config.paths import RECIPES, named_recipe
+from pipeline.runtime.errors import UserError, in_line, shown
+from pipeline.runtime.main import run
 from tests.pipeline.conftest import ROOT
 
 
@@ -67,7 +68,7 @@ def test_the_locale_does_not_decide_how_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(f"# β\n{text}", encoding="utf-8")
     shutil.copytree(ROOT / "data/raw/mnist", tmp_path / "data/raw/mnist", copy_function=os.symlink)
     ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pipeline.params"]
+    command = [sys.executable, "-m", "pipeline.check"]
     done = subprocess.run(command, cwd=tmp_path, env=ascii_only, capture_output=True, encoding="utf-8", check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

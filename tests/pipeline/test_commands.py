@@ -24,12 +24,12 @@ from PIL import Image
 import pipeline
 from pipeline import __main__ as command
 from pipeline import evaluate, prepare, train
-from pipeline.cli import UserError
-from pipeline.data import Manifest, read_split
-from pipeline.header import read_header
-from pipeline.info import info
-from pipeline.paths import DEFAULT
-from pipeline.weights import save_model
+from pipeline.config.paths import DEFAULT
+from pipeline.data.prepared import Manifest, read_split
+from pipeline.inference.info import info
+from pipeline.models.metadata import read_header
+from pipeline.models.serialization import save_model
+from pipeline.runtime.errors import UserError
 from tests.pipeline.conftest import ROOT, SMALL, set_params, small_mnist
 from tests.pipeline.test_intake import colours
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from pipeline import prepare
-from pipeline.cli import UserError
-from pipeline.data import as_float, read_split, to_device
-from pipeline.idx import read_idx
-from pipeline.paths import PREPARED
+from pipeline.config.paths import PREPARED
+from pipeline.data.prepared import as_float, read_split, to_device
+from pipeline.data.readers.idx import read_idx
+from pipeline.runtime.errors import UserError
 from tests.pipeline.conftest import RAW, set_params, write_idx
 
 IMAGES = "train-images-idx3-ubyte.gz"

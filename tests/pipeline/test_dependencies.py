@@ -1,54 +1,108 @@
-"""DVC runs a stage again when its code has changed: what a stage imports is what dvc.yaml says that it depends on."""
+"""What a result depends on is known by the rooms of pipeline/: to DVC, which runs a stage again, and to a checkpoint's key."""
 
 from __future__ import annotations
 
 import ast
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.plain_yaml import read_yaml
+from pipeline.config.plain_yaml import read_yaml
+from tests.pipeline.clone import Clone
 from tests.pipeline.conftest import ROOT
 
-# Of these no result depends: how a program starts and where files lie. What params.py allows, the schema says.
-PLUMBING = {"cli", "device", "files", "lock", "params", "parent", "paths", "plain_yaml", "progress", "source"}
 FILES = [ROOT / "dvc.yaml", ROOT / "recipes/dvc.yaml"]
 STAGES = [
     (file, name, stage)
     for file in FILES
     for name, stage in read_yaml(file)["stages"].items()
-    if "deps" in stage and name not in ("check", "resolve")
+    if "python -m pipeline." in stage["cmd"] and name != "code"
 ]
 
 
 def imported(module: str, seen: set[str]) -> set[str]:
-    """The pipeline's modules that one imports, directly or not, itself among them."""
+    """The pipeline's modules that one imports, directly or not, itself among them; ``training.step``, for example."""
     seen.add(module)
-    for node in ast.walk(ast.parse((ROOT / "pipeline" / f"{module}.py").read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline"):
-            names = [alias.name for alias in node.names] if node.module == "pipeline" else [str(node.module).split(".")[1]]
-            for name in names:
-                if name not in seen:
+    for node in ast.walk(ast.parse((ROOT / "pipeline" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline."):
+            above = str(node.module).removeprefix("pipeline.")
+            for name in [above, *(f"{above}.{alias.name}" for alias in node.names)]:
+                if name not in seen and (ROOT / "pipeline" / f"{name.replace('.', '/')}.py").is_file():
                     imported(name, seen)
     return seen
 
 
+def rooms(module: str) -> set[str]:
+    return {name.split(".")[0] for name in imported(module, set()) if "." in name}
+
+
 @pytest.mark.parametrize(("file", "name", "stage"), STAGES, ids=[f"{file.parent.name}-{name}" for file, name, _ in STAGES])
-def test_a_stage_depends_on_the_code_that_it_runs(file: Path, name: str, stage: dict[str, Any]) -> None:
-    deps = {dep.removeprefix("../") for dep in stage["deps"]}
-    listed = {Path(dep).stem for dep in deps if dep.startswith("pipeline/") and dep.endswith(".py")}
+def test_a_stage_depends_on_the_rooms_that_it_imports_from(file: Path, name: str, stage: dict[str, Any]) -> None:
     module = stage["cmd"].split("python -m pipeline.")[1].split()[0]
-    assert listed == imported(module, set()) - PLUMBING
-    if "model" in listed:
-        # In recipes/, whose .dvcignore would not be heard about __pycache__ out there, a package is its files.
-        package = {f"vae_ext/{path.name}" for path in (ROOT / "vae_ext").glob("*.py")} if file.parent != ROOT else {"vae_ext"}
-        assert {*package, "csrc", "setup.py"} <= deps
+    # What config allows, the schema says, which every stage depends on; check writes it, and resolve is written by it.
+    wanted = rooms(module) - ({"config"} if name not in ("check", "resolve") else set())
+    deps = {dep.removeprefix("../") for dep in stage["deps"]}
+    if file.parent == ROOT:
+        found = {dep.removeprefix("pipeline/") for dep in deps if dep.startswith("pipeline/") and not dep.endswith(".py")}
+        operator = {"vae_ext", "csrc", "setup.py"}
+    else:
+        (found,) = (set(entry["code.json"]) - {"vae_ext"} for entry in stage["params"] if "code.json" in entry)
+        operator = {"csrc", "setup.py"}
+        assert "models" not in wanted or "vae_ext" in next(e["code.json"] for e in stage["params"] if "code.json" in e)
+    assert found == wanted
+    assert "." in module or f"pipeline/{module}.py" in deps
+    assert "models" not in wanted or operator <= deps
 
 
-def test_stages_are_entry_points_and_nothing_imports_them() -> None:
-    entries = {path.stem for path in (ROOT / "pipeline").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")} - {
-        "params"
-    }
-    for path in (ROOT / "pipeline").glob("*.py"):
-        assert not (imported(path.stem, set()) - {path.stem}) & entries
+EDITS = """
+import json, sys
+from pathlib import Path
+import pipeline.train
+from pipeline.config.code import loaded_code
+from pipeline.config.params import load_params
+from pipeline.training.checkpoints import run_key
+
+package = Path(pipeline.__file__).parent
+keys = {"as it is": run_key(load_params())}
+for room in json.loads(sys.argv[1]):
+    edited = [path for path in sorted((package / room).rglob("*.py")) if path in loaded_code() or room in ("figures", "report")]
+    with edited[-1].open("a", encoding="utf-8") as file:
+        file.write("# an edit\\n")
+    keys[room] = run_key(load_params())
+print(json.dumps(keys))
+"""
+
+
+def test_an_edit_in_each_room_that_training_imports_changes_the_key_of_its_checkpoints(tmp_path: Path) -> None:
+    for folder in ("pipeline", "vae_ext", "csrc"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("setup.py", "params.yaml"):
+        shutil.copy(ROOT / file, tmp_path)
+    (tmp_path / "data/prepared").mkdir(parents=True)
+    (tmp_path / "data/prepared/manifest.json").write_text("{}", encoding="utf-8")
+    training = sorted(rooms("train"))
+    assert training == ["config", "data", "models", "runtime", "training"]
+    order = [*training, "data/readers", "figures", "report"]
+    training += ["data/readers"] if any(name.startswith("data.readers.") for name in imported("train", set())) else []
+    command = [sys.executable, "-c", EDITS, json.dumps([room for room in order if room in training or "/" not in room])]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    keys = json.loads(done.stdout)
+    assert len({keys["as it is"], *(keys[room] for room in training)}) == len(training) + 1
+    assert keys["figures"] == keys["report"] == keys[training[-1]]
+
+
+@pytest.mark.parametrize(
+    ("edited", "changed"),
+    [("figures/style.py", {"plot"}), ("report/page.py", {"plot"}), ("training/schedules.py", {"train"})],
+)
+def test_an_edit_in_a_room_changes_the_stages_that_use_it_alone(clone: Clone, edited: str, changed: set[str]) -> None:
+    with (clone.folder / "pipeline" / edited).open("a", encoding="utf-8") as file:
+        file.write("# an edit\n")
+    assert clone.read("dvc", "status").keys() == changed
+    clone.restore()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.device import choose_device
+from pipeline.runtime.device import choose_device
 
 
 def test_a_model_can_be_exported_after_the_device_was_chosen() -> None:

@@ -97,7 +97,7 @@ def test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache(
 
 
 def test_rate_and_distortion_of_experiments_are_drawn(clone: Clone, edited: str) -> None:
-    clone.must(sys.executable, "-m", "pipeline.rate_distortion", PYTHONPATH=str(clone.folder))
+    clone.must(sys.executable, "-m", "pipeline.studies.rate_distortion", PYTHONPATH=str(clone.folder))
     table = pd.read_csv(clone.folder / "results/rate_distortion.csv")
     rates = table[table["else"] == "seed=2"].set_index("beta")["rate"].to_dict()
     assert rates[4.0] < rates[1.0]
@@ -107,8 +107,8 @@ def test_rate_and_distortion_of_experiments_are_drawn(clone: Clone, edited: str)
 
 def test_a_run_is_verified_against_the_band_of_seeds(clone: Clone, edited: str) -> None:
     # Five whole runs would take minutes: two, and a band for which that is enough.
-    assert "from seeds 1, 2" in clone.python("from pipeline import seeds; seeds.FEWEST = 2; seeds.main()")
-    verified = clone.must(sys.executable, "-m", "pipeline.verify", PYTHONPATH=str(clone.folder))
+    assert "from seeds 1, 2" in clone.python("from pipeline.studies import seeds; seeds.FEWEST = 2; seeds.main()")
+    verified = clone.must(sys.executable, "-m", "pipeline.studies.verify", PYTHONPATH=str(clone.folder))
     assert verified.count(" inside ") == len(clone.metrics())
     clone.must("git", "clean", "--quiet", "--force", "results")
 

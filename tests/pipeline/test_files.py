@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import files
-from pipeline.files import all_files, whole_file, whole_folder, write_json
+from pipeline.runtime import files
+from pipeline.runtime.files import all_files, whole_file, whole_folder, write_json
 from tests.pipeline.conftest import ROOT
 
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 import vae_ext
-from pipeline.data import as_float
-from pipeline.gradient import by_hand, write_gradient
-from pipeline.model import VAE, flatten_parameters
-from pipeline.objective import elbo_terms
+from pipeline.data.prepared import as_float
+from pipeline.models.objectives import elbo_terms
+from pipeline.models.vae import VAE
+from pipeline.training.flat_parameters import flatten_parameters
+from pipeline.training.manual_backward import by_hand, write_gradient
 from tests.plain import plain_params
 
 CPU = torch.device("cpu")

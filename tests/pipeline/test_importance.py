@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.data import as_float
-from pipeline.importance import AT_ONCE, counts_up_to, log_likelihood_bounds
-from pipeline.model import VAE
-from pipeline.objective import Stream, elbo_terms, stream_key
+from pipeline.data.prepared import as_float
+from pipeline.evaluation.importance import AT_ONCE, counts_up_to, log_likelihood_bounds
+from pipeline.models.objectives import elbo_terms
+from pipeline.models.vae import VAE
+from pipeline.runtime.noise_streams import Stream, stream_key
 from tests.plain import plain_params
 
 CPU = torch.device("cpu")

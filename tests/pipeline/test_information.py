@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.collapse import verdict
-from pipeline.information import AT_ONCE, mutual_information
-from pipeline.probe import NEIGHBOURS, nearest_neighbours
+from pipeline.evaluation.collapse import verdict
+from pipeline.evaluation.knn_probe import NEIGHBOURS, nearest_neighbours
+from pipeline.evaluation.mutual_information import AT_ONCE, mutual_information
 
 COUNT = 2 * AT_ONCE + 24
 

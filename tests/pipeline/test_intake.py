@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
-from pipeline import evaluate, params, plot, prepare, train
-from pipeline.cli import UserError
-from pipeline.data import read_manifest, read_split
-from pipeline.given import Given
-from pipeline.params import load_params
-from pipeline.paths import DEFAULT, PARAMS
-from pipeline.splits import hold_out, number, share_out, shuffled
+from pipeline import check, evaluate, plot, prepare, train
+from pipeline.config.params import load_params
+from pipeline.config.paths import DEFAULT, PARAMS
+from pipeline.data.prepared import read_manifest, read_split
+from pipeline.data.splits import hold_out, number, share_out, shuffled
+from pipeline.inference.inputs import Given
+from pipeline.runtime.errors import UserError
 from tests.pipeline.conftest import RAW, ROOT, set_params, write_idx
 
 Bytes = npt.NDArray[np.uint8]
@@ -329,7 +329,7 @@ def test_below_one_a_number_is_a_share() -> None:
 def test_a_killed_prepare_leaves_no_half_data_set_and_the_next_one_is_whole(workspace: Path) -> None:
     set_params(workspace / "params.yaml", jpegs_in_colour(workspace / "data/raw"))
     slow = (  # a quarter of a second a picture
-        "import time, pipeline.folder as f, pipeline.prepare as p\n"
+        "import time, pipeline.data.readers.image_folder as f, pipeline.prepare as p\n"
         "p.READ_AT_ONCE = 4\nopened = f.Pictures._open\n"
         "f.Pictures._open = lambda self, path: (time.sleep(0.25), opened(self, path))[1]\n"
         "p.main()\n"
@@ -352,7 +352,7 @@ def prepared_by(capsys: pytest.CaptureFixture[str], path: str, **data: object) -
     """The images for training by these parameters of data alone, and what was said."""
     shutil.copy(ROOT / PARAMS, PARAMS)
     set_params(PARAMS, {"data.path": path, **{f"data.{name}": value for name, value in data.items()}})
-    params.main()
+    check.main()
     prepare.main()
     return np.array(read_split("train").images), capsys.readouterr().out
 

@@ -11,7 +11,7 @@ from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Normal as TorchNormal
 
-from pipeline.likelihood import Bernoulli, Categorical, Gaussian, Likelihood
+from pipeline.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 from vae_ext import noise_key
 
 DIM, LEVELS = 12, 5

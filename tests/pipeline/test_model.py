@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.model import VAE
+from pipeline.models.vae import VAE
 from tests.plain import plain_params
 
 SHAPES = [(8, 8), (13, 17), (28, 28), (1, 9), (3, 32, 32), (3, 7, 5)]

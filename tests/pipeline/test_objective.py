@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.data import as_float
-from pipeline.model import VAE
-from pipeline.objective import Stream, Terms, corrupt, elbo_terms, objective_terms, stream_key
+from pipeline.data.prepared import as_float
+from pipeline.models.objectives import Terms, corrupt, elbo_terms, objective_terms
+from pipeline.models.vae import VAE
+from pipeline.runtime.noise_streams import Stream, stream_key
 from tests.plain import plain_params
 from vae_ext import standard_normal
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.optimizer import Optimizer, learning_rates, orthogonal, split
+from pipeline.training.optimizers import Optimizer, orthogonal, split
+from pipeline.training.schedules import learning_rates
 from tests.plain import plain_params
 
 SHAPES = [torch.Size(shape) for shape in ((4, 7), (4,), (9, 2))]  # one wide, one tall, and what is no matrix

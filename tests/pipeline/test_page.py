@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.figure import figure
-from pipeline.model import VAE
-from pipeline.page import write_page
+from pipeline.figures.style import figure
+from pipeline.models.vae import VAE
+from pipeline.report.page import write_page
 from tests.pipeline.page_picture import CHROMIUM, launched
 from tests.plain import plain_params
 

@@ -11,7 +11,7 @@ from tests.pipeline.conftest import ROOT
 
 
 def test_the_picture_of_the_page_has_the_colour_of_each_class() -> None:
-    script = (ROOT / "pipeline/web/explorer.js").read_text(encoding="utf-8")
+    script = (ROOT / "pipeline/report/web/explorer.js").read_text(encoding="utf-8")
     colours = re.findall("#[0-9a-f]{6}", script.split("COLOURS = [")[1].split("]")[0])
     assert len(colours) == 10
     pixels = np.array(Image.open(ROOT / "docs/page.png").convert("RGB")).reshape(-1, 3)

@@ -18,11 +18,11 @@ import torch
 
 import vae_ext
 from pipeline import prepare, train
-from pipeline.cli import UserError
-from pipeline.parallel import Group, announced
-from pipeline.parent import PARENT_ENDED
-from pipeline.paths import CHECKPOINTS, DEFAULT
-from pipeline.weights import load_model
+from pipeline.config.paths import CHECKPOINTS, DEFAULT
+from pipeline.models.serialization import load_model
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.parent import PARENT_ENDED
+from pipeline.training.distributed import Group, announced
 from tests.pipeline.conftest import ROOT, set_params
 
 Launch = Callable[[], tuple[object, str, str]]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import params
-from pipeline.cli import UserError
-from pipeline.params import Params, load_params
-from pipeline.paths import SCHEMA
+from pipeline import check
+from pipeline.config.params import Params, load_params
+from pipeline.config.paths import SCHEMA
+from pipeline.runtime.errors import UserError
 from tests.pipeline.conftest import ROOT, set_params
 
 FAULTS: list[tuple[dict[str, object], str]] = [
@@ -168,5 +168,5 @@ def test_a_folder_of_data_that_is_not_there_is_found_before_anything_runs(worksp
     with pytest.raises(
         UserError, match=r"params.yaml: data.path: expected a folder or a file, got 'data/raw/mnsit', which is missing"
     ):
-        params.main()
+        check.main()
     assert not (workspace / "params.schema.json").exists()

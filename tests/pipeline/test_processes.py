@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from pipeline import evaluate, plot, prepare, train
-from pipeline.cli import UserError
-from pipeline.lock import locked
-from pipeline.paths import DEFAULT, PREPARED, place_of
+from pipeline.config.paths import DEFAULT, PREPARED, place_of
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.lock import locked
 from tests.pipeline.conftest import ROOT
 
 HOLDER = """
 from contextlib import ExitStack
 from pathlib import Path
-from pipeline.lock import locked
+from pipeline.runtime.lock import locked
 with ExitStack() as stack:
     for place in ("results", "data/prepared"):
         stack.enter_context(locked(Path(place), "train"))
@@ -29,7 +29,7 @@ with ExitStack() as stack:
 """
 CHILD = """
 import sys, time
-from pipeline import parent
+from pipeline.runtime import parent
 {before}
 parent.end_with_parent()
 print("ready", flush=True)

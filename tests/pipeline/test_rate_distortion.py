@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline import rate_distortion
-from pipeline.cli import UserError
+from pipeline.runtime.errors import UserError
+from pipeline.studies import rate_distortion
 
 
 @pytest.mark.usefixtures("workspace")

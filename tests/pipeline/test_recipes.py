@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import compare, evaluate, plot, prepare, recipe, train
-from pipeline.cli import UserError, recipe_names
-from pipeline.params import load_params
-from pipeline.paths import DEFAULT, RECIPES, place_of
-from pipeline.plain_yaml import read_yaml
-from pipeline.recipe import INDEX, read_recipe
+from pipeline import evaluate, plot, prepare, train
+from pipeline.config import recipes as recipe
+from pipeline.config.params import load_params
+from pipeline.config.paths import DEFAULT, RECIPES, place_of, recipe_names
+from pipeline.config.plain_yaml import read_yaml
+from pipeline.config.recipes import INDEX, read_recipe
+from pipeline.runtime.errors import UserError
+from pipeline.studies import recipes_table as compare
 from tests.pipeline.conftest import ROOT, set_params, small_mnist
 
 NAMES = sorted(path.stem for path in (ROOT / RECIPES).glob("*.yaml") if path.name != "dvc.yaml")

@@ -21,12 +21,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline import prepare, train
-from pipeline.checkpoint import content_hash, file_hash, loaded_code, run_key
-from pipeline.cli import Interrupted, run
-from pipeline.params import load_params
-from pipeline.parent import PARENT_ENDED
-from pipeline.paths import CHECKPOINTS, DEFAULT
-from pipeline.step import Stepper
+from pipeline.config.code import loaded_code
+from pipeline.config.params import load_params
+from pipeline.config.paths import CHECKPOINTS, DEFAULT
+from pipeline.runtime.errors import Interrupted
+from pipeline.runtime.main import run
+from pipeline.runtime.parent import PARENT_ENDED
+from pipeline.training.checkpoints import content_hash, file_hash, run_key
+from pipeline.training.step import Stepper
 from tests.pipeline.conftest import ROOT, set_params
 
 EPOCHS, STEPS = 6, 5  # 300 images in batches of 64
@@ -227,7 +229,7 @@ def test_other_parameters_never_resume_it(
 
 def test_key_is_of_parameters_code_and_data(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key = run_key(load_params())
-    assert {"train.py", "step.py", "objective.py", "ops.py", "reference.py"} <= {path.name for path in loaded_code()}
+    assert {"train.py", "step.py", "objectives.py", "ops.py", "reference.py"} <= {path.name for path in loaded_code()}
     assert run_key(load_params()) == key
     for name, value in {"checkpoint_every": 3, "processes": 2, "threads": 1, "stream": True}.items():
         set_params(prepared / "params.yaml", {f"train.{name}": value})
@@ -295,7 +297,7 @@ def test_checkpoint_that_cannot_be_written_is_said_and_the_run_goes_on(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pipeline.checkpoint.save_file", full)
+    monkeypatch.setattr("pipeline.training.checkpoints.save_file", full)
     train.main()
     assert capsys.readouterr().out.count("the checkpoint could not be written: [Errno 28] No space left on device") == EPOCHS
     assert results() == undisturbed

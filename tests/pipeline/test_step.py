@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.device import choose_device
-from pipeline.images import Batch, Resident
-from pipeline.model import VAE
-from pipeline.parallel import Group
-from pipeline.step import REPLAYED, Stepper
+from pipeline.data.batches import Batch, Resident
+from pipeline.models.vae import VAE
+from pipeline.runtime.device import choose_device
+from pipeline.training.distributed import Group
+from pipeline.training.step import REPLAYED, Stepper
 from tests.plain import plain_params
 from vae_ext.source import ROOT
 

@@ -13,14 +13,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pipeline import evaluate, plot, prepare, train
-from pipeline.cli import UserError
-from pipeline.data import read_split
-from pipeline.images import Resident, Streamed, byte_means
-from pipeline.objective import Terms
-from pipeline.params import load_params
-from pipeline.paths import CHECKPOINTS, DEFAULT
-from pipeline.step import Stepper, epoch_order
-from pipeline.weights import load_model
+from pipeline.config.params import load_params
+from pipeline.config.paths import CHECKPOINTS, DEFAULT
+from pipeline.data.batches import Resident, Streamed, byte_means
+from pipeline.data.prepared import read_split
+from pipeline.models.objectives import Terms
+from pipeline.models.serialization import load_model
+from pipeline.runtime.errors import UserError
+from pipeline.training.step import Stepper, epoch_order
 from tests.pipeline.conftest import set_params
 
 CPU = torch.device("cpu")

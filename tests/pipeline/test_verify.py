@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import seeds, verify
-from pipeline.cli import UserError
-from pipeline.experiments import Experiment, ended
-from pipeline.files import write_json
-from pipeline.paths import DEFAULT, EXPECTED
+from pipeline.config.paths import DEFAULT, EXPECTED
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import write_json
+from pipeline.studies import seeds, verify
+from pipeline.studies.experiments import Experiment, ended
 from tests.pipeline.conftest import set_params
 
 ELBOS = [-100.2, -99.8, -100.0, -100.1, -99.9]

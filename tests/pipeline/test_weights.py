@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 import pipeline
-from pipeline import weights
-from pipeline.cli import UserError
-from pipeline.model import VAE
-from pipeline.params import load_params
+from pipeline.config.params import load_params
+from pipeline.models import serialization as weights
+from pipeline.models.vae import VAE
+from pipeline.runtime.errors import UserError
 from tests.pipeline.conftest import ROOT
 
 DATA: dict[str, Any] = {"source": "x", "classes": None, "values": "grey", "counts": {}, "sha256": {}}

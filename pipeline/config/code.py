@@ -1,0 +1,43 @@
+"""The code that a result depends on: the files in use, for a checkpoint's key; rooms by their checksums, for recipes/dvc.yaml.
+
+``python -m pipeline.config.code`` writes those into recipes/code.json, since DVC would see the compiled files beside the code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import vae_ext
+from pipeline.config.paths import CODE
+from pipeline.runtime.files import write_json
+from pipeline.runtime.main import run
+
+PIPELINE = Path(__file__).parents[1]
+VAE_EXT = Path(vae_ext.__file__).parent
+SUFFIXES = {".py", ".html", ".css", ".js"}
+
+
+def loaded_code() -> list[Path]:
+    """The files of this repository's modules that are in use, of every room."""
+    files = (Path(getattr(module, "__file__", None) or "") for module in sys.modules.copy().values())
+    return sorted({file for file in files if file.suffix == ".py" and {PIPELINE, VAE_EXT} & set(file.parents)})
+
+
+def room_digests() -> dict[str, str]:
+    """The checksum of each room of pipeline/, and of vae_ext."""
+    rooms = [folder.parent for folder in sorted(PIPELINE.glob("*/__init__.py"))]
+    return {folder.name: _digest(folder) for folder in (*rooms, VAE_EXT)}
+
+
+def _digest(folder: Path) -> str:
+    """Of the names and contents of a folder's sources."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    run(lambda: write_json(CODE, room_digests()))

@@ -1,0 +1,103 @@
+"""YAML as people write parameters: plain values, bounded in size and depth, each written out where it stands.
+
+Whatever else a file holds is one line that names it and, where there is one, the line in it. The YAML library alone raises
+errors of a dozen types for such files, or takes minutes and gigabytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.reader import ReaderError
+
+from pipeline.runtime.errors import UserError, in_line, shown
+from pipeline.runtime.files import expect_file
+
+MAX_BYTES = 2**16
+MAX_DEPTH = 32
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        UserError: if it is missing, or is not such YAML.
+    """
+    try:
+        expect_file(path)
+    except FileNotFoundError:
+        how = "run this from the root of the repository, and a recipe's stages after its stage resolve"
+        raise UserError(f"{path}: missing; {how}") from None
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}: line {line}: expected UTF-8, got the byte 0x{content[error.start]:02x}") from None
+    return read_yaml_text(text, path)
+
+
+def read_yaml_text(text: str, path: Path) -> Any:
+    """What YAML says.
+
+    Raises:
+        UserError: if it is none; ``path`` says whose.
+    """
+    if len(text) > MAX_BYTES:
+        raise UserError(f"{path}: expected at most {MAX_BYTES // 1024} KiB of YAML, got more")
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer, yaml.Constructor = _PlainComposer, _PlainConstructor
+    try:
+        return yaml.load(text)
+    except _NotPlainError as error:
+        raise UserError(f"{path}: line {error.problem_mark.line + 1}: {error.problem}") from None
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{path}: line {line}: not valid YAML: the character {chr(error.character)!a}") from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = "" if mark is None else f"line {mark.line + 1}: "
+        raise UserError(f"{path}: {where}not valid YAML: {in_line(error.problem or error.context, 200)}") from None
+
+
+class _NotPlainError(MarkedYAMLError):
+    """YAML that a library reads, or would, and parameters have no use for."""
+
+    def __init__(self, problem: str, mark: Any) -> None:
+        super().__init__(problem=problem, problem_mark=mark)
+
+
+class _PlainComposer(Composer):
+    """Without aliases, a few lines of which can come to a billion values, or a depth that exhausts the stack."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.parser.peek_event()
+        if event.anchor is not None:
+            sign = "alias *" if isinstance(event, AliasEvent) else "anchor &"
+            raise _NotPlainError(f"expected the value itself, got the {sign}{in_line(event.anchor)}", event.start_mark)
+        if self.depth >= MAX_DEPTH:
+            raise _NotPlainError(f"expected at most {MAX_DEPTH} levels, got more", event.start_mark)
+        return super().compose_node(parent, index)
+
+
+class _PlainConstructor(SafeConstructor):
+    """Whose every error says where it is."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        except YAMLError:
+            raise
+        except Exception:  # what int(), datetime() and others raise for a text that is none of theirs
+            kind = str(node.tag).rpartition(":")[2]
+            raise _NotPlainError(f"expected a valid {in_line(kind)}, got {shown(node.value)}", node.start_mark) from None
+        if isinstance(value, int) and value.bit_length() > 63:
+            raise _NotPlainError(f"expected an integer of 64 bits, got {shown(node.value)}", node.start_mark)
+        return value

@@ -1,0 +1,262 @@
+"""Images in arrays: .npy and .npz files, with labels beside them or without."""
+
+from __future__ import annotations
+
+import math
+import re
+import tokenize
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.data.prepared import Bytes, Split
+from pipeline.data.readers.raw import MOST_BYTES, Brightness, Part, Raw, as_batch, expect_size, numbered, shown, to_bytes
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import expect_file
+
+SPLITS: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+SUFFIXES = {".npy", ".npz"}
+Named = dict[Split, tuple[str, npt.NDArray[Any]]]
+REMEDY = "data.white: {:g} takes that as white"
+KINDS = {
+    **dict.fromkeys(["x", "image", "images", "imgs", "data", "arr_0"], "images"),
+    **dict.fromkeys(["y", "label", "labels", "target", "targets", "arr_1"], "labels"),
+}
+# What NumPy raises for files that are not what they should be.
+DAMAGE = (ValueError, EOFError, OSError, OverflowError, MemoryError, tokenize.TokenError)
+NAMES = "images and labels (or x and y, data and target), for splits with _train, _validation, _test after or before"
+
+
+class ArrayImages:
+    """Images [N, H, W], [N, H, W, C] or, as rows of numbers, [N, D]; bytes, booleans, floats or, with ``white``, any numbers.
+
+    [N, C, H, W] is understood too, where it can mean nothing else. Values may be below 0 or above white by less than half of a
+    grey level, as rounding leaves them.
+
+    Args:
+        name: for messages.
+        array: in memory, or mapped into it.
+        size: the images' [H, W], which rows of numbers do not tell: in grey or, if they are three times as long, as planes of
+            red, green and blue; None: as the array says, or of one row each.
+        white: the value that is white; None: 255 of bytes, True of booleans, 1 of floats.
+        remedy: for the message about a value beyond that.
+
+    Raises:
+        UserError: if that is not what the array is.
+    """
+
+    def __init__(
+        self, name: str, array: npt.NDArray[Any], size: Sequence[int] | None, white: float | None, remedy: str = REMEDY
+    ) -> None:
+        self.name, self.array, self.remedy, self.notes = name, array, remedy, Counter[str]()
+        kinds = "[N, H, W], [N, H, W, C] or [N, D]"
+        if array.ndim not in (2, 3, 4) or 0 in array.shape[1:]:
+            raise UserError(f"{name}: expected images {kinds}, got {shown(array.shape)}")
+        own = 255.0 if array.dtype == np.uint8 else {"b": 1.0, "f": 1.0}.get(array.dtype.kind)
+        if array.dtype.kind not in "biuf" or (white is None and own is None):
+            hint = "; data.white, the value that is white, takes other numbers" if array.dtype.kind in "iu" else ""
+            raise UserError(f"{name}: expected bytes (uint8), booleans or floats in [0, 1], got {array.dtype}{hint}")
+        self.given, self.white = white is not None, white or own or 0.0
+        self.brightest = Brightness(0.0, 0.0, self.white)
+        if array.ndim == 4 and array.shape[3] not in (1, 3) and array.shape[1] in (1, 3):
+            self.array = array = np.moveaxis(array, 1, 3)
+        if array.ndim == 4 and array.shape[3] not in (1, 3):
+            raise UserError(f"{name}: expected images [N, H, W, C] of 1 or 3 colours, got {shown(array.shape)}")
+        self.shape, self.row_note = self._shape(size)
+        expect_size(name, self.shape)
+
+    def _shape(self, size: Sequence[int] | None) -> tuple[tuple[int, ...], str | None]:
+        """An image's, and what to say of it where the array does not tell."""
+        shape = self.array.shape[1:]
+        if len(shape) > 1:
+            shape = shape[:2] if shape[2:] in ((), (1,)) else (3, *shape[:2])
+            if size is not None and tuple(size) != shape[-2:]:
+                raise UserError(
+                    f"{self.name}: expected images of {shown(tuple(size))}, since arrays are not resized, got {shown(shape)}"
+                )
+            return shape, None
+        (length,) = shape
+        if size is None:
+            return (1, length), f"rows taken as images of 1 x {length}; data.size gives another shape"
+        if length == math.prod(size):
+            return tuple(size), None
+        if length == 3 * math.prod(size):
+            planes = f"rows taken as planes of {shown(tuple(size))}, red, then green, then blue"
+            return (3, *size), f"{planes}; where colours alternate, save the array as [N, H, W, 3]"
+        wanted = f"a height and a width of {length} pixels{f', or {length // 3} in colour' if length % 3 == 0 else ''}"
+        raise UserError(f"{self.name}: data.size: expected {wanted}, got {list(size)}")
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def read(self, rows: npt.NDArray[np.int64]) -> Bytes:
+        part = self._as_bytes(np.asarray(self.array[rows]), rows)
+        if self.row_note is not None:
+            self.notes[self.row_note] += len(rows)
+        return (np.moveaxis(part, 3, 1) if part.ndim == 4 else part).reshape(-1, *self.shape)
+
+    def _as_bytes(self, part: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> Bytes:
+        if part.dtype == np.uint8 and self.white == 255:
+            levels: Bytes = part
+        else:
+            levels, wrong = to_bytes(part, self.white)
+            if wrong.any():
+                raise self._fault(part, wrong, rows)
+            # To the precision that the values came in.
+            rounded = np.abs(levels / 255 - part / self.white).reshape(len(part), -1).max(1) > 1e-3
+            self.notes["images whose grey values were rounded to one of 256"] += int(rounded.sum())
+        brightest = float(part.max())
+        self.brightest = max(self.brightest, Brightness(brightest / self.white, brightest, self.white))
+        return levels
+
+    def _fault(self, part: npt.NDArray[Any], wrong: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64]) -> UserError:
+        row, *_ = np.argwhere(wrong)[0]
+        value, top = float(part[wrong][0]), float(part.max())
+        allowed = f"values in [0, {self.white:g}], as data.white says" if self.given else "floats in [0, 1]"
+        hint = ""
+        if not self.given and np.isfinite(part).all() and part.min() >= 0:
+            hint = f"; {self.remedy.format(255 if 100 < top <= 255 else top)}"
+        return UserError(f"{self.name}: expected {allowed}, got {value:g} in image {rows[row]}{hint}")
+
+
+def read_arrays(path: Path, size: Sequence[int] | None, white: float | None) -> Raw:
+    """Reads a .npy file of images, a .npz file, or a folder of either, with arrays of the names that ``NAMES`` says.
+
+    Nothing is unpickled, and nothing is unpacked to disk.
+
+    Raises:
+        UserError: for what is missing, damaged, pickled, too large to unpack, or not named so.
+    """
+    found, notes = _found(path)
+    if "train" not in found["images"]:
+        raise UserError(f"{path}: expected training images, got those of {', '.join(found['images'])}")
+    images = {split: ArrayImages(f"{path}: {name}", array, size, white) for split, (name, array) in found["images"].items()}
+    if not found["labels"]:
+        return Raw({split: Part(part, None) for split, part in images.items()}, None, notes)
+    labels = {}
+    for split, part in images.items():
+        if split not in found["labels"]:
+            raise UserError(f"{path}: expected labels for the {split} images, as for others, got none")
+        name, values = found["labels"][split]
+        if values.dtype.kind not in "iubU" or values.size != len(part) or values.shape[:1] != (len(part),):
+            got = f"{values.dtype} {shown(values.shape)}"
+            raise UserError(f"{path}: {name}: expected a whole number or name for each of {len(part)} images, got {got}")
+        labels[split] = values.reshape(-1)
+    classes, names = numbered(labels)
+    return Raw({split: Part(part, classes[split]) for split, part in images.items()}, names, notes)
+
+
+def read_images(path: Path, shape: tuple[int, ...], white: float | None, remedy: str) -> ArrayImages:
+    """Reads the one array of images of a file, for a model of this shape: a single image will do.
+
+    Raises:
+        UserError: as :func:`read_arrays`; if there are several arrays of images.
+    """
+    images = _found(path)[0]["images"]
+    if len(images) > 1:
+        raise UserError(f"{path}: expected one array of images, got those of {', '.join(images)}")
+    ((name, array),) = images.values()
+    return ArrayImages(f"{path}: {name}", as_batch(array, shape), shape[-2:], white, remedy)
+
+
+def _found(path: Path) -> tuple[dict[str, Named], Counter[str]]:
+    """The arrays of images and of labels, and what else there is."""
+    arrays: Mapping[str, npt.NDArray[Any] | None]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+        archives = [file for file in files if file.suffix.lower() == ".npz"]
+        if archives and len(files) > 1:
+            raise UserError(f"{path}: expected .npy files or one .npz file, got {', '.join(file.name for file in files)}")
+        arrays = _archive(archives[0]) if archives else {file.stem: _mapped(file) for file in files}
+    else:
+        arrays = _archive(path) if path.suffix.lower() == ".npz" else {"images": _mapped(path)}
+    found: dict[str, Named] = {"images": {}, "labels": {}}
+    notes: Counter[str] = Counter()
+    for name, array in arrays.items():
+        kind, split = _meaning(name)
+        if kind is None or array is None:
+            notes[f"arrays ignored, of other names than {NAMES}"] += 1
+        elif split in found[kind]:
+            raise UserError(f"{path}: expected one array of {split} {kind}, got {found[kind][split][0]!r} and {name!r}")
+        else:
+            found[kind][split] = name, array
+    if not found["images"]:
+        raise UserError(f"{path}: expected arrays named {NAMES}; got {', '.join(map(repr, arrays)) or 'none'}")
+    return found, notes
+
+
+def _meaning(name: str) -> tuple[str | None, Split]:
+    """What an array's name says that it holds, and of which split."""
+    words = [word for word in re.split(r"[_\-. ]+", name.lower()) if word]
+    split: Split = next((SPLITS[word] for word in words if word in SPLITS), "train")
+    return KINDS.get("_".join(word for word in words if word not in SPLITS)), split
+
+
+def _mapped(path: Path) -> npt.NDArray[Any]:
+    try:
+        expect_file(path)
+        with np.errstate(over="ignore"):  # of sizes that nothing has
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it holds several arrays, as .npz files do")
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing") from None
+    except DAMAGE as error:
+        raise UserError(f"{path}: damaged, or not a plain .npy file: {error}") from None
+    return array
+
+
+def _archive(path: Path) -> dict[str, npt.NDArray[Any] | None]:
+    """The arrays of a .npz file by their names; None for those of names that mean nothing here, which are not unpacked."""
+    arrays: dict[str, npt.NDArray[Any] | None] = {}
+    try:
+        expect_file(path)
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                arrays[name] = None
+                if _meaning(name)[0] is None:
+                    continue
+                with archive.open(member) as file:
+                    size = _announced(file)
+                # What a member unpacks to is bounded by what the archive says of it, to which zipfile holds it.
+                if max(size, member.file_size) > MOST_BYTES:
+                    raise UserError(
+                        f"{path}: {member.filename}: expected at most {MOST_BYTES:,} bytes unpacked, got "
+                        f"{max(size, member.file_size):,}; a .npy file can be larger"
+                    )
+                if size > member.file_size:
+                    raise ValueError(f"{member.filename} announces {size:,} bytes, and holds {member.file_size:,}")
+                with archive.open(member) as file:
+                    arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing") from None
+    except (*DAMAGE, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{path}: damaged, or not a plain .npz file: {error}") from None
+    return arrays
+
+
+def _announced(file: IO[bytes]) -> int:
+    """The bytes that an array's header says it has."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(file)
+    if version not in readers:
+        raise ValueError(f"an array in version {version} of the format")
+    shape, _, dtype = readers[version](file)
+    if any(side < 0 for side in shape):
+        raise ValueError(f"an array of shape {shape}")
+    return math.prod(shape) * dtype.itemsize

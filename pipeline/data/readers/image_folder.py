@@ -1,0 +1,227 @@
+"""A folder of pictures: PNG, JPEG, WebP and TIFF, with classes as subfolders or without."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipeline.data.prepared import Bytes, Split
+from pipeline.data.readers.arrays import SPLITS
+from pipeline.data.readers.raw import Brightness, Part, Raw, expect_size, shown, to_bytes
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import expect_file
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
+FORMATS = ["PNG", "JPEG", "WEBP", "TIFF"]
+# A small file can announce a picture that fills the memory. This takes the place of Pillow's limit, which only warns.
+MOST_PIXELS = 2**26
+MOST_SIDE = 2**16  # what scaling needs grows with it: with data.size at most 1,024, as many pixels again
+Image.MAX_IMAGE_PIXELS = None
+
+REMEDY = "data.size brings all to one size, data.color to one kind"
+Fit = Literal["crop", "stretch"]
+Color = Literal["grey", "rgb"]
+
+
+class Pictures:
+    """Picture files as images of one shape, [H, W] or [3, H, W].
+
+    Args:
+        paths: at least one.
+        size: [height, width] that all are brought to; None: that of the first, which the others must have.
+        fit: ``crop``: scaled until it covers the size, then cut about the middle; ``stretch``: scaled.
+        color: ``grey`` or ``rgb``; None: that of the first, which the others must be of.
+        white: the value that is white; None: the largest of so many bits.
+        remedy: for the message about one that is not.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        size: Sequence[int] | None,
+        fit: Fit,
+        color: Color | None,
+        white: float | None,
+        remedy: str = REMEDY,
+    ) -> None:
+        self.remedy = remedy
+        self.paths, self.size, self.fit, self.color, self.white = paths, size, fit, color, white
+        self.notes, self.brightest = Counter[str](), Brightness(0.0, 0.0, 255.0)
+        self.shape = self._open(paths[0])[0].shape
+        expect_size(str(paths[0]), self.shape)
+        self.workers = os.cpu_count() or 1
+        self.readers = ThreadPoolExecutor(self.workers)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, rows: npt.NDArray[np.int64]) -> Bytes:
+        images = np.empty((len(rows), *self.shape), np.uint8)
+        # A share each, not a picture: Pillow lets go of Python while it decodes, and little else does.
+        shares = [np.arange(len(rows))[start :: self.workers] for start in range(self.workers)]
+        for notes, brightest in self.readers.map(lambda places: self._fill(images, rows, places), shares):
+            self.notes.update(notes)
+            self.brightest = max(self.brightest, brightest)
+        return images
+
+    def _fill(
+        self, images: Bytes, rows: npt.NDArray[np.int64], places: npt.NDArray[np.int64]
+    ) -> tuple[Counter[str], Brightness]:
+        """Reads those of the rows that have these places among the images."""
+        done, brightest = Counter[str](), self.brightest
+        for place in places:
+            path = self.paths[rows[place]]
+            image, notes, own = self._open(path)
+            if image.shape != self.shape:
+                raise UserError(
+                    f"{path}: expected {shown(self.shape)} as in {self.paths[0]}, got {shown(image.shape)}; {self.remedy}"
+                )
+            images[place] = image
+            done.update(notes)
+            brightest = max(brightest, own)
+        return done, brightest
+
+    def _open(self, path: Path) -> tuple[Bytes, list[str], Brightness]:
+        """A picture, what was done to it, and its brightest pixel."""
+        try:
+            expect_file(path)
+            with Image.open(path, formats=FORMATS) as picture:
+                return self._bring(path, picture)
+        except UnidentifiedImageError:
+            raise UserError(f"{path}: expected a picture, PNG, JPEG, WebP or TIFF; its content is none") from None
+        except FileNotFoundError:
+            raise UserError(f"{path}: missing") from None
+        # What Pillow's decoders raise for damage.
+        except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
+            raise UserError(f"{path}: damaged: {error}") from None
+
+    def _bring(self, path: Path, picture: Image.Image) -> tuple[Bytes, list[str], Brightness]:
+        notes = []
+        cut = any(";16" in str(part) for part in picture.tile)  # type: ignore[attr-defined]  # Pillow's word for the file's own form
+        if picture.width * picture.height > MOST_PIXELS or max(picture.size) > MOST_SIDE:
+            most = f"{MOST_PIXELS:,} pixels, {MOST_SIDE:,} a side"
+            raise UserError(f"{path}: expected a picture of at most {most}, got {picture.width:,} x {picture.height:,}")
+        if picture.format == "MPO":  # a JPEG with others behind it, as many telephones write
+            notes.append("pictures with others in their file, which were left out")
+        elif getattr(picture, "n_frames", 1) > 1:
+            raise UserError(f"{path}: expected one picture a file, got {picture.n_frames}")  # type: ignore[attr-defined]
+        image = ImageOps.exif_transpose(picture)
+        if image.mode in ("I", "F"):
+            raise UserError(f"{path}: expected a picture of 8 or 16 bits a colour, got mode {image.mode}")
+        if image.has_transparency_data:
+            notes.append("pictures with transparency, which was left out; put them on a background first, if that matters")
+        if deep := image.mode.startswith("I;16"):  # grey, the only one of more than 8 bits that Pillow keeps
+            cut, brightest, white = self.white is None, int(np.asarray(image).max()), self.white or 65535.0
+        else:
+            image = _as(image, "RGBA" if image.mode == "P" else image.mode)
+            image = _as(image, "L" if image.mode in ("1", "L", "LA") else "RGB")
+            brightest, white = int(np.max(image.getextrema())), self.white or 255.0
+        if self.white is not None and picture.mode != "1":
+            if cut:
+                raise UserError(f"{path}: expected grey for data.white, since of colours of 16 bits only the upper 8 are read")
+            levels, wrong = to_bytes(np.arange(brightest + 1), white)
+            if wrong.any():
+                raise UserError(f"{path}: expected values in [0, {white:g}], as data.white says, got {brightest}")
+            image = Image.fromarray(levels[np.asarray(image)])
+        elif deep:
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if cut:
+            notes.append("pictures of 16 bits, of which the upper 8 were taken")
+        image = _as(image, {"grey": "L", "rgb": "RGB", None: image.mode}[self.color])
+        if self.size is not None and image.size != (wanted := (self.size[1], self.size[0])):
+            cut_or_not = ImageOps.fit if self.fit == "crop" else Image.Image.resize
+            image = cut_or_not(image, wanted, Image.Resampling.BICUBIC)
+        array = np.asarray(image)
+        return (array if array.ndim == 2 else np.moveaxis(array, 2, 0)), notes, Brightness(brightest / white, brightest, white)
+
+
+def _as(image: Image.Image, mode: str) -> Image.Image:
+    """In that mode; Pillow would copy one that is."""
+    return image if image.mode == mode else image.convert(mode)
+
+
+def read_folder(root: Path, size: Sequence[int] | None, fit: Fit, color: Color | None, white: float | None) -> Raw:
+    """Finds a folder's pictures. Its subfolders are classes or, if all have names of splits and one is ``train``, splits.
+
+    Splits have classes in them or not. A class may be called as one split is, as in COCO; several beside others are neither.
+
+    Raises:
+        UserError: where there is none, where an empty folder would be a class, or where pictures lie beside classes.
+    """
+    notes: Counter[str] = Counter()
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    meant = [SPLITS.get(path.name.lower()) for path in folders]
+    found: dict[Split, dict[str | None, list[Path]]] = {}
+    if "train" in meant and None not in meant:
+        for path in folders:
+            split = SPLITS[path.name.lower()]
+            if split in found:
+                raise UserError(
+                    f"{path}: expected one folder each for train, validation and test in {root}, got two for {split}"
+                )
+            found[split] = _classes(path, notes)
+        if loose := pictures_in(root, notes, deep=False):
+            raise UserError(f"{loose[0]}: expected no picture beside the folders of train, validation and test")
+    else:
+        if "train" in meant and len(set(meant) - {None}) > 1:
+            others = ", ".join(path.name for path, split in zip(folders, meant, strict=True) if split is None)
+            raise UserError(f"{root}: expected train, validation and test alone, or classes alone, got {others} beside them")
+        found["train"] = _classes(root, notes)
+        if split_names := [path.name for path, split in zip(folders, meant, strict=True) if split is not None]:
+            notes[f"folders taken as classes, {', '.join(split_names)} among them, since others lie beside"] += len(folders)
+    named = {split: classes for split, classes in found.items() if None not in classes}
+    if named and len(named) < len(found):
+        raise UserError(f"{root}: expected classes in each of {', '.join(found)} or in none, got them in {', '.join(named)}")
+    names = sorted({name for classes in named.values() for name in classes if name is not None})
+    number: dict[str | None, int] = {name: i for i, name in enumerate(names)}
+    parts: dict[Split, Part] = {}
+    for split, classes in found.items():
+        paths = [path for several in classes.values() for path in several]
+        labels = np.repeat([number[name] for name in classes], [len(some) for some in classes.values()]) if number else None
+        parts[split] = Part(Pictures(paths, size, fit, color, white), labels)
+    return Raw(parts, names or None, notes)
+
+
+def _classes(root: Path, notes: Counter[str]) -> dict[str | None, list[Path]]:
+    """Pictures by their class; all of None, where there are no subfolders."""
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    direct = pictures_in(root, notes, deep=False)
+    if folders and direct:
+        raise UserError(
+            f"{root}: expected either pictures or a folder for each class, got {direct[0].name} beside {folders[0].name}/"
+        )
+    found: dict[str | None, list[Path]] = {path.name: pictures_in(path, notes) for path in folders} or {None: direct}
+    for path, several in zip(folders or [root], found.values(), strict=True):
+        if not several:
+            what = "a class of pictures; remove the folder, if it is none" if folders else "pictures"
+            raise UserError(f"{path}: expected {what}; got no PNG, JPEG, WebP or TIFF file")
+    return found
+
+
+def pictures_in(folder: Path, notes: Counter[str], deep: bool = True) -> list[Path]:
+    """A folder's pictures, those of its subfolders among them, in order of their names; other files are counted."""
+    found = []
+    for root, folders, files in os.walk(folder, onerror=_say):
+        folders[:] = [name for name in folders if deep and not name.startswith(".")]
+        for name in folders:
+            if Path(root, name).is_symlink():
+                notes["folders not entered, since they are links"] += 1
+        for path in (Path(root, name) for name in files if not name.startswith(".")):
+            if path.suffix.lower() in SUFFIXES:
+                found.append(path)
+            else:
+                notes["files ignored that are no PNG, JPEG, WebP or TIFF"] += 1
+    return sorted(found)
+
+
+def _say(error: OSError) -> None:
+    raise UserError(f"{error.filename}: {error.strerror}")

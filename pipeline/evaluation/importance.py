@@ -1,0 +1,56 @@
+"""log p(x) by importance sampling: a bound that becomes tight as the number of samples grows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.data.prepared import as_float
+from pipeline.models.vae import VAE
+from vae_ext import reparam_log_ratio
+
+AT_ONCE = 50  # samples that are drawn at once: the memory that they take does not grow with how many there are
+
+
+@torch.no_grad()
+def log_likelihood_bounds(model: VAE, pixels: Tensor, key: Tensor, counts: Sequence[int], row_offset: int = 0) -> Tensor:
+    """log p(x) >= log 1/S sum_s p(x|z_s) p(z_s) / q(z_s|x), z_s from q(z|x), in expectation; tight as S grows.
+
+    Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders. 2016. Samples are decoded one after the other, a whole batch
+    of images each, into a running log-sum-exp in float64.
+
+    Args:
+        pixels: [B, D], bytes.
+        key: of the noise.
+        counts: the S, rising. Those of a bound are the first of the next one's.
+        row_offset: the index of the first image, so that its noise does not depend on how the data are cut into batches.
+
+    Returns:
+        [len(counts), B], in nats, float64.
+    """
+    mu, logvar = model.encode(as_float(pixels).to(model.bound.dtype))
+    total = mu.new_full(mu.shape[:1], -math.inf, dtype=torch.float64)
+    bounds = []
+    for first in range(0, counts[-1], AT_ONCE):
+        drawn = reparam_log_ratio(
+            mu,
+            logvar,
+            key + torch.tensor([0, first // AT_ONCE], device=key.device),
+            num_samples=min(AT_ONCE, counts[-1] - first),
+            row_offset=row_offset,
+            scale=model.scale,
+        )
+        for sample, (z, log_ratio) in enumerate(zip(*drawn, strict=True), start=first + 1):
+            total = torch.logaddexp(total, (model.likelihood.log_prob(model.decode(z), pixels) + log_ratio).double())
+            if sample in counts:
+                bounds.append(total - math.log(sample))
+    return torch.stack(bounds)
+
+
+def counts_up_to(samples: int) -> list[int]:
+    """1, 2, 5, 10, 20, 50, ... and the number itself: where a curve of the bound is worth a point."""
+    steps = (factor * 10**power for power in range(len(str(samples))) for factor in (1, 2, 5))
+    return [*(step for step in steps if step < samples), samples]

@@ -1,0 +1,171 @@
+"""The model card: what a model is, of which data, how good, and where it ends; beside its weights, for who is given them."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
+
+from pipeline.config.params import Params
+from pipeline.config.plain_yaml import read_yaml_text
+from pipeline.models.likelihood_warnings import caveats
+from pipeline.runtime.errors import UserError, in_line
+from pipeline.runtime.files import sha256, whole_file
+
+if TYPE_CHECKING:  # which `vae info` need not wait for
+    import pandas as pd
+
+NAMED = 40  # classes, at most, that are listed
+FRONT = "---\n"  # before and after what programs read, as Hugging Face's cards have it
+TEXT = """# {name}
+
+{kind} of images of {shape}, latent dimension {latent_dim}. `{weights}` beside this file holds its weights.
+
+## Data
+
+`{source}`: {counts} images. Sha256 of the training images as they were prepared: `{checksum}`.{classes}
+
+## How good it is
+
+Test set, means over its images and their standard errors.
+
+{numbers}
+
+{verdict}.
+
+## Limits
+
+{limits}
+
+## How to use it
+
+```python
+import pipeline
+
+model = pipeline.load("{folder}")
+images = model.sample(64, seed=1)
+```
+
+## Parameters
+
+```yaml
+{params}```
+
+Made with {versions}.
+"""
+
+
+def write_card(
+    path: Path, weights: Path, made: dict[str, Any], report: pd.DataFrame, metrics: dict[str, float], verdict: str
+) -> None:
+    """Writes a card.
+
+    Args:
+        weights: the file beside it.
+        made: its header.
+        report: the evaluation's table, of quantities.
+        metrics: the same, those that count.
+        verdict: whether the posterior has collapsed, in words.
+    """
+    data, params = made["data"], Params.model_validate(made["params"])
+    name = weights.parent.name
+    about = {
+        "library_name": "pytorch",
+        "weights_sha256": sha256(weights),
+        "tags": ["variational-autoencoder" if params.model.posterior == "normal" else "autoencoder"],
+        "model-index": [
+            {
+                "name": name,
+                "results": [
+                    {
+                        "task": {"type": "unconditional-image-generation"},
+                        "dataset": {"name": data["source"], "type": "images", "split": "test"},
+                        "metrics": [{"type": metric, "value": value} for metric, value in metrics.items()],
+                    }
+                ],
+            }
+        ],
+    }
+    limits = [
+        *(said[0].upper() + said[1:] for said in caveats(data["values"], made["image_shape"], params)),
+        "Outputs on images unlike its training data are unreliable, and not flagged",
+        "Its numbers are of one seed; another's differ",
+    ]
+    classes = f" Classes: {', '.join(map(in_line, data['classes'][:NAMED]))}." if data["classes"] else ""
+    if data["classes"] and (more := len(data["classes"]) - NAMED) > 0:
+        classes = f"{classes[:-1]} and {more:,} more."
+    text = TEXT.format(
+        name=name,
+        kind="A variational autoencoder" if params.model.posterior == "normal" else "An autoencoder",
+        shape=" x ".join(map(str, made["image_shape"])),
+        latent_dim=params.model.latent_dim,
+        weights=weights.name,
+        source=in_line(data["source"], 1000),
+        counts=", ".join(f"{split} {count:,}" for split, count in data["counts"].items()),
+        checksum=data["sha256"]["train_images.npy"],
+        classes=classes,
+        numbers=numbers(report),
+        verdict=verdict[0].upper() + verdict[1:],
+        limits="\n".join(f"- {said}." for said in limits),
+        folder=weights.parent.as_posix(),
+        params=as_yaml(made["params"]),
+        versions=", ".join(f"{what} {version}" for what, version in made["versions"].items()),
+    )
+    with whole_file(path) as temporary:
+        temporary.write_text(FRONT + as_yaml(about) + FRONT + "\n" + text, encoding="utf-8")
+
+
+def read_metrics(path: Path, weights: Path) -> dict[str, float]:
+    """The metrics that a card holds.
+
+    Raises:
+        UserError: if it is missing, is no such card, or not of these weights.
+    """
+    try:
+        _, front, _ = re.split(f"^{FRONT}", path.read_text(encoding="utf-8"), maxsplit=2, flags=re.MULTILINE)
+        about = read_yaml_text(front, path)
+        metrics = {metric["type"]: metric["value"] for metric in about["model-index"][0]["results"][0]["metrics"]}
+        found = about["weights_sha256"]
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; the stage evaluate writes it") from None
+    except (ValueError, KeyError, IndexError, TypeError):
+        raise UserError(f"{path}: expected a card that the stage evaluate wrote") from None
+    if found != sha256(weights):
+        raise UserError(f"{path}: expected a card of {weights}, got that of others; the stage evaluate writes it")
+    return metrics
+
+
+def numbers(report: pd.DataFrame) -> str:
+    """The evaluation's table, as Markdown."""
+    lines = ["| quantity | value | standard error | unit | definition |", "| --- | --: | --: | --- | --- |"]
+    for quantity, row in report.iterrows():
+        error = "" if math.isnan(row["standard_error"]) else f"{row['standard_error']:.3g}"
+        definition = str(row["definition"]).replace("|", r"\|")
+        lines.append(f"| {quantity} | {row['value']:.5g} | {error} | {row['unit']} | {definition} |")
+    return "\n".join(lines)
+
+
+class AnyText(SafeRepresenter):
+    """Quotes and escapes what is not printable: ruamel would write U+0085 as it is, which is read as the end of a line."""
+
+    def represent_str(self, data: str) -> ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
+
+
+AnyText.add_representer(str, AnyText.represent_str)
+
+
+def as_yaml(value: Any) -> str:
+    """As YAML, in the order that it has."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Representer = AnyText
+    yaml.default_flow_style = yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    stream = io.StringIO()
+    yaml.dump(value, stream)
+    return stream.getvalue()

@@ -1,0 +1,55 @@
+"""Curves: of training, and of the NLL against the number of samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
+
+from pipeline.figures.style import TRAIN_COLOR, VALIDATION_COLOR, figure
+
+
+def learning_curves(curves: Path, folder: Path) -> None:
+    """ELBO, distortion and rate against the epoch, train and validation; of an autoencoder, the distortion."""
+    panels = {"elbo": "ELBO", "distortion": "distortion  −E log p(x|z)", "rate": "rate  KL(q(z|x) ‖ p(z))"}
+    found = [name for name in panels if (curves / f"plots/metrics/validation/{name}.tsv").exists()]
+    with figure(folder / "learning_curves.png", width=0.5 + 3.5 * len(found), height=3.4) as fig:
+        for axes, name in zip(fig.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+            values = []
+            for split, color in (("train", TRAIN_COLOR), ("validation", VALIDATION_COLOR)):
+                curve = pd.read_csv(curves / f"plots/metrics/{split}/{name}.tsv", sep="\t")
+                marker = "o" if len(curve) == 1 else None
+                axes.plot(curve["step"] + 1, curve[name], color=color, label=split, marker=marker)
+                # The first epoch's training average, over weights that knew nothing yet, may leave the frame.
+                values += curve[name].tolist()[split == "train" :]
+            axes.set(title=panels[name], xlabel="epoch", ylabel="nats an image", ylim=framed(values))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        fig.axes[0].legend(loc="best")
+
+
+def framed(values: list[float]) -> tuple[float, float] | None:
+    """Limits with a margin around the values; None, matplotlib's own, around a single one."""
+    low, high = min(values), max(values)
+    margin = 0.06 * (high - low)
+    return (low - margin, high + margin) if margin > 0 else None
+
+
+def nll_by_samples(table: pd.DataFrame, path: Path) -> None:
+    """How the bound on -log p(x) falls with the number of samples, and how sure it is."""
+    with figure(path, width=6.8, height=3.4) as fig:
+        axes = fig.subplots()
+        axes.fill_between(
+            table["samples"],
+            table["nll"] - table["standard_error"],
+            table["nll"] + table["standard_error"],
+            color=VALIDATION_COLOR,
+            alpha=0.15,
+            linewidth=0,
+            label="standard error over images",
+        )
+        axes.plot(table["samples"], table["nll"], "o-", color=VALIDATION_COLOR, label="importance-weighted bound")
+        last = table.iloc[-1]
+        title = f"NLL: {last['nll']:.2f} nats by {last['samples']:,.0f} samples an image"
+        axes.set(title=title, xlabel="samples", ylabel="nats an image", xscale="log")
+        axes.legend()

@@ -1,0 +1,41 @@
+"""Decoded images, and images in a grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from pipeline.models.vae import VAE
+
+Array = npt.NDArray[np.float32]
+
+
+def tiled(images: Array, columns: int) -> Array:
+    """Images [N, H, W] or [N, H, W, 3] as one, in rows of so many."""
+    _, height, width, *colours = images.shape
+    rows = images.reshape(-1, columns, height, width, *colours).swapaxes(1, 2)
+    return rows.reshape(-1, columns * width, *colours)
+
+
+def show(axes: Axes, image: Array) -> None:
+    """One picture, without axes: ink on white, or in colour."""
+    axes.imshow(np.clip(image, 0, 1), cmap="gray_r", vmin=0, vmax=1)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+@torch.no_grad()
+def pictures(model: VAE, z: Tensor) -> Array:
+    """E[x|z] as images, [N, H, W]."""
+    decoded: Array = as_images(model, model.likelihood.mean(model.decode(z)))
+    return decoded
+
+
+def as_images(model: VAE, x: Tensor) -> Array:
+    """Flat images [N, D] as [N, H, W], those of three channels as [N, H, W, 3]."""
+    *colours, height, width = model.image_shape
+    images: Array = x.reshape(-1, *colours, height, width).float().cpu().numpy()
+    return np.moveaxis(images, 1, -1) if colours == [3] else images.reshape(-1, height, width)

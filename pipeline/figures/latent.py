@@ -1,0 +1,104 @@
+"""The latent space: codes in a plane, what a plane decodes to, and what each dimension carries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from pipeline.data.prepared import Classes
+from pipeline.figures.class_names import legible
+from pipeline.figures.grids import Array, pictures
+from pipeline.figures.style import TRAIN_COLOR, VALIDATION_COLOR, figure
+from pipeline.models.vae import VAE
+
+QUANTILES = (0.05, 0.95)  # between which the manifold lies
+
+
+def plane(mu: Tensor) -> tuple[npt.NDArray[np.float64], list[str]]:
+    """Codes in their first two dimensions or, of more, principal components, [N, 2]; and the names of these."""
+    dim = mu.shape[1]
+    mu = mu.double()
+    if dim > 2:
+        mu = mu - mu.mean(dim=0)
+        _, s, v = torch.linalg.svd(mu, full_matrices=False)
+        # A component's sign is arbitrary: let its largest weight be positive, so that two runs' pictures compare.
+        v = v * v.gather(1, v.abs().argmax(dim=1, keepdim=True)).sign()
+        share = (s[:2].square() / s.square().sum()).tolist()
+        names = [f"principal component {i + 1} of {dim} dimensions ({part:.0%} of variance)" for i, part in enumerate(share)]
+        return (mu @ v[:2].T).cpu().numpy(), names
+    if dim == 1:
+        mu = torch.cat([mu, torch.zeros_like(mu)], dim=1)
+    return mu.cpu().numpy(), ["dimension 1", "dimension 2" if dim > 1 else ""]
+
+
+def scatter(axes: Axes, points: npt.NDArray[np.float64], labels: Classes | None, count: int) -> PathCollection:
+    """Points coloured by class, of so many; grey, if they have none."""
+    options = {"s": 5, "alpha": 0.6, "linewidths": 0}
+    if labels is None:
+        return axes.scatter(points[:, 0], points[:, 1], color="0.4", **options)  # type: ignore[arg-type]
+    colors = colormaps["tab10"] if count <= 10 else colormaps["turbo"].resampled(count)
+    return axes.scatter(points[:, 0], points[:, 1], c=labels, cmap=colors, vmin=-0.5, vmax=colors.N - 0.5, **options)  # type: ignore[arg-type]
+
+
+def manifold(model: VAE, mu: Tensor, side: int) -> Array:
+    """E[x|z] on a square of a plane's quantiles: of the prior or, where there is none, of the codes. Up is up."""
+    share = torch.linspace(*QUANTILES, side, dtype=torch.float64)
+    across = [torch.special.ndtri(share)] * 2
+    if model.is_point:
+        across = [torch.quantile(mu[:, i].double().cpu(), share) for i in range(2)]
+    z = torch.cartesian_prod(across[1].flip(0), across[0]).flip(1)
+    return pictures(model, z.to(mu))
+
+
+NAMED = 40  # classes, at most, whose names have room beside a figure
+
+
+BAR_POINTS = 280  # height of the bar that they stand beside
+
+
+def latent_plane(path: Path, mu: Tensor, labels: Classes | None, names: list[str]) -> None:
+    """Posterior means: coloured by class, if there are some, and how dense they lie."""
+    points, (across, up) = plane(mu)
+    with figure(path, width=11.5, height=5.2) as fig:
+        classes, density = fig.subplots(1, 2, sharex=True, sharey=True)
+        drawn = scatter(classes, points, labels, len(names))
+        classes.set(title=f"Codes (posterior means) of {len(points):,} test images", xlabel=across, ylabel=up)
+        if labels is not None:
+            named = len(names) <= NAMED
+            bar = fig.colorbar(drawn, ax=classes, label="class" if named else f"class, by number, of {len(names):,}")
+            bar.solids.set_alpha(1)  # type: ignore[union-attr]
+            if named:
+                shown, families = legible(names)
+                bar.set_ticks(range(len(names)), labels=[name.replace("$", r"\$") for name in shown], fontfamily=families)
+                bar.ax.tick_params(labelsize=min(10, BAR_POINTS / len(names)))
+        cells = density.hexbin(points[:, 0], points[:, 1], gridsize=40, cmap="Greys", mincnt=1, linewidths=0)
+        density.set(title="How dense they lie", xlabel=across)
+        fig.colorbar(cells, ax=density, label="images a cell")
+
+
+def kl_per_dimension(table: pd.DataFrame, path: Path) -> None:
+    """The rate, a latent dimension each, largest first."""
+    colors = np.where(table["active"], VALIDATION_COLOR, TRAIN_COLOR)
+    with figure(path, width=6.8, height=3.4) as fig:
+        axes = fig.subplots()
+        axes.bar(range(1, len(table) + 1), table["kl"], color=colors)
+        # The bars of dimensions that are not active are too low to be seen: shade where they stand.
+        for place in np.flatnonzero(~table["active"].to_numpy()) + 1:
+            axes.axvspan(place - 0.5, place + 0.5, color="0.95", linewidth=0)
+        axes.set(
+            title=f"KL a latent dimension: {table['active'].sum()} of {len(table)} active, {table['kl'].sum():.2f} nats in all",
+            xlabel="dimension, by KL (shaded: not active)",
+            ylabel="nats an image",
+            xlim=(0.5, len(table) + 0.5),
+        )
+        axes.grid(visible=False, axis="x")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,0 +1,43 @@
+"""One style for all figures, and how they are saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from pipeline.runtime.files import whole_file
+
+TRAIN_COLOR, VALIDATION_COLOR = "0.6", "C0"
+STYLE: Any = {
+    "figure.dpi": 130,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.92",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+@contextmanager
+def figure(path: Path, *, width: float, height: float) -> Iterator[Figure]:
+    """A figure, in inches, that is saved as a PNG at the end of the block."""
+    with plt.rc_context(STYLE):
+        fig = plt.figure(figsize=(width, height), layout="constrained")
+        yield fig
+        with whole_file(path) as temporary:
+            # No software or date in the file: the same figure is the same bytes.
+            fig.savefig(temporary, metadata={"Software": None})
+        plt.close(fig)

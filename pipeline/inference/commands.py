@@ -1,0 +1,126 @@
+"""What each of the `vae` commands does with a trained model."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from pipeline.data.prepared import as_float
+from pipeline.figures.grids import Array, as_images, tiled
+from pipeline.inference.export import TOLERANCE
+from pipeline.inference.export import export as export_graphs
+from pipeline.inference.inputs import Given
+from pipeline.inference.model import Trained
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import all_files, whole_file
+
+
+def as_picture(image: Array) -> Image.Image:
+    """[H, W] or [H, W, 3] in [0, 1]."""
+    return Image.fromarray(np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    with whole_file(path) as temporary:
+        image.save(temporary)
+    print(f"{path}: {image.width} x {image.height}")
+
+
+def save_table(table: pd.DataFrame, path: Path) -> None:
+    with whole_file(path) as temporary:
+        if path.suffix == ".csv":
+            table.to_csv(temporary, index=False, float_format="%.6g")
+        else:
+            table.to_parquet(temporary, index=False)
+    print(f"{path}: {len(table):,} images")
+
+
+def sample(trained: Trained, args: argparse.Namespace) -> None:
+    """E[x|z] of z from the prior, as one picture. The same seed gives the same z everywhere."""
+    if trained.model.is_point:
+        print("note: an autoencoder has no prior; these are codes from N(0, 1), which it was not trained for")
+    images, columns = as_images(trained.model, trained.sample(args.n, args.seed)), math.ceil(math.sqrt(args.n))
+    black = np.zeros((-args.n % columns, *images.shape[1:]), np.float32)  # the rest of the last row
+    save_picture(as_picture(tiled(np.concatenate([images, black]), columns)), args.output)
+
+
+def reconstruct(trained: Trained, args: argparse.Namespace) -> None:
+    """E[x|z] at z = mu of each image, a PNG each, named as the images are."""
+    given = given_to(trained, args)
+    targets = [args.output / file for several in given.several for file in several.files]
+    if len(set(targets)) < len(targets):
+        twice = next(target for target in targets if targets.count(target) > 1)
+        raise UserError(f"{twice}: expected images of different names, got two that would be written there")
+    sources = {Path(name).resolve() for several in given.several for name in several.names}
+    for target in targets:
+        if target.resolve() in sources or target.is_dir():
+            raise UserError(f"{target}: expected a place for a reconstruction, got one of the images, or a folder")
+    with all_files(args.output) as folder:
+        for first, _, files, images in given.batches("reconstruct"):
+            mu, _ = trained.encode(images, first)
+            for file, image in zip(files, as_images(trained.model, trained.decode(mu)), strict=True):
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                as_picture(image).save(folder / file)
+    print(f"{args.output}: {len(given):,} images")
+
+
+def interpolate(trained: Trained, args: argparse.Namespace) -> None:
+    """A row of pictures: A, E[x|z] along the straight line between the posteriors' means, B."""
+    ends = []
+    for name in (args.a, args.b):
+        given = Given([name], trained.image_shape, trained.params.data, args.resize)
+        if len(given) != 1:
+            raise UserError(f"{name}: expected one image, got {len(given)}; of an array, say which: {name}:0")
+        ends += [images for *_, images in given.batches("read")]
+    both = np.concatenate(ends)
+    mu, _ = trained.encode(both)
+    share = torch.linspace(0, 1, args.steps, device=mu.device)[:, None]
+    way = trained.decode((1 - share) * mu[0] + share * mu[1])
+    a, b = as_float(torch.from_numpy(both).to(way.device))
+    row = as_images(trained.model, torch.cat([a[None], way, b[None]]))
+    save_picture(as_picture(tiled(row, len(row))), args.output)
+
+
+def encode(trained: Trained, args: argparse.Namespace) -> None:
+    """A row an image: the posterior's mu and sigma of each latent dimension, and KL(q(z|x) || p(z)) in nats."""
+    tables = []
+    for first, names, _, images in given_to(trained, args).batches("encode"):
+        mu, sigma = (part.double().cpu() for part in trained.encode(images, first))
+        columns: dict[str, Any] = {"image": names}
+        columns |= {f"mu_{i}": mu[:, i].numpy() for i in range(trained.latent_dim)}
+        if not trained.model.is_point:
+            columns |= {f"sigma_{i}": sigma[:, i].numpy() for i in range(trained.latent_dim)}
+            columns["kl"] = (0.5 * (mu**2 + sigma**2 - 1) - sigma.log()).sum(1).numpy()
+        tables.append(pd.DataFrame(columns))
+    save_table(pd.concat(tables), args.output)
+
+
+def score(trained: Trained, args: argparse.Namespace) -> None:
+    """A row an image: ELBO, distortion, rate, and NLL by importance sampling, in nats; a high one is rare in training."""
+    if trained.model.is_point:
+        raise UserError(f"{args.model}: expected a model that knows how likely an image is, got an autoencoder")
+    tables = []
+    for first, names, _, images in given_to(trained, args).batches("score"):
+        terms, nll = trained.elbo(images, first), -trained.log_prob(images, args.samples, first)
+        columns = {"elbo": terms.elbo, "distortion": terms.distortion, "rate": terms.rate, "nll": nll}
+        tables.append(pd.DataFrame({"image": names, **{name: values.cpu().numpy() for name, values in columns.items()}}))
+    table = pd.concat(tables)
+    save_table(table, args.output)
+    print(f"mean ELBO {table['elbo'].mean():.4f}, NLL {table['nll'].mean():.4f} by {args.samples} samples, in nats an image")
+
+
+def export(trained: Trained, args: argparse.Namespace) -> None:
+    """Encoder and decoder as graphs, and how far they are from PyTorch."""
+    for path, difference in export_graphs(trained, args.format, args.output).items():
+        print(f"{path}: largest difference from PyTorch {difference:.2g} (at most {TOLERANCE:g})")
+
+
+def given_to(trained: Trained, args: argparse.Namespace) -> Given:
+    return Given(args.images, trained.image_shape, trained.params.data, args.resize)

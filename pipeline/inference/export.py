@@ -1,0 +1,143 @@
+"""A trained model as graphs that run elsewhere: its encoder and its decoder, for ONNX or as torch.export's programs.
+
+Nothing in them is random: a sample of q(z|x) is mu + exp(logvar / 2) e, with an e of your own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.inference.model import Trained
+from pipeline.models.vae import VAE
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import all_files
+from pipeline.runtime.progress import progress
+
+Format = Literal["onnx", "torch-export"]
+CHECKED = 256  # images
+TOLERANCE = 1e-4
+
+
+class Encoder(nn.Module):
+    """x [B, *image_shape], floats in [0, 1] -> mu and logvar = log sigma^2, [B, latent_dim]; of an autoencoder, mu."""
+
+    outputs: tuple[str, ...] = ("mu", "logvar")
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+        if model.is_point:
+            self.outputs = ("mu",)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        posterior = self.model.posterior(x.flatten(1))
+        if self.model.is_point:
+            return (posterior,)
+        mu, second = posterior.chunk(2, dim=-1)
+        return mu, second if self.model.scale == "exp" else 2 * torch.log(self.model.sigma(second))
+
+
+class Decoder(nn.Module):
+    """z [B, latent_dim] -> E[x|z], [B, *image_shape], in [0, 1] as :meth:`Trained.decode`."""
+
+    outputs = ("mean",)
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, z: Tensor) -> tuple[Tensor]:
+        return (self.model.likelihood.mean(self.model.decode(z)).clamp(0, 1).unflatten(-1, self.model.image_shape),)
+
+
+def export(trained: Trained, kind: Format, folder: Path) -> dict[Path, float]:
+    """Writes both graphs, once what would be read back computes the same on images and codes of the prior.
+
+    Returns:
+        for each file the largest difference from PyTorch's outputs.
+
+    Raises:
+        UserError: if a package is missing, or if a graph differs by more than ``TOLERANCE``.
+    """
+    needed = ["onnx", "onnxscript", "onnxruntime"] if kind == "onnx" else []
+    if lacking := [name for name in needed if importlib.util.find_spec(name) is None]:
+        raise UserError(f"--format onnx: needs {', '.join(lacking)}, which is not installed; pip install '.[onnx]'")
+    model = trained.model.cpu()
+    trained.device = torch.device("cpu")
+    x = trained.sample(CHECKED)
+    mu, sigma = trained.encode(x)
+    suffix = {"onnx": ".onnx", "torch-export": ".pt2"}[kind]
+    write, read = {"onnx": (as_onnx, from_onnx), "torch-export": (as_program, from_program)}[kind]
+    contents, found = {}, {}
+    for name, graph, given in (("encoder", Encoder(model), x), ("decoder", Decoder(model), mu + sigma)):
+        file = f"{name}{suffix}"
+        progress(f"exporting {file}")
+        contents[file] = content = write(graph.eval(), given, "x" if name == "encoder" else "z")
+        progress(f"checking {file}")
+        with torch.no_grad():
+            expected = graph(given)
+        got = read(content)(given)  # of another batch size than the graph was made with
+        pairs = list(zip(expected, got, strict=True))
+        found[folder / file] = difference = max((one - other).abs().max().item() for one, other in pairs)
+        # float32 has seven digits, also of large numbers.
+        if not all(((one - other).abs() <= TOLERANCE * one.abs().clamp(min=1)).all() for one, other in pairs):
+            raise UserError(
+                f"{folder / file}: expected what PyTorch computes to {TOLERANCE}, got a difference of {difference:.2g}"
+            )
+    # From memory: torch's own writer ends the process where the disk is full.
+    with all_files(folder) as temporary:
+        for file, content in contents.items():
+            (temporary / file).write_bytes(content)
+    return found
+
+
+def program(graph: nn.Module, given: Tensor) -> torch.export.ExportedProgram:
+    """The graph for batches of any size."""
+    return torch.export.export(graph, (given[:2].clone(),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+
+
+def as_program(graph: nn.Module, given: Tensor, _name: str) -> bytes:
+    stream = io.BytesIO()
+    torch.export.save(program(graph, given), stream)
+    return stream.getvalue()
+
+
+def from_program(content: bytes) -> Callable[[Tensor], Sequence[Tensor]]:
+    run: Callable[[Tensor], Sequence[Tensor]] = torch.export.load(io.BytesIO(content)).module()
+    return run
+
+
+def as_onnx(graph: nn.Module, given: Tensor, name: str) -> bytes:
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own, of its deprecations
+        exported = torch.onnx.export(
+            program(graph, given),
+            (),
+            input_names=[name],
+            output_names=list(graph.outputs),  # type: ignore[arg-type]
+            dynamic_shapes=({0: "batch"},),
+            dynamo=True,
+            verbose=False,
+        )
+    assert exported is not None  # without a file to write
+    content: bytes = exported.model_proto.SerializeToString()
+    return content
+
+
+def from_onnx(content: bytes) -> Callable[[Tensor], Sequence[Tensor]]:
+    import onnxruntime  # type: ignore[import-untyped]  # only this format needs it
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda given: [torch.from_numpy(np.asarray(out)) for out in session.run(None, {name: given.numpy()})]

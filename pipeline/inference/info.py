@@ -1,0 +1,25 @@
+"""What a model's files say: its parameters, data, versions and metrics, without loading it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.config.paths import CARD
+from pipeline.evaluation.model_card import as_yaml, read_metrics
+from pipeline.models.metadata import Header, weights_of
+
+
+def info(model: Path, header: Header) -> str:
+    """As YAML.
+
+    Raises:
+        UserError: if the card beside the weights is missing, or of others.
+    """
+    weights = weights_of(model)
+    return as_yaml(
+        {
+            "model": {"image_shape": header.made["image_shape"], "parameters": header.parameters},
+            "metrics": read_metrics(weights.parent / CARD, weights),
+            **{name: header.made[name] for name in ("data", "versions", "params")},
+        }
+    )

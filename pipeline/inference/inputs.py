@@ -1,0 +1,145 @@
+"""Images that somebody names on a command line: picture files, folders of them, arrays, one image of an array."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.config.params import Data
+from pipeline.config.paths import PREPARED
+from pipeline.data.prepared import Bytes
+from pipeline.data.readers.arrays import read_images
+from pipeline.data.readers.image_folder import Color, Pictures, pictures_in
+from pipeline.data.readers.raw import Brightness, Images, shown
+from pipeline.runtime.errors import UserError
+
+AT_ONCE = 500
+REMEDY = "--resize brings pictures to the model's size"
+
+
+@dataclass(frozen=True)
+class Several:
+    """Images of one kind: what each is called, and the file that a reconstruction of it could have."""
+
+    images: Images
+    names: list[str]
+    files: list[PurePath]
+
+
+class Given:
+    """All of them, in order.
+
+    Args:
+        named: files, folders, or ``ARRAY.npy:17`` for one image of an array.
+        shape: the model's.
+        data: the parameters that its own images were read by.
+        resize: pictures of other sizes are brought to the model's.
+
+    Raises:
+        UserError: for what is missing, or no image of that shape.
+    """
+
+    def __init__(self, named: Sequence[str], shape: tuple[int, ...], data: Data, resize: bool) -> None:
+        self.shape, self.data, self.resize, self.notes = shape, data, resize, Counter[str]()
+        self.several: list[Several] = []
+        pictures: list[tuple[Path, PurePath]] = []
+        for name in named:
+            path = Path(name)
+            row = re.fullmatch(r"(.+\.np[yz]):(\d+)", name)
+            if row is None and path.suffix.lower() not in (".npy", ".npz"):
+                pictures += self._pictures(path)
+                continue
+            self._add_pictures(pictures)
+            self._add_array(path if row is None else Path(row[1]), None if row is None else int(row[2]))
+            pictures = []
+        self._add_pictures(pictures)
+        if len(self) == 0:
+            raise UserError(f"{' '.join(named)}: expected at least one image, got none")
+
+    def __len__(self) -> int:
+        return sum(len(some.names) for some in self.several)
+
+    def _pictures(self, path: Path) -> list[tuple[Path, PurePath]]:
+        if path.is_dir():
+            if not (found := pictures_in(path, self.notes)):
+                raise UserError(f"{path}: expected pictures in it, got no PNG, JPEG, WebP or TIFF file")
+            return [(one, one.relative_to(path)) for one in found]
+        if not path.exists():
+            raise UserError(f"{path}: missing; expected a picture, a folder of them, or an array (.npy, .npz)")
+        return [(path, PurePath(path.name))]
+
+    def _add_pictures(self, found: list[tuple[Path, PurePath]]) -> None:
+        if not found:
+            return
+        paths = [path for path, _ in found]
+        color: Color = "rgb" if len(self.shape) == 3 else "grey"
+        size = self.shape[-2:] if self.resize or self.data.size is not None else None
+        images = Pictures(paths, size, self.data.fit, color, self.data.white, REMEDY)
+        if images.shape != self.shape:
+            raise UserError(
+                f"{paths[0]}: expected {shown(self.shape)} as the model's images, got {shown(images.shape)}; {REMEDY}"
+            )
+        self._add(images, [str(path) for path in paths], [file.with_suffix(".png") for _, file in found])
+
+    def _add_array(self, path: Path, row: int | None) -> None:
+        # What the stage prepare wrote is as a model is given it, whatever it was read from.
+        white = None if path.parent.resolve() == PREPARED.resolve() else self.data.white
+        images = read_images(path, self.shape, white, "divide them by {:g}, if that is white")
+        if images.shape != self.shape:
+            kinds = ("colour", "grey") if len(self.shape) == 3 else ("grey", "colour")
+            raise UserError(
+                f"{path}: expected images in {kinds[0]}, as the model's, got them in {kinds[1]}; arrays are not converted, "
+                "pictures (PNG, JPEG, WebP, TIFF) are"
+            )
+        rows = range(len(images)) if row is None else [row]
+        if row is not None and row >= len(images):
+            raise UserError(f"{path}:{row}: expected one of {len(images)} images, numbered from 0")
+        one = images if row is None else Row(images, row)
+        self._add(one, [f"{path}:{i}" for i in rows], [PurePath(f"{path.stem}-{i}.png") for i in rows])
+
+    def _add(self, images: Images, names: list[str], files: list[PurePath]) -> None:
+        self.several.append(Several(images, names, files))
+
+    def batches(self, what: str) -> Iterator[tuple[int, list[str], list[PurePath], Bytes]]:
+        """The place of the first, names, files and bytes [n, *shape], some at a time, with a progress bar of this name.
+
+        A place, by which its noise is made, is an image's in its array, or among the pictures.
+        """
+        with tqdm(total=len(self), unit=" images", disable=None, desc=what) as bar:
+            for some in self.several:
+                for start in range(0, len(some.names), AT_ONCE):
+                    part = slice(start, start + AT_ONCE)
+                    rows = np.arange(len(some.names))[part]
+                    first = some.images.row if isinstance(some.images, Row) else start
+                    yield first, some.names[part], some.files[part], some.images.read(rows)
+                    bar.update(len(rows))
+        for some in self.several:
+            self.notes.update(some.images.notes)
+        for note, count in (+self.notes).items():
+            print(f"note: {count:,} {note}")
+        _, value, white = max(some.images.brightest for some in self.several)
+        if self.data.white is None and 0 < value < white / 4:  # at which the stage prepare stops
+            print(f"note: no pixel is above {value:g}, and white is {white:g}: are these images scaled?")
+
+
+class Row:
+    """One image of several."""
+
+    def __init__(self, images: Images, row: int) -> None:
+        self.images, self.row, self.shape, self.notes = images, row, images.shape, images.notes
+
+    @property
+    def brightest(self) -> Brightness:
+        return self.images.brightest
+
+    def __len__(self) -> int:
+        return 1
+
+    def read(self, rows: object) -> Bytes:
+        return self.images.read(np.array([self.row]))

@@ -1,0 +1,135 @@
+"""A trained model, for use: images to codes, codes to images, and how likely an image is."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.config.params import Params
+from pipeline.data.prepared import as_float
+from pipeline.data.readers.raw import as_batch, to_bytes
+from pipeline.evaluation.importance import log_likelihood_bounds
+from pipeline.models.metadata import weights_of
+from pipeline.models.objectives import Terms, elbo_terms
+from pipeline.models.serialization import load_model
+from pipeline.runtime.noise_streams import Stream, stream_key
+from vae_ext import binarize, standard_normal
+
+AT_ONCE = 500
+
+
+class Trained:
+    """What the train stage wrote.
+
+    Images are bytes from 0 to 255 (as prepared, whatever data.white is), booleans, or floats in [0, 1]: tensors or arrays
+    [N, *image_shape] or [N, D], also [N, 1, H, W] of grey ones, [N, H, W, 3] of coloured ones, or one image alone. Those of a
+    model of binarized pixels are drawn black or white first, as its test set was: by the training's seed and each image's row,
+    the first of which is ``row_offset``. So is the noise.
+
+    Attributes:
+        model: the network.
+        params: that made it.
+        made: the weights' header: params, data, versions.
+        image_shape: [H, W], or [3, H, W].
+    """
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self.model, self.made = load_model(weights_of(path), device)
+        self.params, self.device = Params.model_validate(self.made["params"]), device
+        self.image_shape, self.latent_dim = self.model.image_shape, self.model.latent_dim
+
+    def key(self, stream: Stream, seed: int | None = None) -> Tensor:
+        """The noise key of a use; by the training's seed, if none is given."""
+        return stream_key(self.params.seed if seed is None else seed, stream, self.device)
+
+    def pixels(self, images: Tensor | npt.NDArray[Any], row_offset: int = 0) -> Tensor:
+        """Images as the model is given them: bytes [N, D].
+
+        Raises:
+            ValueError: if they are not of the model's shape, or not bytes, booleans or floats in [0, 1].
+        """
+        # By way of NumPy, which knows every byte order and stride; as bytes, they are small.
+        array = as_batch(_as_array(images), self.image_shape)
+        if array.shape[1:] not in (self.image_shape, (self.model.pixels,)):
+            wanted = f"[N, {', '.join(map(str, self.image_shape))}]"
+            raise ValueError(f"expected images {wanted}, [N, {self.model.pixels}] or one of them, got {list(array.shape)}")
+        if len(array) == 0:
+            raise ValueError("expected at least one image, got none")
+        if array.dtype != np.uint8 and array.dtype.kind not in "bf":
+            raise ValueError(f"expected bytes (uint8), booleans or floats in [0, 1], got {array.dtype}")
+        if array.dtype != np.uint8:
+            values, (array, wrong) = array, to_bytes(array, 1)
+            if wrong.any():
+                raise ValueError(f"expected floats in [0, 1], got {float(values[wrong][0]):g}")
+        elif 0 < (brightest := array.max()) < 64:
+            warnings.warn(f"no pixel is above {brightest}, and white is 255: are these images scaled?", stacklevel=4)
+        flat = torch.from_numpy(np.array(array, order="C")).flatten(1).to(self.device)
+        return binarize(flat, self.key(Stream.BINARIZE_TEST), row_offset=row_offset) if self.params.binarize else flat
+
+    @torch.no_grad()
+    def encode(self, images: Tensor | npt.NDArray[Any], row_offset: int = 0) -> tuple[Tensor, Tensor]:
+        """The posteriors' mu and sigma, [N, latent_dim] each; sigma is 0 for an autoencoder."""
+        found = []
+        for part in self.pixels(images, row_offset).split(AT_ONCE):
+            posterior = self.model.posterior(as_float(part))
+            mu = posterior[:, : self.latent_dim]
+            sigma = torch.zeros_like(mu) if self.model.is_point else self.model.sigma(posterior[:, self.latent_dim :])
+            found.append((mu, sigma))
+        mu, sigma = (torch.cat(several) for several in zip(*found, strict=True))
+        return mu, sigma
+
+    @torch.no_grad()
+    def decode(self, z: Tensor | npt.NDArray[Any]) -> Tensor:
+        """E[x|z] of codes [N, latent_dim]: [N, *image_shape], clamped to [0, 1], which a Gaussian's mean may leave."""
+        z = torch.as_tensor(z, dtype=torch.float32, device=self.device)
+        if z.ndim != 2 or z.shape[1] != self.latent_dim:
+            raise ValueError(f"expected z [N, {self.latent_dim}], got {list(z.shape)}")
+        parts = [self.model.likelihood.mean(self.model.decode(part)).clamp(0, 1) for part in z.split(AT_ONCE)]
+        return torch.cat(parts).view(len(z), *self.image_shape)
+
+    def sample(self, count: int, seed: int = 0) -> Tensor:
+        """E[x|z] of z from the prior: [count, *image_shape]. The same seed gives the same z on every device."""
+        return self.decode(standard_normal(self.key(Stream.PRIOR, seed), count, self.latent_dim))
+
+    @torch.no_grad()
+    def log_prob(self, images: Tensor | npt.NDArray[Any], samples: int = 100, row_offset: int = 0) -> Tensor:
+        """A lower bound on log p(x) in nats, [N], float64, that is tight as the samples grow (Burda et al. 2016).
+
+        Raises:
+            ValueError: of an autoencoder, which has no p(x); for less than one sample.
+        """
+        if self.model.is_point:
+            raise ValueError("an autoencoder has no p(x): expected a model with model.posterior normal")
+        if samples < 1:
+            raise ValueError(f"expected at least one sample, got {samples}")
+        key = self.key(Stream.IMPORTANCE)
+        parts = self._parts(self.pixels(images, row_offset))
+        return torch.cat(
+            [log_likelihood_bounds(self.model, part, key, [samples], row_offset=row_offset + start)[0] for start, part in parts]
+        )
+
+    @torch.no_grad()
+    def elbo(self, images: Tensor | npt.NDArray[Any], row_offset: int = 0) -> Terms:
+        """The ELBO's terms by one sample of z, [N] each, in nats."""
+        key = self.key(Stream.EVALUATE)
+        parts = self._parts(self.pixels(images, row_offset))
+        terms = [elbo_terms(self.model, part, key, row_offset=row_offset + start) for start, part in parts]
+        return Terms(torch.cat([part.distortion for part in terms]), torch.cat([part.rate for part in terms]))
+
+    @staticmethod
+    def _parts(pixels: Tensor) -> list[tuple[int, Tensor]]:
+        return list(zip(range(0, len(pixels), AT_ONCE), pixels.split(AT_ONCE), strict=True))
+
+
+def _as_array(images: Tensor | npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if not isinstance(images, Tensor):
+        return np.asarray(images)
+    images = images.detach().cpu()
+    array: npt.NDArray[Any] = (images.float() if images.dtype == torch.bfloat16 else images).numpy()
+    return array

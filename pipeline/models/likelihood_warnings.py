@@ -1,0 +1,41 @@
+"""What to keep in mind about these pixels under this likelihood: which parameter would fit them better, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.config.params import Params
+
+
+def caveats(values: str, image_shape: Sequence[int], params: Params) -> list[str]:
+    """A sentence each.
+
+    Args:
+        values: what the pixels are: ``binary``, only black and white, or ``grey``.
+        image_shape: [H, W] or [C, H, W].
+    """
+    likelihood, binary = params.model.likelihood, values == "binary"
+    are = "grey" if len(image_shape) == 2 else "in colour"
+    checks = [
+        (
+            likelihood == "bernoulli" and not binary and not params.binarize,
+            f"the pixels are {are}, and the Bernoulli likelihood takes them as probabilities of white: its ELBO and NLL "
+            "compare only with others of that kind (binarize: true draws black and white; model.likelihood: categorical has "
+            "levels)",
+        ),
+        (binary and params.binarize, "the pixels are black and white already: binarize: true changes nothing"),
+        (
+            likelihood == "gaussian",
+            "the Gaussian likelihood is of a density, in pixels of [0, 1] that are known to 1/255: its ELBO and NLL may be "
+            "of any sign, and compare only with those of other densities",
+        ),
+        (
+            likelihood == "gaussian" and binary,
+            "the pixels are black and white, for which model.likelihood: bernoulli is made",
+        ),
+        (
+            likelihood == "categorical" and binary and params.model.levels > 2,
+            f"the pixels are black and white, of model.levels {params.model.levels} two are used",
+        ),
+    ]
+    return [said for holds, said in checks if holds]

@@ -1,0 +1,83 @@
+"""What a weights file says of itself: the parameters, data and versions that made it, and its tensors' shapes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+
+from pipeline.config.params import Count, Params, Section
+from pipeline.config.paths import WEIGHTS
+from pipeline.runtime.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Data(Section):
+    """Of the manifest of the prepared data, what says which they were."""
+
+    source: str
+    classes: list[str] | None
+    values: str
+    counts: dict[str, int]
+    sha256: dict[str, str]
+
+
+class Made(Section):
+    """The header."""
+
+    image_shape: Annotated[list[Count], Field(min_length=2, max_length=3)]
+    params: dict[str, Any]
+    data: Data
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Header:
+    """A weights file without its tensors."""
+
+    made: dict[str, Any]
+    params: Params
+    shapes: dict[str, list[int]]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were trained; a sigma that was given is beside them in the file."""
+        given = {"likelihood.log_sigma"} if self.params.model.sigma is not None else set()
+        return sum(math.prod(shape) for name, shape in self.shapes.items() if name not in given)
+
+
+def weights_of(model: Path) -> Path:
+    """The weights of a model that is named by them or by their folder."""
+    return model / WEIGHTS if model.is_dir() else model
+
+
+def read_header(path: Path) -> Header:
+    """Reads it without torch, and without reading a tensor.
+
+    Raises:
+        UserError: if the file is missing or is not such a file.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: expected a file of weights, got something else")
+    try:
+        with safe_open(path, framework="np") as file:
+            made = Made.model_validate_json((file.metadata() or {})["vae"]).model_dump()
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        return Header(made, Params.model_validate(made["params"]), shapes)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: missing in {Path.cwd()}; in {ROOT} the stage train writes models (dvc repro, or make recipe) and "
+            "dvc pull fetches them; vae --model names another folder"
+        ) from None
+    # ValueError: metadata that is not JSON, or not these parameters.
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise not_such_weights(path, error) from None
+
+
+def not_such_weights(path: Path, reason: object) -> UserError:
+    return UserError(f"{path}: expected weights that this version's train stage wrote: {' '.join(str(reason).split())}")

@@ -1,0 +1,125 @@
+"""What is maximised, and what is reported: the ELBO and its two terms, and the importance-weighted bound.
+
+All in nats an image: summed over pixels and latent dimensions, never averaged over them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pipeline.data.prepared import as_float
+from pipeline.models.vae import VAE
+from vae_ext import reparam_kl, reparam_kl_packed, reparam_log_ratio
+
+if TYPE_CHECKING:
+    from pipeline.config.params import Objective
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The ELBO's two terms for each image, [B]."""
+
+    distortion: Tensor  # -E log p(x|z)
+    rate: Tensor  # KL(q(z|x) || p(z)); 0 where q(z|x) is a point, which has none
+
+    @property
+    def elbo(self) -> Tensor:
+        """log p(x) >= elbo = -(distortion + rate), whatever beta was trained with."""
+        return -(self.distortion + self.rate)
+
+    def loss(self, beta: float | Tensor) -> Tensor:
+        """The batch's mean of distortion + beta rate (Higgins et al.: beta-VAE. 2017); the negative ELBO at beta 1."""
+        return (self.distortion + beta * self.rate).mean()
+
+
+def elbo_terms(model: VAE, pixels: Tensor, key: Tensor, row_offset: int = 0) -> Terms:
+    """Distortion by one sample of z, rate in closed form (Kingma, Welling: Auto-Encoding Variational Bayes. 2014).
+
+    Args:
+        pixels: [B, D], bytes.
+        key: of the noise.
+        row_offset: the index of the first image, so that its noise does not depend on how the data are cut into batches.
+    """
+    posterior = model.posterior(as_float(pixels).to(model.bound.dtype))
+    if model.is_point:
+        z, rate = posterior, posterior.new_zeros(len(pixels))
+    else:
+        z, rate = reparam_kl_packed(posterior, key, row_offset=row_offset, scale=model.scale)
+    return Terms(-model.likelihood.log_prob(model.decode(z), pixels), rate)
+
+
+def objective_terms(
+    model: VAE,
+    pixels: Tensor,
+    x: Tensor,
+    key: Tensor,
+    beta: float | Tensor,
+    objective: Objective,
+    samples: int,
+    row_offset: int = 0,
+    batch_mean: Callable[[Tensor], Tensor] = lambda rows: rows.mean(0),
+) -> tuple[Tensor, Terms]:
+    """What is minimised, by so many samples of z, and the ELBO's terms by the same.
+
+    - ``elbo``: distortion + beta rate. The rate in closed form or, with ``kl: monte_carlo``, as the mean over the samples of
+      log q(z|x) - log p(z): Kingma and Welling's two estimators. With ``free_bits`` lambda, a dimension's rate counts as lambda
+      where its mean over the batch is below (Kingma et al.: Improved Variational Inference with Inverse Autoregressive Flow.
+      2016).
+    - ``iwae``: -log of the mean over samples of p(x|z) (p(z) / q(z|x))^beta (Burda, Grosse, Salakhutdinov: Importance Weighted
+      Autoencoders. 2016, at beta 1).
+    - of an autoencoder: distortion, and ``sparsity`` times the code's L1 norm.
+
+    Args:
+        pixels: [B, D], bytes: what the decoder is to explain.
+        x: [B, D], what the encoder sees: the same in [0, 1], or a corruption of it.
+        key: of the noise.
+        beta: the weight of the rate.
+        objective: the parameters of that name.
+        samples: of z, an image.
+        row_offset: of the noise.
+        batch_mean: the mean over the rows of the whole batch, of which these may be a part.
+
+    Returns:
+        the loss of each image, [B], and the terms.
+    """
+    posterior = model.posterior(x)
+    if model.is_point:
+        terms = Terms(-model.likelihood.log_prob(model.decode(posterior), pixels), posterior.new_zeros(len(x)))
+        return terms.distortion + objective.sparsity * posterior.abs().sum(-1), terms
+
+    mu, logvar = posterior.chunk(2, dim=-1)
+    noise = {"num_samples": samples, "row_offset": row_offset}
+    if objective.bound == "iwae" or objective.kl == "monte_carlo":
+        z, log_ratio = reparam_log_ratio(mu, logvar, key, scale=model.scale, **noise)
+        rate = -log_ratio.mean(0)
+    elif objective.free_bits > 0:
+        z, kl = reparam_kl(mu, logvar, key, scale=model.scale, kl_reduction="none", **noise)
+        rate = kl.sum(-1)
+    else:
+        z, rate = reparam_kl_packed(posterior, key, scale=model.scale, **noise)
+    log_p = model.likelihood.log_prob(model.decode(z), pixels)
+    terms = Terms(-log_p.mean(0), rate)
+    if objective.bound == "iwae":
+        return math.log(samples) - torch.logsumexp(log_p + beta * log_ratio, 0), terms
+    if objective.free_bits > 0:
+        rate = torch.where(batch_mean(kl.detach()) > objective.free_bits, kl, objective.free_bits).sum(-1)
+    return terms.distortion + beta * rate, terms
+
+
+def corrupt(x: Tensor, key: Tensor, noise: float, dropout: float, row_offset: int = 0) -> Tensor:
+    """The images with Gaussian noise of this standard deviation, and this share of their pixels set to 0.
+
+    Vincent et al.: Extracting and Composing Robust Features with Denoising Autoencoders. 2008.
+    """
+    zeros = torch.zeros_like(x)
+    (normal, other), _ = reparam_kl(zeros, zeros, key, num_samples=2, row_offset=row_offset)
+    # A normal number is below its quantile with that probability.
+    kept = other >= torch.special.ndtri(torch.tensor(dropout)).item()
+    corrupted: Tensor = (x + noise * normal) * kept
+    return corrupted

@@ -1,0 +1,213 @@
+"""The report as one page: no server, no network; numbers, figures, and a latent space that is decoded in the browser."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import html
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from pipeline.config.keys import dotted
+from pipeline.data.prepared import as_float
+from pipeline.evaluation.collapse import verdict
+from pipeline.models.objectives import elbo_terms
+from pipeline.models.vae import VAE
+from pipeline.runtime.files import whole_file
+from pipeline.runtime.noise_streams import Stream, stream_key
+from vae_ext import standard_normal
+
+PARTS = Path(__file__).parent / "web"
+EXPLORED = 1000  # test images, the first
+CAPTIONS = {
+    "learning_curves": "Training and validation, an epoch each.",
+    "reconstructions": "The first test images; their posteriors' means and samples decoded; samples of p(x|z), with its noise.",
+    "extremes": "What the model explains best, as most, and worst.",
+    "samples": "The prior, decoded: what the model takes images to be.",
+    "manifold": "The plane of two latent dimensions, decoded.",
+    "interpolations": "Half-way codes should decode to images, and not to two at once.",
+    "traversals": "What each active dimension does alone, largest KL first.",
+    "latent": "Codes of test images. Gaps are places that the decoder was never asked about.",
+    "kl_per_dimension": "Where the rate goes.",
+    "nll": "The bound tightens with the number of samples; where it is flat, it is near log p(x).",
+}
+
+
+class Blob:
+    """Arrays one after the other, each on a multiple of two bytes; ``at`` says where, as [offset, length]."""
+
+    def __init__(self) -> None:
+        self.bytes = bytearray()
+
+    def add(self, values: Tensor) -> list[int]:
+        """Bytes as they are, all else in half precision."""
+        array = values.detach().cpu().numpy()
+        if array.dtype != np.uint8:
+            array = array.astype("<f2")
+        self.bytes += bytes(len(self.bytes) % 2)
+        offset = len(self.bytes)
+        self.bytes += array.tobytes()
+        return [offset, array.size]
+
+    def packed(self) -> str:
+        """For a ``script`` element."""
+        return base64.b64encode(gzip.compress(bytes(self.bytes), mtime=0)).decode()
+
+
+def described(decoder: Iterable[nn.Module], blob: Blob) -> list[dict[str, Any]]:
+    """The decoder's layers as the page's script applies them, their weights in the blob."""
+    layers: list[dict[str, Any]] = []
+    size: tuple[int, ...] = ()
+    for layer in decoder:
+        if isinstance(layer, nn.Linear | nn.ConvTranspose2d):
+            assert layer.bias is not None
+            layers.append({"weight": blob.add(layer.weight), "bias": blob.add(layer.bias)})
+        if isinstance(layer, nn.Linear):
+            layers[-1]["kind"] = "linear"
+        elif isinstance(layer, nn.ConvTranspose2d):
+            kernel, stride, padding = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
+            added = layer.output_padding
+            to = [(side - 1) * stride - 2 * padding + kernel + more for side, more in zip(size[1:], added, strict=True)]
+            about = {"inputs": layer.in_channels, "outputs": layer.out_channels, "size": size[1:], "to": to}
+            layers[-1] |= {"kind": "conv_transpose", **about, "kernel": kernel, "stride": stride, "padding": padding}
+            size = (layer.out_channels, *to)
+        elif isinstance(layer, nn.Unflatten):
+            size = tuple(layer.unflattened_size)
+        elif isinstance(layer, nn.ReLU | nn.Tanh):
+            layers.append({"kind": type(layer).__name__.lower()})
+        elif not isinstance(layer, nn.Flatten):
+            raise TypeError(f"{layer}: the page's script has no such layer")
+    return layers
+
+
+@torch.no_grad()
+def halving_error(model: VAE, z: Tensor) -> float:
+    """The most that any pixel of E[x|z] changes by the decoder's weights and z in half precision."""
+    exact = model.likelihood.mean(model.decode(z))
+    before = [p.clone() for p in model.decoder.parameters()]
+    for p in model.decoder.parameters():
+        p.copy_(p.half())
+    halved = model.likelihood.mean(model.decode(z.half().to(z.dtype)))
+    for p, value in zip(model.decoder.parameters(), before, strict=True):
+        p.copy_(value)
+    return (exact - halved).abs().max().item()
+
+
+@torch.no_grad()
+def explorer(
+    model: VAE, pixels: Tensor, labels: Tensor | None, names: list[str], axes: list[int], sliders: list[int], seed: int
+) -> tuple[dict[str, Any], str]:
+    """What the page's script is given of the model and of test images: a description, and the data that it points into."""
+    blob = Blob()
+    layers = described(model.decoder, blob)
+    posterior = model.posterior(as_float(pixels))
+    mu = posterior[:, : model.latent_dim]
+    sigma = torch.zeros_like(mu) if model.is_point else model.sigma(posterior[:, model.latent_dim :])
+    terms = elbo_terms(model, pixels, stream_key(seed, Stream.EVALUATE, pixels.device))
+    prior = standard_normal(stream_key(seed, Stream.PRIOR, pixels.device), *mu.shape)
+    centre = mu.mean(0) if model.is_point else torch.zeros_like(mu[0])
+    *colours, height, width = model.image_shape
+    return {
+        "layers": layers,
+        "likelihood": type(model.likelihood).__name__.lower(),
+        "latent_dim": model.latent_dim,
+        "is_point": model.is_point,
+        "channels": math.prod(colours),
+        "height": height,
+        "width": width,
+        "axes": axes,
+        "sliders": sliders,
+        "centre": centre.tolist(),
+        "span": max(3.0, torch.quantile(mu[:, axes].abs(), 0.995).item()),
+        "count": len(pixels),
+        "classes": None if labels is None else labels.tolist(),
+        "names": names,
+        # As decimals: nats are shown to a tenth, which is finer than half precision.
+        "terms": [
+            [round(value, 2) for value in image] for image in torch.stack([terms.distortion, terms.rate], dim=1).tolist()
+        ],
+        "blob": {
+            "mu": blob.add(mu),
+            "sigma": blob.add(sigma),
+            "pixels": blob.add(pixels),
+        },
+        "error": halving_error(model, torch.cat([mu, prior])),
+    }, blob.packed()
+
+
+def numbers(report: pd.DataFrame) -> str:
+    """The evaluation's table."""
+    lines = ["<table><tr><th>quantity<th>value<th>standard error<th>unit<th>definition"]
+    for row in report.to_dict("records"):
+        error = "" if math.isnan(row["standard_error"]) else f"{row['standard_error']:.3g}"
+        cells = [f"<td>{row['quantity']}", f'<td class="number">{row["value"]:.5g}', f'<td class="number">{error}']
+        cells += [f"<td>{html.escape(row[name])}" for name in ("unit", "definition")]
+        lines.append("<tr>" + "".join(cells))
+    return "\n".join(lines) + "</table>"
+
+
+def write_page(
+    path: Path,
+    *,
+    model: VAE,
+    pixels: Tensor,
+    labels: Tensor | None,
+    names: list[str],
+    dimensions: pd.DataFrame,
+    report: pd.DataFrame,
+    figures: Path,
+    params: dict[str, Any],
+    made: dict[str, str],
+    seed: int,
+) -> None:
+    """Writes the page.
+
+    Args:
+        pixels, labels: the test set's, bytes [N, D], and the numbers of their classes [N], if they have any.
+        names: of the classes.
+        dimensions: of the evaluation, those of most KL first.
+        report: of the evaluation.
+        figures: the folder of the PNGs.
+        params: those that made the model.
+        made: what else made the run, by name: versions, the data's checksum.
+    """
+    by_use = [int(i) for i in dimensions["dimension"]]
+    active = [int(i) for i in dimensions.loc[dimensions["active"], "dimension"]]
+    axes = (active + [i for i in by_use if i not in active])[:2]
+    others = [i for i in active if i not in axes]
+    about, data = explorer(model, pixels[:EXPLORED], None if labels is None else labels[:EXPLORED], names, axes, others, seed)
+    span = about["span"]
+    slider = '<label>dimension {0}<input id="z{0}" type="range" min="-{1:.3f}" max="{1:.3f}" step="0.01"><span></span></label>'
+    images = []
+    for name, caption in CAPTIONS.items():
+        file = figures / f"{name}.png"
+        if file.exists():
+            source = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+            said = html.escape(caption)
+            images.append(f'<figure><img src="{source}" alt="{said}"><figcaption>{said}</figcaption></figure>')
+    text = Template((PARTS / "page.html").read_text(encoding="utf-8")).substitute(
+        title="A variational autoencoder" if not model.is_point else "An autoencoder",
+        verdict=html.escape(verdict(dimensions)[0].upper() + verdict(dimensions)[1:] + "."),
+        style=(PARTS / "style.css").read_text(encoding="utf-8"),
+        sliders="\n".join(slider.format(i, span) for i in others),
+        count=f"{about['count']:,}",
+        error=f"{about['error']:.2g}",
+        numbers=numbers(report),
+        figures="\n".join(images),
+        made="<table>" + "".join(f"<tr><td>{name}<td>{html.escape(value)}" for name, value in made.items()) + "</table>",
+        params=html.escape("\n".join(f"{key}: {json.dumps(value)}" for key, value in dotted(params).items())),
+        data=data,
+        model=json.dumps(about).replace("<", "\\u003c"),  # a class may be named </script>
+        script=(PARTS / "explorer.js").read_text(encoding="utf-8"),
+    )
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,155 @@
+"""Files that appear whole or not at all.
+
+Each is written in a folder of its own beside its place, then renamed. That folder has a name that nobody can foresee, is the
+user's alone, and is locked while its process lives; what killed processes left is removed by the next one that writes there.
+A link that has the file's name is replaced, not followed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pipeline.runtime.errors import UserError
+
+# Of this machine: another one's locks are not seen through a network's file system.
+PREFIX = f".vae-tmp-{platform.node()}-"
+# What a path may be, besides a regular file.
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def expect_file(path: Path) -> None:
+    """Whether a path is a regular file, or a link to one: reading a named pipe or a device may never end.
+
+    Raises:
+        UserError: if it is something else.
+        OSError: if nothing is there, as opening it would.
+    """
+    kind = stat.S_IFMT(path.stat().st_mode)
+    if kind != stat.S_IFREG:
+        raise UserError(f"{path}: expected a file, got {KINDS[kind]}")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path to write; it takes the name ``path`` if the block ends without an exception."""
+    with _temporary_folder(path.parent, of=path) as folder:
+        temporary = folder / path.name
+        yield temporary
+        _to_disk(temporary)
+        temporary.replace(path)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder, which replaces what had the name before."""
+    with _temporary_folder(path.parent, of=path) as folder:
+        temporary = folder / path.name
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _to_disk(file)
+        with suppress(FileNotFoundError):
+            path.rename(folder / f"{path.name}.before")
+        temporary.rename(path)
+
+
+@contextmanager
+def all_files(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder, whose files move into ``folder`` if the block ends without an exception; others there stay."""
+    with _temporary_folder(folder, of=folder) as temporary:
+        yield temporary
+        for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
+            target = folder / path.relative_to(temporary)
+            _make_folder(target.parent)
+            path.replace(target)
+
+
+@contextmanager
+def _temporary_folder(parent: Path, of: Path) -> Iterator[Path]:
+    """A new folder in ``parent``, removed at the end; an OSError there names what it is ``of``, and nothing temporary."""
+    temporary = parent / PREFIX
+    try:
+        _make_folder(parent)
+        for left in parent.glob(f"{PREFIX}*"):
+            _remove_if_left(left)
+        temporary, lock = _locked_folder(parent)
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            os.close(lock)
+    except BrokenPipeError:  # of what is printed meanwhile
+        raise
+    except OSError as error:
+        # A full disk is an error without a file's name, of some libraries without a number either.
+        if error.filename is None or str(error.filename).startswith(str(temporary)):
+            reason = os.strerror(error.errno) if error.errno else f"could not be written: {error}"
+            raise OSError(error.errno, reason, str(of)) from error
+        raise
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # it does, and is a file
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from None
+
+
+def _locked_folder(parent: Path) -> tuple[Path, int]:
+    """A new folder, and its lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        with suppress(FileNotFoundError):  # another process took it for left behind, before it was locked
+            lock = os.open(folder, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, lock
+            os.close(lock)
+
+
+def _remove_if_left(folder: Path) -> None:
+    """Removes a temporary folder whose process has ended."""
+    with suppress(OSError):  # of somebody else, or in use
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _to_disk(path: Path) -> None:
+    """A name must not be on the disk before its content is, should the power fail."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, whatever its size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as indented JSON, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,32 @@
+"""The streams of noise: one for each use of the seed, so that no two share their numbers."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from vae_ext import noise_key
+
+
+class Stream(IntEnum):
+    """Uses of the noise that must not share it: each has its own half of the 64-bit seed."""
+
+    TRAIN = 0
+    VALIDATE = 1
+    EVALUATE = 2
+    IMPORTANCE = 3
+    PRIOR = 4
+    ORDER = 5
+    BINARIZE_TRAIN = 6
+    BINARIZE_VALIDATE = 7
+    BINARIZE_TEST = 8
+    CORRUPT = 9
+    PIXELS = 10
+    BINARIZE_PROBE = 11
+
+
+def stream_key(seed: int, stream: Stream, device: torch.device, step: int = 0) -> Tensor:
+    """The noise key of a use: the parameters' seed below, the stream above."""
+    return noise_key(seed + (int(stream) << 32), step, device=device)

@@ -1,0 +1,40 @@
+"""What a stage is doing, for who waits: a bar on a terminal, and lines of the same in a log."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+EVERY = 10  # seconds between two lines of a log
+
+
+def announce(text: str) -> None:
+    """Says what is done next."""
+    print(f"{text} ...", file=sys.stderr, flush=True)
+
+
+class Lines:
+    """Standard error, with a line for each state of a bar that is written to it."""
+
+    def write(self, text: str) -> None:
+        if state := text.strip():
+            sys.stderr.write(f"{state}\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def progress_bar(total: int, text: str) -> tqdm[Any]:
+    """A bar over so many images."""
+    if sys.stderr.isatty():
+        return tqdm(total=total, unit=" images", desc=text, dynamic_ncols=True)
+    line = "{desc}: {n_fmt} of {total_fmt} images, {elapsed} so far, {remaining} to go"
+    return tqdm(total=total, desc=text, file=Lines(), mininterval=EVERY, maxinterval=EVERY, ncols=128, bar_format=line)
+
+
+def progress(text: str) -> None:
+    """Says to who waits at a terminal what is being done."""
+    if sys.stderr.isatty():
+        print(f"{text} ...", file=sys.stderr, flush=True)

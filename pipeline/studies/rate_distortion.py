@@ -1,0 +1,74 @@
+"""Rate against distortion over DVC's experiments: what beta trades for what. `make sweep` runs some, and draws them.
+
+Reads the last commit's experiments and those of the workspace, and draws as one curve those that differ in beta alone.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from pipeline.config.paths import PARAMS, RESULTS
+from pipeline.figures.style import figure
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import whole_file
+from pipeline.runtime.main import run
+from pipeline.studies.experiments import experiments
+
+TABLE, FIGURE = RESULTS / "rate_distortion.csv", RESULTS / "rate_distortion.png"
+METRICS = ["elbo", "rate", "distortion", "nll", "active_units"]
+
+
+def betas() -> pd.DataFrame:
+    """A row an experiment: beta, what else differs from params.yaml as it is now, and its metrics."""
+    rows = []
+    for one in experiments():
+        if "rate" in one.metrics:
+            others = ", ".join(f"{key}={value}" for key, value in one.differs.items() if key != "beta")
+            rows.append({"beta": one.params["beta"], "else": others, **{name: one.metrics[name] for name in METRICS}})
+    return pd.DataFrame(rows, columns=["beta", "else", *METRICS]).sort_values(["else", "beta"], ignore_index=True)
+
+
+def draw(table: pd.DataFrame) -> None:
+    """The curves. Straight lines of slope -1 join equal ELBOs, since ELBO = -(distortion + rate)."""
+    with figure(FIGURE, width=6.8, height=5) as fig:
+        axes = fig.subplots()
+        for others, curve in table.groupby("else"):
+            axes.plot(curve["rate"], curve["distortion"], "o-", label=str(others) or str(PARAMS))
+            for _, point in curve.iterrows():
+                place = (point["rate"], point["distortion"])
+                axes.annotate(f"β {point['beta']:g}", place, xytext=(5, 5), textcoords="offset points", fontsize=9)
+        axes.margins(x=0.09)  # for the labels
+        limits = axes.get_xlim(), axes.get_ylim()
+        best = table["elbo"].max()
+        axes.plot(
+            limits[0],
+            [-best - rate for rate in limits[0]],
+            color="0.7",
+            linewidth=1,
+            label=f"ELBO {best:.1f}, the best of these",
+        )
+        axes.set(
+            title="What beta trades: test set, nats an image",
+            xlabel="rate  KL(q(z|x) ‖ p(z))",
+            ylabel="distortion  −E log p(x|z)",
+            xlim=limits[0],
+            ylim=limits[1],
+        )
+        axes.legend()
+
+
+def main() -> None:
+    table = betas()
+    if table["beta"].nunique() < 2:
+        raise UserError(
+            f"dvc exp show: expected experiments of at least two betas, got {table['beta'].nunique()}; make sweep runs some"
+        )
+    with whole_file(TABLE) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
+    draw(table)
+    print(table.to_string(index=False, float_format="%.2f"))
+    print(f"{FIGURE}: written")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,62 @@
+"""What the seed alone moves: mean and standard deviation over experiments that differ in nothing else. `make seeds` runs some.
+
+Writes results/seeds.csv, a row a seed, and results/expected.json, the band that `make verify` holds a run to.
+"""
+
+from __future__ import annotations
+
+import platform
+
+import pandas as pd
+import torch
+
+from pipeline.config.keys import dotted
+from pipeline.config.paths import EXPECTED, PARAMS, RESULTS
+from pipeline.config.plain_yaml import read_yaml
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import whole_file, write_json
+from pipeline.runtime.machine import machine
+from pipeline.runtime.main import run
+from pipeline.studies.experiments import experiments, matters
+
+TABLE = RESULTS / "seeds.csv"
+# Standard deviations each way. Of five runs, by Student's t, a figure of a sixth is within them 99 times in 100: it would be
+# 4.60 sqrt(1 + 1/5) = 5.04. Of fewer it would not.
+WIDTH, FEWEST = 5.0, 5
+
+
+def band(values: pd.Series) -> dict[str, float]:
+    """Mean, standard deviation and limits of a quantity; a count may be off by one at least."""
+    mean, deviation = float(values.mean()), float(values.std())
+    reach = max(WIDTH * deviation, 1.0 if values.dtype.kind == "i" else 0.0)
+    return {"mean": mean, "standard_deviation": deviation, "low": mean - reach, "high": mean + reach}
+
+
+def main() -> None:
+    rows = [{"seed": one.params["seed"], **one.metrics} for one in experiments() if set(one.differs) <= {"seed"}]
+    table = pd.DataFrame(rows)
+    if len(table) < FEWEST:
+        raise UserError(
+            f"dvc exp show: expected runs of {PARAMS} with {FEWEST} seeds or more, got {len(table)}; see make seeds"
+        )
+    table = table.sort_values("seed")
+    quantities = {name: band(table[name]) for name in table.columns[1:]}
+    with whole_file(TABLE) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
+    params = {key: value for key, value in dotted(read_yaml(PARAMS)).items() if matters(key)}
+    write_json(
+        EXPECTED,
+        {
+            "seeds": table["seed"].tolist(),
+            "made_with": {"python": platform.python_version(), "torch": torch.__version__, "machine": machine()},
+            "quantities": quantities,
+            "params": params,
+        },
+    )
+    for name, found in quantities.items():
+        print(f"{name:>20} {found['mean']:10.4f} +- {found['standard_deviation']:.4f}")
+    print(f"{EXPECTED}: written, from seeds {', '.join(map(str, table['seed']))}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,50 @@
+"""Whether the last run came out as it should: each metric beside the band that other seeds gave, results/expected.json."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from pipeline.config.keys import different, dotted
+from pipeline.config.params import load_params
+from pipeline.config.paths import DEFAULT, EXPECTED, PARAMS
+from pipeline.config.plain_yaml import read_yaml
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.main import run
+from pipeline.studies.experiments import matters
+
+
+def main() -> None:
+    load_params(PARAMS)
+    files = {}
+    for path, maker in ((EXPECTED, "make seeds"), (DEFAULT.metrics, "dvc repro")):
+        try:
+            files[path] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path}: missing; {maker} writes it") from None
+        except ValueError as error:
+            raise UserError(f"{path}: expected JSON, as {maker} writes it: {error}") from None
+    expected, metrics = files[EXPECTED], files[DEFAULT.metrics]
+    params = {key: value for key, value in dotted(read_yaml(PARAMS)).items() if matters(key)}
+    others = [
+        f"{PARAMS}: {key}: the band is of runs with {expected['params'].get(key)}, got {params.get(key)}"
+        for key in different(expected["params"], params)
+    ]
+    if others:
+        raise UserError("\n".join(others))
+    outside = 0
+    for name, band in expected["quantities"].items():
+        value = metrics.get(name)
+        inside = value is not None and band["low"] <= value <= band["high"]
+        outside += not inside
+        says = "missing" if value is None else f"{value:.4f}"
+        print(f"{name:>20} {says:>10} {'inside' if inside else 'OUTSIDE':>8} {band['low']:.4f} to {band['high']:.4f}")
+    made = ", ".join(f"{name} {value}" for name, value in expected["made_with"].items())
+    print(f"the band: {len(expected['seeds'])} seeds on {made}")
+    if outside:
+        print(f"{outside} of {len(expected['quantities'])} outside", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run(main)

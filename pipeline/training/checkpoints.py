@@ -1,0 +1,175 @@
+"""Checkpoints: what a run needs to go on as if it had never been stopped.
+
+A run's folder is named by a hash of all that decides what it computes: parameters, code and data. So a run finds its own
+checkpoints and no other's, and they can lie outside of what DVC moves and removes. Each is a folder of two files that appears
+whole or not at all: ``state.safetensors``, and ``state.json`` with the curves so far and checksums of both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import vae_ext.source
+from pipeline.config.code import loaded_code
+from pipeline.config.params import Params
+from pipeline.config.paths import CHECKPOINTS, PREPARED
+from pipeline.data.prepared import MANIFEST
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import whole_folder
+
+KEPT = 2  # the newest, and the one before it, should that be damaged
+# Of the parameters under train, those that say how and not what: with another value a run computes the same, but for rounding.
+HOW = {"on_nonfinite", "checkpoint_every", "processes", "threads", "stream"}
+Curves = list[dict[str, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, beside its tensors."""
+
+    step: int  # done, since the start
+    curves: Curves  # of the epochs done: split, then name
+    environment: dict[str, str | int]  # what the bits depend on besides the key
+    seconds: float  # of training, in all lives of the run
+
+
+def run_key(params: Params) -> str:
+    """The hash of what a training run computes: parameters, code, and the data's checksums."""
+    decisive = params.model_dump(include={"seed", "beta", "binarize", "model", "objective", "train"})
+    decisive["train"] = {name: value for name, value in decisive["train"].items() if name not in HOW}
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
+    digest.update(vae_ext.source.source_digest().encode())
+    for path in loaded_code():
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    digest.update((PREPARED / MANIFEST).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def checkpoints_of(key: str, wait: bool = True) -> Iterator[Checkpoints]:
+    """The run's checkpoints, for one process at a time: another that is to train the same waits until this one is done.
+
+    Raises:
+        UserError: instead of waiting, if that is not wanted.
+    """
+    # A queued experiment runs in a copy of the repository that is thrown away; DVC_ROOT is where it came from.
+    folder = Path(os.environ.get("DVC_ROOT", ".")) / CHECKPOINTS / key
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise UserError(f"{folder}: another process trains the same; wait for it to end") from None
+        print(f"{folder}: another process trains the same; waiting for it to end", flush=True)
+        lock.acquire()
+    try:
+        yield Checkpoints(folder)
+    finally:
+        lock.release()
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def found(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.folder.glob("step-*"))
+
+    def save(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
+        """Writes one, and removes those that it makes superfluous."""
+        path = self.folder / f"step-{progress.step:010d}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with whole_folder(path) as temporary:
+            save_file({name: t.detach().cpu().clone() for name, t in tensors.items()}, temporary / "state.safetensors")
+            content = {"progress": asdict(progress), "tensors": file_hash(temporary / "state.safetensors")}
+            (temporary / "state.json").write_text(
+                json.dumps({"content": content, "sha256": content_hash(content)}, indent=1), encoding="utf-8"
+            )
+        for old in self.found()[:-KEPT]:
+            shutil.rmtree(old)
+
+    def newest(self, state: dict[str, Tensor], steps: int) -> tuple[Path, Progress, dict[str, Tensor]] | None:
+        """The newest one that is whole; says which are not, and removes them: they would count as the newest ever after.
+
+        Args:
+            state: tensors like those that it must have.
+            steps: of an epoch.
+        """
+        for path in reversed(self.found()):
+            try:
+                return path, *load(path, state, steps)
+            except DamagedError as fault:
+                print(f"{path}: damaged, {fault}; looking for the one before", file=sys.stderr)
+            shutil.rmtree(path)
+        return None
+
+    def remove(self) -> None:
+        """The run is over, and its results are written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class DamagedError(Exception):
+    """What is wrong with a checkpoint."""
+
+
+def load(path: Path, state: dict[str, Tensor], steps: int) -> tuple[Progress, dict[str, Tensor]]:
+    """What :meth:`Checkpoints.save` wrote.
+
+    Raises:
+        DamagedError: if that is not what there is.
+    """
+    try:
+        whole = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        content = whole["content"]
+        if content_hash(content) != whole["sha256"]:
+            raise DamagedError("state.json does not have the checksum that it names")
+        if file_hash(path / "state.safetensors") != content["tensors"]:
+            raise DamagedError("state.safetensors does not have the checksum that state.json names")
+        TypeAdapter(Progress).validate_json(json.dumps(content["progress"]), strict=True)
+        progress = Progress(**content["progress"])
+        tensors = load_file(path / "state.safetensors")
+    except KeyError as error:
+        raise DamagedError(f"state.json has no {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DamagedError(f"state.json: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
+        raise DamagedError(" ".join(str(error).split()) or type(error).__name__) from None
+    if len(progress.curves) != progress.step // steps:
+        raise DamagedError(f"state.json has the curves of {len(progress.curves)} epochs after {progress.step} steps")
+    for name in sorted(state.keys() | tensors.keys()):
+        expected, got = (described(some.get(name)) for some in (state, tensors))
+        if expected != got:
+            raise DamagedError(f"state.safetensors: {name}: expected {expected}, got {got}")
+    return progress, tensors
+
+
+def described(tensor: Tensor | None) -> str:
+    return "nothing" if tensor is None else f"{tensor.dtype} {[*tensor.shape]}"
+
+
+def file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def content_hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,35 @@
+"""How the learning rate changes over a run."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pipeline.config.params import Train
+
+
+def learning_rates(params: Train, first: int, count: int, total: int) -> Tensor:
+    """The learning rates of so many steps from ``first`` on, out of ``total``; float64 [count].
+
+    - ``constant``;
+    - ``cosine``: half a cosine, down to 0;
+    - ``burda``: eight stages down to a tenth, each three times as long as the one before (Burda et al. 2016, section 5: 3280
+      epochs). With fewer epochs, the stages are shorter.
+    """
+    factor = {
+        "constant": lambda step: 1.0,
+        "cosine": lambda step: 0.5 * (1 + math.cos(math.pi * step / total)),
+        "burda": lambda step: burda(step / total),
+    }[params.schedule]
+    return params.learning_rate * torch.tensor([factor(step) for step in range(first, first + count)], dtype=torch.float64)
+
+
+def burda(progress: float) -> float:
+    """The stage i of 0 to 7, of 3^i epochs each, has the factor round(10^(1 - i / 7), 1) / 10."""
+    stage = sum(progress >= (3 ** (i + 1) - 1) / (3**8 - 1) for i in range(7))
+    factor: float = round(10.0 ** (1 - stage / 7), 1) / 10
+    return factor

@@ -1,0 +1,201 @@
+"""One step of training, gather to optimiser, and many of them a CUDA graph.
+
+A step reads and writes tensors on its device alone: which images are next, the learning rate, the keys of the noise, the record
+of what it found. So on a GPU it is captured once and replayed, and nothing is read back before an epoch's end.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+import vae_ext
+from pipeline.data.batches import Batch, Resident, Streamed
+from pipeline.models.objectives import Terms, corrupt, objective_terms
+from pipeline.models.vae import VAE
+from pipeline.runtime.noise_streams import Stream, stream_key
+from pipeline.training.distributed import Group
+from pipeline.training.flat_parameters import flatten_parameters
+from pipeline.training.manual_backward import by_hand, write_gradient
+from pipeline.training.optimizers import Optimizer
+from pipeline.training.schedules import learning_rates
+
+if TYPE_CHECKING:
+    from pipeline.config.params import Params
+
+# What is recorded of a step, in the order in which a step computes it: the first that is no number went first.
+RATE, DISTORTION, GRADIENT = range(3)
+TERMS = ("rate", "distortion", "gradient")
+REPLAYED = 16  # steps of a CUDA graph; a launch takes as long as some of them
+# By hand, a CPU's gradient is the sum of two halves of the batch, each summed by itself: so two processes round as one does.
+# It matters: within two epochs the difference of one rounding moves the ELBO by a thousandth. It costs 2% of the speed.
+PARTS = {"cpu": 2, "cuda": 1}
+
+
+class Stepper:
+    """A model in training.
+
+    Args:
+        model: on its device, as it starts.
+        images: to train on.
+        params: of the run.
+        group: the processes that train it together.
+    """
+
+    def __init__(self, model: VAE, images: Resident | Streamed, params: Params, group: Group) -> None:
+        self.model, self.images, self.params, self.group = model, images, params, group
+        self.batch_size = min(params.train.batch_size, len(images))
+        self.steps = math.ceil(len(images) / self.batch_size)  # of an epoch
+        self.parameters, self.gradient = flatten_parameters(model)
+        self.device = device = self.parameters.device
+
+        self.optimizer = Optimizer(params.train, self.parameters, self.gradient, [p.shape for p in model.parameters()])
+
+        # What counts the steps, in one tensor that counts in one call: the step within the epoch, and three keys of noise.
+        keys = [stream_key(params.seed, stream, device) for stream in (Stream.TRAIN, Stream.BINARIZE_TRAIN, Stream.CORRUPT)]
+        self.counters = torch.cat([keys[0].new_zeros(1), *keys])
+        self.cursor, *self.keys = self.counters.split([1, 2, 2, 2])
+        self.key, self.draw_key, self.corrupt_key = self.keys
+        self.one_more = torch.tensor([1, 0, 1, 0, 1, 0, 1], device=device)
+        self.order = torch.zeros(self.steps, self.batch_size, dtype=torch.int64, device=images.rows_device)
+        self.rates = torch.zeros(self.steps, device=device)
+        self.betas = torch.zeros(self.steps, device=device)
+        self.record = torch.zeros(self.steps, len(TERMS), device=device)
+
+        self.position = 0  # cursor, on the host
+        self.samples = params.objective.samples
+        self.by_hand = by_hand(model, params.objective, device) and params.train.precision != "bfloat16"
+        self.parts = PARTS[device.type] if group.size == 1 else 1
+        kernels = vae_ext.backend(device) == "cuda"
+        self.replays = kernels and isinstance(images, Resident) and group.size == 1
+        self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+
+    def begin(self, epoch: int, position: int = 0) -> None:
+        """Sets all that a step reads to an epoch's beginning, or to where a checkpoint left it."""
+        first, last = epoch * self.steps, self.params.train.epochs * self.steps
+        order = epoch_order(self.params.seed, epoch, len(self.images))
+        self.order.view(-1)[: len(order)] = order.to(self.order.device)
+        self.rates.copy_(learning_rates(self.params.train, first, self.steps, last))
+        warm_up = self.params.objective.warm_up * self.steps
+        rising = [min(1.0, (step + 1) / warm_up) if warm_up else 1.0 for step in range(first, first + self.steps)]
+        self.betas.copy_(self.params.beta * torch.tensor(rising, dtype=torch.float64))
+        objective = self.params.objective
+        samples = objective.first_samples if epoch < objective.first_epochs else objective.samples
+        if samples != self.samples:
+            self.samples, self.graphs = samples, {}
+        self.position = position
+        self.cursor.fill_(position)
+        for key in self.keys:
+            key[1] = first + position
+        if position == 0:
+            self.record.zero_()
+
+    def size_of(self, position: int) -> int:
+        """Images of a step: the batch size, but for an epoch's last."""
+        return min(self.batch_size, len(self.images) - position * self.batch_size)
+
+    def advance(self) -> int:
+        """Takes the next step or, where steps are replayed, several; returns how many."""
+        count, size = 1, self.size_of(self.position)
+        if self.replays:
+            if self.position + REPLAYED <= self.steps and self.size_of(self.position + REPLAYED - 1) == self.batch_size:
+                count = REPLAYED
+            self.graph(size, count).replay()
+        else:
+            self.step(size)
+        self.position += count
+        return count
+
+    def step(self, size: int) -> None:
+        """The step at the cursor, on so many images."""
+        mine = self.group.share(size)
+        pixels, x = self.take(mine)
+        terms = self.write_gradient(pixels, x, mine.start, size)
+
+        sums = self.group.add(torch.stack([terms.rate.sum(), terms.distortion.sum()]))
+        found = torch.cat([sums, torch.dot(self.gradient, self.gradient)[None]])
+        self.record.index_copy_(0, self.cursor, found[None])
+        torch.ne((found * 0).sum(), 0, out=self.optimizer.nonfinite)
+        torch.index_select(self.rates, 0, self.cursor, out=self.optimizer.learning_rate)
+        self.optimizer.step(found[GRADIENT])
+        self.counters += self.one_more
+
+    def take(self, mine: slice) -> Batch:
+        """This process's images of the step at the cursor."""
+        draw_key = self.draw_key if self.params.binarize else None
+        if isinstance(self.images, Resident):
+            return self.images.take(self.order.index_select(0, self.cursor)[0, mine], draw_key, mine.start)
+        batch = self.images.take(self.order[self.position, mine], draw_key, mine.start)
+        if self.position + 1 < self.steps:
+            self.images.read_ahead(self.order[self.position + 1, self.group.share(self.size_of(self.position + 1))])
+        return batch
+
+    def write_gradient(self, pixels: Tensor, x: Tensor, row_offset: int, size: int) -> Terms:
+        """The gradient of the mean over the batch of all processes, where the optimiser reads it; and this one's terms."""
+        if self.by_hand and self.samples == 1:
+            options = {"row_offset": row_offset, "batch": size, "parts": self.parts}
+            terms = write_gradient(self.model, pixels, x, self.key, self.params.beta, **options)
+        else:
+            self.gradient.zero_()  # of which each parameter's grad is a part, that backward adds to
+            objective = self.params.objective
+            if objective.noise > 0 or objective.dropout > 0:
+                x = corrupt(x, self.corrupt_key, objective.noise, objective.dropout, row_offset)
+            beta = self.betas.index_select(0, self.cursor)
+            bfloat16 = self.params.train.precision == "bfloat16"
+            with torch.autocast(self.device.type, torch.bfloat16, bfloat16, cache_enabled=False):
+                loss, terms = objective_terms(
+                    self.model,
+                    pixels,
+                    x,
+                    self.key,
+                    beta,
+                    objective,
+                    self.samples,
+                    row_offset,
+                    lambda rows: self.group.add(rows.sum(0)) / size,
+                )
+            loss.sum().div(size).backward()
+        self.group.add(self.gradient)
+        return Terms(terms.distortion.detach(), terms.rate.detach())
+
+    def graph(self, size: int, count: int) -> torch.cuda.CUDAGraph:
+        """So many steps as one CUDA graph, captured when it is first asked for."""
+        if (size, count) not in self.graphs:
+            before = {name: t.clone() for name, t in self.changing().items()}
+            # PyTorch's recipe: what is allocated once is allocated on a side stream, before the capture.
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    self.step(size)
+                    for name, t in self.changing().items():
+                        t.copy_(before[name])
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                for _ in range(count):
+                    self.step(size)
+            self.graphs[size, count] = graph
+        return self.graphs[size, count]
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold besides the number of the step."""
+        return {"parameters": self.parameters, "record": self.record, **self.optimizer.state}
+
+    def changing(self) -> dict[str, Tensor]:
+        """All that a step changes and the next one reads."""
+        return {**self.state(), "counters": self.counters}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Puts back what :meth:`state` gave."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
+    """The order of an epoch's images, a function of seed and epoch alone: their noise, sorted. int64 [count], on the CPU."""
+    key = stream_key(seed, Stream.ORDER, torch.device("cpu"), step=epoch)
+    return vae_ext.standard_normal(key, 1, count)[0].argsort(stable=True)
