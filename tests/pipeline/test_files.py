@@ -88,7 +88,7 @@ def test_an_exception_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_is_removed_by_the_next_and_a_living_ones_is_not(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from pipeline.files import whole_file\n"
+        "import sys, time; from pathlib import Path; from pipeline.runtime.files import whole_file\n"
         f"with whole_file(Path({str(tmp_path / 'x')!r})) as temporary:\n"
         "    temporary.write_text('half', encoding='utf-8'); print(temporary, flush=True); time.sleep(600)\n"
     )
