@@ -17,8 +17,8 @@ help:
 	@echo "make sweep   experiments over beta (BETAS=0.1,0.3,1,3,10 EPOCHS=5), and rate against distortion"
 	@echo "make seeds   the same experiment with other seeds (SEEDS=1,2,3,4,5): mean and standard deviation"
 	@echo "make verify  make repro, and whether what it found is what other seeds found"
-	@echo "make checks  ruff and mypy"
-	@echo "make test    ruff, mypy, and the tests"
+	@echo "make checks  ruff, mypy and import-linter"
+	@echo "make test    the same, and the tests"
 	@echo "make test-all        the same, and the tests marked long: other GPU architectures, a kernel that an experiment compiles"
 	@echo "make bench   the operator's speed beside the reference's, PyTorch's and torch.compile's, as a table: under two minutes"
 	@echo "make bench-full      the same for all shapes: four minutes"
@@ -100,6 +100,7 @@ checks: $(READY)
 	$(ACTIVE) ruff check .
 	$(ACTIVE) ruff format --check .
 	$(ACTIVE) mypy
+	$(ACTIVE) lint-imports --no-cache
 
 bench: $(READY)
 	$(ACTIVE) python -m tests.benchmarks.measure --seconds 60

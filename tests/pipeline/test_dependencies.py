@@ -59,6 +59,17 @@ def test_a_stage_depends_on_the_rooms_that_it_imports_from(file: Path, name: str
     assert "models" not in wanted or operator <= deps
 
 
+@pytest.mark.parametrize("planted", ["", "from pipeline.figures import style"])
+def test_an_import_from_a_room_above_is_refused(tmp_path: Path, planted: str) -> None:
+    shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with (tmp_path / "pipeline/training/step.py").open("a", encoding="utf-8") as file:
+        file.write(f"{planted}\n")
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, "training.step -> pipeline.figures.style" in done.stdout) == (bool(planted), bool(planted)), done
+
+
 EDITS = """
 import json, sys
 from pathlib import Path

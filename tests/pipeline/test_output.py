@@ -25,7 +25,10 @@ CASES = {
 @pytest.mark.parametrize(("shell", "code", "status", "output", "error"), CASES.values(), ids=CASES)
 def test_output_that_cannot_be_written(tmp_path: Path, shell: str, code: str, status: int, output: str, error: str) -> None:
     program = tmp_path / "program.py"
-    program.write_text(f"from pipeline.runtime.errors import UserError\nfrom pipeline.runtime.main import run\nrun(lambda: exec({code!r}))\n", encoding="utf-8")
+    program.write_text(
+        f"from pipeline.runtime.errors import UserError\nfrom pipeline.runtime.main import run\nrun(lambda: exec({code!r}))\n",
+        encoding="utf-8",
+    )
     ended = subprocess.run(
         ["bash", "-o", "pipefail", "-c", shell.format(f"{sys.executable} {program}")],
         capture_output=True,
