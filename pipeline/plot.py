@@ -12,10 +12,11 @@ from pipeline.config.params import Params, load_params
 from pipeline.config.paths import DEFAULT, Place
 from pipeline.config.stage import run_stage
 from pipeline.data.batches import test_pixels
-from pipeline.data.prepared import as_float, read_split
+from pipeline.data.prepared import read_split
 from pipeline.figures.curves import learning_curves, nll_by_samples
 from pipeline.figures.decodings import decoding_figures
 from pipeline.figures.latent import kl_per_dimension, latent_plane
+from pipeline.models.codes import posterior_means
 from pipeline.models.serialization import load_model_of_prepared_data
 from pipeline.report.page import write_page
 from pipeline.runtime.device import choose_device
@@ -23,7 +24,7 @@ from pipeline.runtime.files import whole_folder
 from pipeline.runtime.lock import locked
 from pipeline.runtime.progress import announce
 
-ENCODED_AT_ONCE = 1000
+ENCODING_BATCH = 1000
 
 
 def origin(made: dict[str, Any]) -> dict[str, str]:
@@ -50,8 +51,7 @@ def plot(params: Params, place: Place) -> None:
     model, made = load_model_of_prepared_data(place.weights, device)
     pixels, labels, names = test_pixels(params, device), read_split("test").labels, made["data"]["classes"] or []
     announce(f"codes of {len(pixels):,} test images")
-    with torch.no_grad():
-        mu = torch.cat([model.mu(as_float(batch)) for batch in pixels.split(ENCODED_AT_ONCE)])
+    mu = posterior_means(model, pixels, ENCODING_BATCH)
     dimensions = pd.read_csv(place.tables / "dimensions.csv")
     dimensions = dimensions.sort_values("mean_variance" if model.is_point else "kl", ascending=False)
     active = [int(i) for i in dimensions.loc[dimensions["active"], "dimension"]]
@@ -72,7 +72,7 @@ def plot(params: Params, place: Place) -> None:
         labels=None if labels is None else torch.tensor(labels.astype(np.int64)),
         names=names,
         dimensions=dimensions,
-        report=pd.read_csv(place.tables / "report.csv"),
+        report=pd.read_csv(place.tables / "report.csv", index_col="quantity"),
         figures=place.figures,
         params=made["params"],
         made=origin(made),

@@ -5,286 +5,34 @@ A run that was killed or interrupted goes on from its last checkpoint, to the sa
 
 from __future__ import annotations
 
-import math
-import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from contextlib import nullcontext
 
 import torch
 from dvclive.live import Live
-from safetensors import SafetensorError
-from torch import Tensor
-from tqdm import tqdm
 
 import vae_ext
 from pipeline.config.params import Params, load_params
 from pipeline.config.paths import DEFAULT, Place
 from pipeline.config.stage import run_stage
-from pipeline.data.batches import Resident, Streamed, byte_means
 from pipeline.data.prepared import Split, read_manifest, read_split
 from pipeline.models.likelihood_warnings import caveats
-from pipeline.models.objectives import elbo_terms
 from pipeline.models.serialization import save_model
-from pipeline.models.vae import VAE
 from pipeline.runtime.device import choose_device
-from pipeline.runtime.errors import Interrupted, UserError
+from pipeline.runtime.errors import Interrupted
 from pipeline.runtime.files import write_json
 from pipeline.runtime.lock import locked
-from pipeline.runtime.machine import machine
-from pipeline.runtime.noise_streams import Stream, stream_key
-from pipeline.runtime.parent import PARENT_ENDED
-from pipeline.training import distributed as parallel
-from pipeline.training.checkpoints import Checkpoints, Curves, Progress, checkpoints_of, run_key
+from pipeline.training import distributed
+from pipeline.training.checkpoints import checkpoints_of, run_key
 from pipeline.training.distributed import Group, LostPeerError, SharedError
-from pipeline.training.step import DISTORTION, RATE, REPLAYED, TERMS, Stepper
-
-VALIDATED_AT_ONCE = 1000
-
-
-@dataclass
-class Wish:
-    """Whether the run is to end, as a signal says."""
-
-    to_end: bool = False
-
-
-@contextmanager
-def signals_heard() -> Iterator[Wish]:
-    """The first Ctrl-C, SIGTERM, SIGHUP or end of the parent is a wish, which is granted after the step in hand.
-
-    The second of a kind ends the program at once, but that the parent has ended may be told once for each of its threads. A
-    SIGHUP that nohup ignores stays ignored.
-    """
-    wish = Wish()
-    before: dict[signal.Signals, Any] = {}
-
-    def note(number: int, _frame: object) -> None:
-        wish.to_end = True
-        signal.signal(number, signal.SIG_IGN if number == PARENT_ENDED else before[signal.Signals(number)])
-
-    for heard in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, PARENT_ENDED):
-        if heard != signal.SIGHUP or signal.getsignal(heard) != signal.SIG_IGN:
-            before[heard] = signal.signal(heard, note)
-    try:
-        yield wish
-    finally:
-        for heard, handler in before.items():
-            if signal.getsignal(heard) != signal.SIG_IGN:
-                signal.signal(heard, handler)
-
-
-class DivergedError(SharedError):
-    """A loss, a gradient, the weights or what they give on held-out images is NaN or infinite."""
-
-
-class Run:
-    """A training run: where it begins or goes on, its epochs, its checkpoints and its curves."""
-
-    def __init__(self, params: Params, device: torch.device, group: Group, checkpoints: Checkpoints | None) -> None:
-        self.params, self.device, self.group, self.checkpoints = params, device, group, checkpoints
-        source = Streamed if params.train.stream else Resident
-        images = read_split("train").images
-        self.held_out = source(read_split("validation").images, device)
-
-        torch.manual_seed(params.seed)
-        self.model = VAE(images.shape[1:], params.model).to(device)
-        self.model.start_at((byte_means(images) / 255).to(device))
-        self.stepper = Stepper(self.model, source(images, device), params, group)
-        self.step, self.curves = 0, Curves()
-        self.before, self.began = 0.0, time.perf_counter()
-        self.environment: dict[str, str | int] = {
-            "torch": torch.__version__,
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-            "backend": vae_ext.backend(device),
-            "threads": torch.get_num_threads(),
-            "processes": group.size,
-            "machine": machine(),
-        }
-        self.say(", ".join(f"{name} {value}" for name, value in self.environment.items()) + f", seed {params.seed}")
-
-    def say(self, line: str) -> None:
-        if self.group.is_first:
-            # Through tqdm, which draws its bar again below the line.
-            tqdm.write(line, file=sys.stdout)
-            sys.stdout.flush()
-
-    def resume(self) -> None:
-        """Goes to where the newest whole checkpoint was, if there is one."""
-        state = self.stepper.state()
-        if self.checkpoints is not None and (newest := self.checkpoints.newest(state, self.stepper.steps)) is not None:
-            path, progress, tensors = newest
-            self.stepper.load(tensors)
-            self.step, self.curves, self.before = progress.step, progress.curves, progress.seconds
-            epoch, position = divmod(self.step, self.stepper.steps)
-            self.say(f"{path}: going on after {epoch} of {self.params.train.epochs} epochs and {position} steps")
-            for name, value in progress.environment.items():
-                if self.environment[name] != value:
-                    self.say(f"made with {name} {value}, going on with {self.environment[name]}: expect other rounding")
-        # Of the processes, only the first reads; on another machine there may be nothing to read.
-        self.step = int(self.group.copy_of_first(torch.tensor(self.step, device=self.device)).item())
-        for tensor in state.values():
-            self.group.copy_of_first(tensor)
-
-    def seconds(self) -> float:
-        """Of training so far, in this life and the ones before."""
-        return self.before + time.perf_counter() - self.began
-
-    def save(self) -> None:
-        if self.checkpoints is not None:
-            progress = Progress(self.step, self.curves, self.environment, self.seconds())
-            try:
-                self.checkpoints.save(progress, self.stepper.state())
-            except (OSError, SafetensorError) as error:
-                raise UserError(f"{self.checkpoints.folder}: the checkpoint could not be written: {error}") from None
-
-    def train(self, live: Live | None, wish: Wish) -> None:
-        """All epochs that are left.
-
-        Raises:
-            UserError: if a loss or a gradient is NaN or infinite, and such steps are not to be skipped.
-            Interrupted: if that is wished; the state is saved.
-        """
-        train, stepper = self.params.train, self.stepper
-        for curves in self.curves:
-            log(live, curves)
-        # disable=None: a bar on a terminal, none in a log file.
-        total, hidden = train.epochs * len(stepper.images), None if self.group.is_first else True
-        with tqdm(total=total, unit=" images", unit_scale=True, disable=hidden, dynamic_ncols=True) as bar:
-            first, position = divmod(self.step, stepper.steps)
-            bar.update(first * len(stepper.images) + position * stepper.batch_size)
-            for epoch in range(first, train.epochs):
-                stepper.begin(epoch, position)
-                began, already = time.perf_counter(), position
-                while stepper.position < stepper.steps:
-                    before = stepper.position
-                    self.step += stepper.advance()
-                    bar.update(min(stepper.position * stepper.batch_size, len(stepper.images)) - before * stepper.batch_size)
-                    # Reading the record waits for the GPU: there only what the bar shows, now and then, and the epoch's end.
-                    if self.device.type == "cpu" and stepper.optimizer.nonfinite.item():
-                        self.check(epoch)
-                    if not bar.disable and stepper.position // 100 > before // 100:
-                        name, value = next(iter(self.averages().items()))
-                        bar.set_postfix_str(f"epoch {epoch + 1}/{train.epochs}, {name} {value:.2f}")
-                    # Between processes a vote takes time, and on GPUs waits for them.
-                    votes = self.group.size == 1 or stepper.position % REPLAYED == 0
-                    if votes and stepper.position < stepper.steps and self.group.any(wish.to_end):
-                        self.end_early(epoch)
-                self.check(epoch)
-                averages = self.averages()
-                speed = (len(stepper.images) - already * stepper.batch_size) / (time.perf_counter() - began)
-                self.finish_epoch(epoch, averages, speed, live)
-                position = 0
-                if epoch + 1 < train.epochs and self.group.any(wish.to_end):
-                    self.end_early(epoch)
-
-    def end_early(self, epoch: int) -> None:
-        self.check(epoch)
-        self.save()
-        self.group.any(False)  # all have come this far: nobody's end cuts the writing short
-        raise Interrupted(f"interrupted after {self.step} steps; run it again, and it goes on from there")
-
-    def check(self, epoch: int) -> None:
-        """Looks through the epoch's record for a number that is none."""
-        if self.params.train.on_nonfinite == "skip":
-            return
-        for i, found in enumerate(self.stepper.record[: self.stepper.position].isfinite().logical_not().tolist()):
-            if any(found):
-                raise self.diverged(
-                    f"in step {epoch * self.stepper.steps + i + 1} (epoch {epoch + 1}) the {TERMS[found.index(True)]} was NaN "
-                    "or infinite, before any other",
-                    ", or train.on_nonfinite: skip, which goes on from there",
-                )
-
-    def diverged(self, how: str, or_else: str = "") -> DivergedError:
-        saved = self.checkpoints.found()[-1:] if self.checkpoints is not None else []
-        kept = f"the last good checkpoint is {saved[0]}" if saved else "there is no checkpoint yet"
-        return DivergedError(f"training diverged: {how}; {kept}; try a lower train.learning_rate{or_else}")
-
-    def averages(self) -> dict[str, float]:
-        """The averages an image over the epoch's steps so far, as the weights were when each image was met."""
-        record = self.stepper.record[: self.stepper.position].cpu()
-        counted = record.isfinite().all(dim=1)
-        images = sum(self.stepper.size_of(i) for i in counted.nonzero()[:, 0].tolist())
-        return averages(self.model, record[counted].double().sum(0), images)
-
-    def finish_epoch(self, epoch: int, averages: dict[str, float], speed: float, live: Live | None) -> None:
-        skipped = (~self.stepper.record.isfinite().all(dim=1)).sum().item()
-        if skipped == self.stepper.steps:
-            raise self.diverged(f"every step of epoch {epoch + 1} was skipped, since its loss or gradient was NaN or infinite")
-        held_out = validate(self.model, self.held_out, self.params, self.group)
-        for name, value in held_out.items():
-            if not math.isfinite(value):
-                raise self.diverged(f"after epoch {epoch + 1} the validation images have {value} as {name}")
-        if not self.stepper.parameters.isfinite().all():
-            raise self.diverged(f"after epoch {epoch + 1} some weights were NaN or infinite")
-        curves = {"train": {**averages, "skipped_steps": skipped}, "validation": held_out}
-        self.curves.append(curves)
-        log(live, curves)
-        if (epoch + 1) % self.params.train.checkpoint_every == 0:
-            try:
-                self.save()
-            except UserError as error:
-                self.say(f"warning: {error}; going on without it")
-        self.say(
-            f"epoch {epoch + 1:3d}/{self.params.train.epochs}: {comparison(averages, held_out)}, {speed:,.0f} images/s"
-            + f", {skipped} steps skipped" * bool(skipped)
-        )
-
-
-def averages(model: VAE, sums: Tensor, count: int) -> dict[str, float]:
-    """The curves' values from the sums of a record's rows: averages an image, in nats. An autoencoder has no ELBO."""
-    values = sums.tolist()
-    distortion, rate = (values[term] / count if count else math.nan for term in (DISTORTION, RATE))
-    if model.is_point:
-        return {"distortion": distortion}
-    return {"elbo": -(distortion + rate), "distortion": distortion, "rate": rate}
-
-
-def comparison(train: dict[str, float], validation: dict[str, float]) -> str:
-    """An epoch's averages in a line."""
-    if "elbo" not in train:
-        return f"distortion train {train['distortion']:.2f}, validation {validation['distortion']:.2f}"
-    terms = ", ".join(f"{name} {validation[name]:.2f}" for name in ("distortion", "rate"))
-    return f"ELBO train {train['elbo']:.2f}, validation {validation['elbo']:.2f} ({terms})"
-
-
-@torch.no_grad()
-def validate(model: VAE, images: Resident | Streamed, params: Params, group: Group) -> dict[str, float]:
-    """The same averages on held-out images, with the same noise every time."""
-    device = model.bound.device
-    key = stream_key(params.seed, Stream.VALIDATE, device)
-    draw_key = stream_key(params.seed, Stream.BINARIZE_VALIDATE, device)
-    sums = torch.zeros(2, dtype=torch.float64, device=device)
-    for start in range(0, len(images), VALIDATED_AT_ONCE):
-        mine = group.share(min(VALIDATED_AT_ONCE, len(images) - start))
-        first = start + mine.start
-        rows = torch.arange(first, start + mine.stop, device=images.rows_device)
-        pixels, _ = images.take(rows, draw_key if params.binarize else None, first)
-        terms = elbo_terms(model, pixels, key, row_offset=first)
-        sums[RATE] += terms.rate.sum()
-        sums[DISTORTION] += terms.distortion.sum()
-    return averages(model, group.add(sums), len(images))
-
-
-def log(live: Live | None, curves: dict[str, dict[str, float]]) -> None:
-    """An epoch's curves; counts are metrics, not curves."""
-    if live is None:
-        return
-    for split, values in curves.items():
-        for name, value in values.items():
-            live.log_metric(f"{split}/{name}", value, plot=not isinstance(value, int))
-    live.next_step()
+from pipeline.training.trainer import Trainer
 
 
 def train(params: Params, place: Place, device: torch.device, group: Group) -> None:
     """Trains to the end, from the seed's weights or from where a run of the same key was stopped, and writes the weights.
 
     Raises:
-        UserError: if the processes of the group are not about to do the same, and for what :meth:`Run.train` raises.
+        UserError: if the processes of the group are not about to do the same, and for what :meth:`Trainer.train` raises.
     """
     if params.train.precision == "tf32":
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -292,49 +40,43 @@ def train(params: Params, place: Place, device: torch.device, group: Group) -> N
     key, manifest = run_key(params), read_manifest()
     group.check_same(key, "parameters, code or data")
     if not group.is_first:
-        go_on(Run(params, device, group, None), None)
+        Trainer(params, device, group, None).resume_and_train(None)
         return
     with checkpoints_of(key, wait=group.size == 1) as checkpoints:
-        this = Run(params, device, group, checkpoints)
+        trainer = Trainer(params, device, group, checkpoints)
         try:
             with Live(str(place.curves), report=None, save_dvc_exp=False, dvcyaml=None) as live:
-                go_on(this, live)
+                trainer.resume_and_train(live)
         except OSError as error:  # a full disk is one without a file's name
             raise OSError(error.errno, error.strerror or str(error), error.filename or str(place.curves)) from None
-        save_model(place.weights, this.model, params, manifest)
+        save_model(place.weights, trainer.model, params, manifest)
         # What differs from run to run is in a file of its own, which no other is made from.
-        write_json(place.time, {"seconds": round(this.seconds(), 3), **this.environment})
+        write_json(place.time, {"seconds": round(trainer.seconds(), 3), **trainer.environment})
         checkpoints.remove()
         print(f"{place.weights}: written")
 
 
-def go_on(this: Run, live: Live | None) -> None:
-    with signals_heard() as wish:
-        this.resume()
-        this.train(live, wish)
-
-
 def main(place: Place = DEFAULT) -> None:
     params = load_params(place.params)
-    announced = parallel.announced()
-    device = parallel.local_device(choose_device())
+    announced = distributed.announced()
+    device = distributed.local_device(choose_device())
     splits: tuple[Split, ...] = ("train", "validation")
     for split in splits:  # a fault of the data is said once, before anything begins
         read_split(split)
     lock = locked(place.results, "train")
-    if params.train.processes > 1 and not parallel.is_member():
+    if params.train.processes > 1 and not distributed.is_member():
         with lock:  # what is in use is said before any of them starts; the first of them holds it
             pass
-        sys.exit(parallel.launch(params.train.processes))
+        sys.exit(distributed.launch(params.train.processes))
     with lock if announced.is_first else nullcontext():
         train_as_one_of(announced, params, place, device)
 
 
 def train_as_one_of(announced: Group, params: Params, place: Place, device: torch.device) -> None:
     """Joins the group, if there is one, and trains with it."""
-    parallel.set_threads(params.train.threads)
+    distributed.set_threads(params.train.threads)
     try:
-        group = parallel.join(announced, device)
+        group = distributed.join(announced, device)
         if group.is_first:
             print(vae_ext.backend_report(), flush=True)
             manifest = read_manifest()
@@ -347,11 +89,11 @@ def train_as_one_of(announced: Group, params: Params, place: Place, device: torc
         sys.exit(end.status)
     except LostPeerError as end:
         # The launcher says who was lost, or that one did.
-        if not parallel.is_launched():
+        if not distributed.is_launched():
             raise
         sys.exit(end.status)
     finally:
-        parallel.leave()
+        distributed.leave()
 
 
 if __name__ == "__main__":

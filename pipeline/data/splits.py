@@ -7,9 +7,15 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.config.params import Data
+from pipeline.config.paths import PARAMS
 from pipeline.data.prepared import Split
+from pipeline.data.readers.raw import Part, Raw
+from pipeline.data.source import is_text
+from pipeline.runtime.errors import UserError
 
 Rows = npt.NDArray[np.int64]
+HELD_OUT: list[Split] = ["test", "validation"]  # in this order
 
 
 def hold_out(rows: Rows, count: int, classes: Rows | None) -> tuple[Rows, Rows]:
@@ -63,3 +69,78 @@ def missing(names: list[str], of: Rows, others: Mapping[Split, Rows]) -> list[tu
     """Classes of ``others`` that ``of`` has no image of, with the name of who has some."""
     there = set(of.tolist())
     return [(names[one], who) for who, theirs in others.items() for one in np.unique(theirs).tolist() if one not in there]
+
+
+def with_held_out(raw: Raw, params: Data) -> Data:
+    """The parameters, with how many images are held out for a set that neither they nor the data name, and the draw's seed.
+
+    Raises:
+        UserError: if no image would be left to train by.
+    """
+    unsaid = [name for name in HELD_OUT if name not in raw.parts and getattr(params, name) is None]
+    if not unsaid:
+        return params
+    # MNIST and its kind come mixed, with a test set a sixth as large as the training set, whose last sixth serves as often.
+    share, said = (1 / 6, "a sixth") if raw.mixed else (1 / 10, "a tenth")
+    seed = params.split_seed if raw.mixed else params.split_seed or 0
+    total = len(raw.parts["train"].images)
+    count = max(2, number(share, total))
+    if (wanted := count * (len(unsaid) + 1)) > total:
+        why = f"{count} to train by, and {count} for {' and '.join(unsaid)} each"
+        raise UserError(f"{params.path}: train: expected at least {wanted} images, {why}, got {total}")
+    for name in unsaid:
+        drawn = "the last" if seed is None else f"drawn as all sets are, by seed {seed}"
+        how = f"{said}, {drawn}; set data.{name} or data.split_seed to choose"
+        raw.notes[f"training images held out for {name}, {how}"] = count
+    return params.model_copy(update={**dict.fromkeys(unsaid, count), "split_seed": seed})
+
+
+def split_rows(raw: Raw, params: Data) -> dict[Split, tuple[Part, Rows]]:
+    """Which images each split has, in which order.
+
+    Raises:
+        UserError: if a parameter asks for what can't be.
+    """
+    rows = {split: np.arange(len(part.images)) for split, part in raw.parts.items()}
+    if params.split_seed is not None:
+        rows = {split: shuffled(len(own), params.split_seed) for split, own in rows.items()}
+    found = {split: (part, rows[split]) for split, part in raw.parts.items()}
+    for split in HELD_OUT:
+        wanted, key = getattr(params, split), f"{PARAMS}: data.{split}"
+        if split in raw.parts:
+            if wanted is not None:
+                there = f"{params.path} has {len(raw.parts[split].images):,} images for that"
+                raise UserError(f"{key}: expected null, since {there}, got {wanted}")
+            continue
+        part, left = found["train"]
+        count = number(wanted, len(raw.parts["train"].images))
+        if count >= len(left):
+            raise UserError(f"{key}: expected less than the {len(left)} training images, got {wanted}")
+        by_class = part.classes[left] if part.classes is not None and params.split_seed is not None else None
+        kept, out = hold_out(left, count, by_class)
+        found["train"], found[split] = (part, kept), (part, out)
+    return {split: found[split] for split in ("train", "validation", "test")}
+
+
+def check_classes(raw: Raw, splits: dict[Split, tuple[Part, Rows]], params: Data) -> None:
+    """Counts the classes that only a held-out split has.
+
+    Raises:
+        UserError: if a draw would not have held them out whole, or if a name is none.
+    """
+    for name in raw.names or []:
+        if not is_text(name):
+            raise UserError(f"{params.path}: expected class names in UTF-8, without control characters, got {name!a}")
+    has = {split: part.classes[rows] for split, (part, rows) in splits.items() if part.classes is not None}
+    if raw.names is None or len(has) < len(splits):
+        return
+    train = has.pop("train")
+    for name, split in missing(raw.names, train, has):
+        if split not in raw.parts and params.split_seed is None:
+            raise UserError(
+                f"{PARAMS}: data.split_seed: expected a number, which takes some of each class, since without one {split} has "
+                f"all of {name!r}, got null"
+            )
+        raw.notes[f"classes that {split} has, and training has not"] += 1
+    if len(raw.names) > 1 and params.split_seed is None and (np.diff(train.astype(np.int64)) >= 0).all():
+        raw.notes["training images in order of their classes; data.split_seed mixes them, for the figures"] += len(train)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from pipeline.config.params import Params
 from pipeline.config.plain_yaml import read_yaml_text
+from pipeline.evaluation.metrics import report_cells
 from pipeline.models.likelihood_warnings import caveats
 from pipeline.runtime.errors import UserError, in_line
 from pipeline.runtime.files import sha256, whole_file
@@ -144,10 +144,9 @@ def read_metrics(path: Path, weights: Path) -> dict[str, float]:
 def numbers(report: pd.DataFrame) -> str:
     """The evaluation's table, as Markdown."""
     lines = ["| quantity | value | standard error | unit | definition |", "| --- | --: | --: | --- | --- |"]
-    for quantity, row in report.iterrows():
-        error = "" if math.isnan(row["standard_error"]) else f"{row['standard_error']:.3g}"
-        definition = str(row["definition"]).replace("|", r"\|")
-        lines.append(f"| {quantity} | {row['value']:.5g} | {error} | {row['unit']} | {definition} |")
+    for cells in report_cells(report):
+        escaped = [cell.replace("|", r"\|") for cell in cells]
+        lines.append(f"| {' | '.join(escaped)} |")
     return "\n".join(lines)
 
 

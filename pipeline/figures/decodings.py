@@ -13,6 +13,7 @@ from pipeline.data.prepared import as_float
 from pipeline.figures.grids import Array, as_images, pictures, show, tiled
 from pipeline.figures.latent import QUANTILES, manifold
 from pipeline.figures.style import figure
+from pipeline.models.codes import line_between
 from pipeline.models.objectives import elbo_terms
 from pipeline.models.vae import VAE
 from pipeline.runtime.noise_streams import Stream, stream_key
@@ -86,10 +87,9 @@ def samples(model: VAE, side: int, seed: int, device: torch.device, path: Path) 
 def interpolations(model: VAE, x: Tensor, mu: Tensor, path: Path) -> None:
     """Straight ways between the codes of test images, the first ones two by two: an image, E[x|z] on the way, the other."""
     rows = {}
-    share = torch.linspace(0, 1, STEPS, device=mu.device)[:, None]
     for pair in range(min(PAIRS, len(x) // 2)):
         a, b = 2 * pair, 2 * pair + 1
-        way = pictures(model, (1 - share) * mu[a] + share * mu[b])
+        way = pictures(model, line_between(mu[a], mu[b], STEPS))
         ends = as_images(model, x[[a, b]])
         rows[f"{a} to {b}"] = np.concatenate([ends[:1], way, ends[1:]])
     if rows:

@@ -17,7 +17,8 @@ from pipeline.figures.grids import Array, as_images, tiled
 from pipeline.inference.export import TOLERANCE
 from pipeline.inference.export import export as export_graphs
 from pipeline.inference.inputs import Given
-from pipeline.inference.model import Trained
+from pipeline.inference.model import TrainedModel
+from pipeline.models.codes import line_between
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import all_files, whole_file
 
@@ -42,7 +43,7 @@ def save_table(table: pd.DataFrame, path: Path) -> None:
     print(f"{path}: {len(table):,} images")
 
 
-def sample(trained: Trained, args: argparse.Namespace) -> None:
+def sample(trained: TrainedModel, args: argparse.Namespace) -> None:
     """E[x|z] of z from the prior, as one picture. The same seed gives the same z everywhere."""
     if trained.model.is_point:
         print("note: an autoencoder has no prior; these are codes from N(0, 1), which it was not trained for")
@@ -51,7 +52,7 @@ def sample(trained: Trained, args: argparse.Namespace) -> None:
     save_picture(as_picture(tiled(np.concatenate([images, black]), columns)), args.output)
 
 
-def reconstruct(trained: Trained, args: argparse.Namespace) -> None:
+def reconstruct(trained: TrainedModel, args: argparse.Namespace) -> None:
     """E[x|z] at z = mu of each image, a PNG each, named as the images are."""
     given = given_to(trained, args)
     targets = [args.output / file for several in given.several for file in several.files]
@@ -71,7 +72,7 @@ def reconstruct(trained: Trained, args: argparse.Namespace) -> None:
     print(f"{args.output}: {len(given):,} images")
 
 
-def interpolate(trained: Trained, args: argparse.Namespace) -> None:
+def interpolate(trained: TrainedModel, args: argparse.Namespace) -> None:
     """A row of pictures: A, E[x|z] along the straight line between the posteriors' means, B."""
     ends = []
     for name in (args.a, args.b):
@@ -81,14 +82,13 @@ def interpolate(trained: Trained, args: argparse.Namespace) -> None:
         ends += [images for *_, images in given.batches("read")]
     both = np.concatenate(ends)
     mu, _ = trained.encode(both)
-    share = torch.linspace(0, 1, args.steps, device=mu.device)[:, None]
-    way = trained.decode((1 - share) * mu[0] + share * mu[1])
+    way = trained.decode(line_between(mu[0], mu[1], args.steps))
     a, b = as_float(torch.from_numpy(both).to(way.device))
     row = as_images(trained.model, torch.cat([a[None], way, b[None]]))
     save_picture(as_picture(tiled(row, len(row))), args.output)
 
 
-def encode(trained: Trained, args: argparse.Namespace) -> None:
+def encode(trained: TrainedModel, args: argparse.Namespace) -> None:
     """A row an image: the posterior's mu and sigma of each latent dimension, and KL(q(z|x) || p(z)) in nats."""
     tables = []
     for first, names, _, images in given_to(trained, args).batches("encode"):
@@ -102,7 +102,7 @@ def encode(trained: Trained, args: argparse.Namespace) -> None:
     save_table(pd.concat(tables), args.output)
 
 
-def score(trained: Trained, args: argparse.Namespace) -> None:
+def score(trained: TrainedModel, args: argparse.Namespace) -> None:
     """A row an image: ELBO, distortion, rate, and NLL by importance sampling, in nats; a high one is rare in training."""
     if trained.model.is_point:
         raise UserError(f"{args.model}: expected a model that knows how likely an image is, got an autoencoder")
@@ -116,11 +116,11 @@ def score(trained: Trained, args: argparse.Namespace) -> None:
     print(f"mean ELBO {table['elbo'].mean():.4f}, NLL {table['nll'].mean():.4f} by {args.samples} samples, in nats an image")
 
 
-def export(trained: Trained, args: argparse.Namespace) -> None:
+def export(trained: TrainedModel, args: argparse.Namespace) -> None:
     """Encoder and decoder as graphs, and how far they are from PyTorch."""
     for path, difference in export_graphs(trained, args.format, args.output).items():
         print(f"{path}: largest difference from PyTorch {difference:.2g} (at most {TOLERANCE:g})")
 
 
-def given_to(trained: Trained, args: argparse.Namespace) -> Given:
+def given_to(trained: TrainedModel, args: argparse.Namespace) -> Given:
     return Given(args.images, trained.image_shape, trained.params.data, args.resize)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.inference.model import Trained
+from pipeline.inference.model import TrainedModel
 from pipeline.models.vae import VAE
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import all_files
@@ -48,7 +48,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """z [B, latent_dim] -> E[x|z], [B, *image_shape], in [0, 1] as :meth:`Trained.decode`."""
+    """z [B, latent_dim] -> E[x|z], [B, *image_shape], in [0, 1] as :meth:`TrainedModel.decode`."""
 
     outputs = ("mean",)
 
@@ -60,7 +60,7 @@ class Decoder(nn.Module):
         return (self.model.likelihood.mean(self.model.decode(z)).clamp(0, 1).unflatten(-1, self.model.image_shape),)
 
 
-def export(trained: Trained, kind: Format, folder: Path) -> dict[Path, float]:
+def export(trained: TrainedModel, kind: Format, folder: Path) -> dict[Path, float]:
     """Writes both graphs, once what would be read back computes the same on images and codes of the prior.
 
     Returns:

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from pipeline.config.params import Params
-from pipeline.data.prepared import as_float
 from pipeline.data.readers.raw import as_batch, to_bytes
 from pipeline.evaluation.importance import log_likelihood_bounds
+from pipeline.models.codes import posteriors
 from pipeline.models.metadata import weights_of
 from pipeline.models.objectives import Terms, elbo_terms
 from pipeline.models.serialization import load_model
 from pipeline.runtime.noise_streams import Stream, stream_key
 from vae_ext import binarize, standard_normal
 
-AT_ONCE = 500
+BATCH = 500
 
 
-class Trained:
+class TrainedModel:
     """What the train stage wrote.
 
     Images are bytes from 0 to 255 (as prepared, whatever data.white is), booleans, or floats in [0, 1]: tensors or arrays
@@ -75,14 +75,9 @@ class Trained:
     @torch.no_grad()
     def encode(self, images: Tensor | npt.NDArray[Any], row_offset: int = 0) -> tuple[Tensor, Tensor]:
         """The posteriors' mu and sigma, [N, latent_dim] each; sigma is 0 for an autoencoder."""
-        found = []
-        for part in self.pixels(images, row_offset).split(AT_ONCE):
-            posterior = self.model.posterior(as_float(part))
-            mu = posterior[:, : self.latent_dim]
-            sigma = torch.zeros_like(mu) if self.model.is_point else self.model.sigma(posterior[:, self.latent_dim :])
-            found.append((mu, sigma))
-        mu, sigma = (torch.cat(several) for several in zip(*found, strict=True))
-        return mu, sigma
+        posterior = posteriors(self.model, self.pixels(images, row_offset), BATCH)
+        mu, second = posterior[:, : self.latent_dim].contiguous(), posterior[:, self.latent_dim :]
+        return mu, torch.zeros_like(mu) if self.model.is_point else self.model.sigma(second)
 
     @torch.no_grad()
     def decode(self, z: Tensor | npt.NDArray[Any]) -> Tensor:
@@ -90,7 +85,7 @@ class Trained:
         z = torch.as_tensor(z, dtype=torch.float32, device=self.device)
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"expected z [N, {self.latent_dim}], got {list(z.shape)}")
-        parts = [self.model.likelihood.mean(self.model.decode(part)).clamp(0, 1) for part in z.split(AT_ONCE)]
+        parts = [self.model.likelihood.mean(self.model.decode(part)).clamp(0, 1) for part in z.split(BATCH)]
         return torch.cat(parts).view(len(z), *self.image_shape)
 
     def sample(self, count: int, seed: int = 0) -> Tensor:
@@ -124,7 +119,7 @@ class Trained:
 
     @staticmethod
     def _parts(pixels: Tensor) -> list[tuple[int, Tensor]]:
-        return list(zip(range(0, len(pixels), AT_ONCE), pixels.split(AT_ONCE), strict=True))
+        return list(zip(range(0, len(pixels), BATCH), pixels.split(BATCH), strict=True))
 
 
 def _as_array(images: Tensor | npt.NDArray[Any]) -> npt.NDArray[Any]:

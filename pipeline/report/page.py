@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pipeline.config.keys import dotted
 from pipeline.data.prepared import as_float
 from pipeline.evaluation.collapse import verdict
+from pipeline.evaluation.metrics import report_cells
 from pipeline.models.objectives import elbo_terms
 from pipeline.models.vae import VAE
 from pipeline.runtime.files import whole_file
@@ -147,11 +148,9 @@ def explorer(
 def numbers(report: pd.DataFrame) -> str:
     """The evaluation's table."""
     lines = ["<table><tr><th>quantity<th>value<th>standard error<th>unit<th>definition"]
-    for row in report.to_dict("records"):
-        error = "" if math.isnan(row["standard_error"]) else f"{row['standard_error']:.3g}"
-        cells = [f"<td>{row['quantity']}", f'<td class="number">{row["value"]:.5g}', f'<td class="number">{error}']
-        cells += [f"<td>{html.escape(row[name])}" for name in ("unit", "definition")]
-        lines.append("<tr>" + "".join(cells))
+    for quantity, value, error, *words in report_cells(report):
+        cells = [f"<td>{quantity}", *(f'<td class="number">{number}' for number in (value, error))]
+        lines.append("<tr>" + "".join([*cells, *(f"<td>{html.escape(word)}" for word in words)]))
     return "\n".join(lines) + "</table>"
 
 

@@ -23,17 +23,19 @@ from pipeline.models.objectives import Terms
 from pipeline.models.vae import VAE
 
 if TYPE_CHECKING:
-    from pipeline.config.params import Objective
+    from pipeline.config.params import Params
 
 
-def by_hand(model: VAE, objective: Objective, device: torch.device) -> bool:
-    """Whether :func:`write_gradient` serves one sample of z: it knows no other layers, likelihood or bound than its own."""
-    layers = [*model.encoder, *model.decoder]
+def applies(model: VAE, params: Params, samples: int, device: torch.device) -> bool:
+    """Whether :func:`write_gradient` serves: one sample of z, in float32, by the layers, likelihood and bound that it knows."""
+    layers, objective = [*model.encoder, *model.decoder], params.objective
     plain = objective.bound == "elbo" and objective.kl == "closed_form"
     added = objective.warm_up or objective.free_bits or objective.noise or objective.dropout
     return (
         plain
         and not added
+        and samples == 1
+        and params.train.precision != "bfloat16"
         and not model.is_point
         and model.scale == "exp"
         and isinstance(model.likelihood, Bernoulli)

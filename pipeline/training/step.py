@@ -17,9 +17,9 @@ from pipeline.data.batches import Batch, Resident, Streamed
 from pipeline.models.objectives import Terms, corrupt, objective_terms
 from pipeline.models.vae import VAE
 from pipeline.runtime.noise_streams import Stream, stream_key
+from pipeline.training import manual_backward
 from pipeline.training.distributed import Group
 from pipeline.training.flat_parameters import flatten_parameters
-from pipeline.training.manual_backward import by_hand, write_gradient
 from pipeline.training.optimizers import Optimizer
 from pipeline.training.schedules import learning_rates
 
@@ -67,7 +67,7 @@ class Stepper:
 
         self.position = 0  # cursor, on the host
         self.samples = params.objective.samples
-        self.by_hand = by_hand(model, params.objective, device) and params.train.precision != "bfloat16"
+        self.by_hand = manual_backward.applies(model, params, self.samples, device)
         self.parts = PARTS[device.type] if group.size == 1 else 1
         kernels = vae_ext.backend(device) == "cuda"
         self.replays = kernels and isinstance(images, Resident) and group.size == 1
@@ -86,6 +86,7 @@ class Stepper:
         samples = objective.first_samples if epoch < objective.first_epochs else objective.samples
         if samples != self.samples:
             self.samples, self.graphs = samples, {}
+            self.by_hand = manual_backward.applies(self.model, self.params, samples, self.device)
         self.position = position
         self.cursor.fill_(position)
         for key in self.keys:
@@ -135,9 +136,9 @@ class Stepper:
 
     def write_gradient(self, pixels: Tensor, x: Tensor, row_offset: int, size: int) -> Terms:
         """The gradient of the mean over the batch of all processes, where the optimiser reads it; and this one's terms."""
-        if self.by_hand and self.samples == 1:
+        if self.by_hand:
             options = {"row_offset": row_offset, "batch": size, "parts": self.parts}
-            terms = write_gradient(self.model, pixels, x, self.key, self.params.beta, **options)
+            terms = manual_backward.write_gradient(self.model, pixels, x, self.key, self.params.beta, **options)
         else:
             self.gradient.zero_()  # of which each parameter's grad is a part, that backward adds to
             objective = self.params.objective

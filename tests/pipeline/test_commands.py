@@ -26,6 +26,7 @@ from pipeline import __main__ as command
 from pipeline import evaluate, prepare, train
 from pipeline.config.paths import DEFAULT
 from pipeline.data.prepared import Manifest, read_split
+from pipeline.inference.arguments import COMMANDS
 from pipeline.inference.info import info
 from pipeline.models.metadata import read_header
 from pipeline.models.serialization import save_model
@@ -322,7 +323,7 @@ def test_one_image_of_an_array_has_its_score_among_all(plain: Path) -> None:
 
 
 def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in command.COMMANDS:
+    for name in COMMANDS:
         with pytest.raises(SystemExit) as caught:
             vae(f"{name} --help")
         assert caught.value.code == 0

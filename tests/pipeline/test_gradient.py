@@ -13,7 +13,7 @@ from pipeline.data.prepared import as_float
 from pipeline.models.objectives import elbo_terms
 from pipeline.models.vae import VAE
 from pipeline.training.flat_parameters import flatten_parameters
-from pipeline.training.manual_backward import by_hand, write_gradient
+from pipeline.training.manual_backward import applies, write_gradient
 from tests.plain import plain_params
 
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ def model_of(**changes: Any) -> tuple[VAE, Tensor]:
 
 def serves(**changes: Any) -> bool:
     params = plain_params(**changes)
-    return by_hand(VAE((5, 10), params.model), params.objective, CPU)
+    return applies(VAE((5, 10), params.model), params, params.objective.samples, CPU)
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])

@@ -14,11 +14,13 @@ from ruamel.yaml import YAML
 from pipeline import evaluate, plot, prepare, train
 from pipeline.config import recipes as recipe
 from pipeline.config.params import load_params
-from pipeline.config.paths import DEFAULT, RECIPES, place_of, recipe_names
+from pipeline.config.paths import CODE, DEFAULT, RECIPES, place_of, recipe_names
 from pipeline.config.plain_yaml import read_yaml
 from pipeline.config.recipes import INDEX, read_recipe
+from pipeline.evaluation.metrics import METRICS
 from pipeline.runtime.errors import UserError
 from pipeline.studies import recipes_table as compare
+from pipeline.studies.recipe_figures import FIGURES
 from tests.pipeline.conftest import ROOT, set_params, small_mnist
 
 NAMES = sorted(path.stem for path in (ROOT / RECIPES).glob("*.yaml") if path.name != "dvc.yaml")
@@ -66,7 +68,7 @@ def test_every_recipe_runs(kitchen: Path, monkeypatch: pytest.MonkeyPatch, name:
     params = load_params(place.params)
     is_point = params.model.posterior == "point"
     of_a_posterior = {"elbo", "rate", "nll", "mutual_information"}
-    assert set(metrics) == set(evaluate.METRICS) - (of_a_posterior if is_point else set())
+    assert set(metrics) == set(METRICS) - (of_a_posterior if is_point else set())
     expected = {"learning_curves", "reconstructions", "extremes", "samples", "latent", "interpolations"}
     expected |= set() if is_point else {"kl_per_dimension", "nll"}
     expected |= {"traversals"} if metrics["active_units"] else set()
@@ -89,7 +91,7 @@ def test_all_of_them_compare_in_one_table(kitchen: Path, monkeypatch: pytest.Mon
     linked = [part.split(")")[0] for part in text.split("](")[1:] if part.split(")")[0].endswith(".png")]
     assert linked
     assert all((compare.REPORT.parent / path).is_file() for path in linked)
-    estimators = pd.read_csv(compare.FIGURES / "estimators.csv")
+    estimators = pd.read_csv(FIGURES / "estimators.csv")
     difference = (estimators["kl_monte_carlo"] - estimators["kl_closed_form"]).abs()
     assert (difference < 3 * estimators["standard_error"]).all()
     assert (estimators["variance_of_kl"].diff()[1:] < 0).all()
@@ -109,11 +111,12 @@ def test_dvc_looks_for_results_where_the_stages_write_them() -> None:
     tables = ("dimensions.csv", "nll.csv", "report.csv")
     written = {
         "prepare": {RECIPES / "prepared.json"},
+        "code": {CODE},
         "resolve": {place.params, place.about},
         "train": {place.weights, place.time, place.curves / "metrics.json", place.curves / "plots"},
         "evaluate": {place.card, place.metrics, *(place.tables / table for table in tables)},
         "plot": {place.report, place.figures},
-        "compare": {compare.TABLE, compare.REPORT, compare.FIGURES},
+        "compare": {compare.TABLE, compare.REPORT, FIGURES},
     }
     assert {name: {RECIPES / out for out in outs} for name, outs in listed.items()} == written
 

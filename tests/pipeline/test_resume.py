@@ -29,6 +29,7 @@ from pipeline.runtime.main import run
 from pipeline.runtime.parent import PARENT_ENDED
 from pipeline.training.checkpoints import content_hash, file_hash, run_key
 from pipeline.training.step import Stepper
+from pipeline.training.stop_signals import handle_stop_signals
 from tests.pipeline.conftest import ROOT, set_params
 
 EPOCHS, STEPS = 6, 5  # 300 images in batches of 64
@@ -377,9 +378,9 @@ def test_signal_between_steps_is_granted_once(prepared: Path, monkeypatch: pytes
 def test_what_nohup_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with train.signals_heard() as wish:
+        with handle_stop_signals() as request:
             signal.raise_signal(signal.SIGHUP)
-        assert not wish.to_end
+        assert not request.made
     finally:
         signal.signal(signal.SIGHUP, before)
 

@@ -17,6 +17,7 @@ from pipeline.config.params import load_params
 from pipeline.config.paths import CHECKPOINTS, DEFAULT
 from pipeline.data.batches import Resident, Streamed, byte_means
 from pipeline.data.prepared import read_split
+from pipeline.evaluation.metrics import METRICS, QUANTITIES, mean_and_error
 from pipeline.models.objectives import Terms
 from pipeline.models.serialization import load_model
 from pipeline.runtime.errors import UserError
@@ -267,13 +268,13 @@ def test_evaluation_adds_up(prepared: Path) -> None:
     train.main()
     evaluate.main()
     metrics = json.loads(DEFAULT.metrics.read_text(encoding="utf-8"))
-    assert list(metrics) == evaluate.METRICS
+    assert list(metrics) == METRICS
     assert metrics["elbo"] == pytest.approx(-(metrics["distortion"] + metrics["rate"]))
     assert metrics["nll"] <= -metrics["elbo"] + 0.5
     dimensions, report, nll = (pd.read_csv(DEFAULT.tables / f"{name}.csv") for name in ("dimensions", "report", "nll"))
     assert dimensions["kl"].sum() == pytest.approx(metrics["rate"], rel=1e-4)
     values = report.set_index("quantity")["value"]
-    assert list(values.index) == list(evaluate.QUANTITIES)
+    assert list(values.index) == list(QUANTITIES)
     assert values["mutual_information"] + values["marginal_kl"] == pytest.approx(metrics["rate"], rel=1e-4)
     assert values["distortion_at_mu"] < values["distortion"]
     assert nll["nll"].iloc[-1] == pytest.approx(metrics["nll"], rel=1e-5)
@@ -281,7 +282,7 @@ def test_evaluation_adds_up(prepared: Path) -> None:
 
 def test_standard_errors_are_what_the_mean_varies_by() -> None:
     values = torch.randn(400, 900, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3 + 7
-    found = [evaluate.mean_and_error(row) for row in values]
+    found = [mean_and_error(row) for row in values]
     means, errors = zip(*found, strict=True)
     assert torch.tensor(errors).mean().item() == pytest.approx(0.1, rel=0.01)
     assert torch.tensor(means).std().item() == pytest.approx(0.1, rel=0.1)

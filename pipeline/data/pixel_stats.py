@@ -1,0 +1,41 @@
+"""What the values of the training pixels are, and whether they show something."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.config.params import Data
+from pipeline.config.paths import PARAMS
+from pipeline.data.prepared import Bytes
+from pipeline.data.readers.raw import Images
+from pipeline.runtime.errors import UserError
+
+
+class PixelStats:
+    """What the pixels that pass through are."""
+
+    def __init__(self) -> None:
+        self.low, self.high, self.grey = 255, 0, False
+
+    def of(self, parts: Iterator[Bytes]) -> Iterator[Bytes]:
+        for part in parts:
+            self.low, self.high = min(self.low, int(part.min())), max(self.high, int(part.max()))
+            self.grey = self.grey or bool(((part != 0) & (part != 255)).any())
+            yield part
+
+
+def check_pixels(images: Images, stats: PixelStats, params: Data) -> None:
+    """Whether the training images show something.
+
+    Raises:
+        UserError: where none is brighter than a quarter of white (values of few bits, or divided twice), or all are the same.
+    """
+    done = "".join(f"; {count:,} {note}" for note, count in images.notes.items() if count)
+    _, value, white = images.brightest
+    same = stats.low == stats.high
+    if params.white is None and 0 < value < white / 4 and not (same and stats.low > 0):
+        wanted = f"the value that is white, {value:g} perhaps, or {white:g} if the images are that dark"
+        found = f"no training image of {params.path} has a pixel above {value:g} of {white:g}"
+        raise UserError(f"{PARAMS}: data.white: expected {wanted}, since {found}, got null{done}")
+    if same:
+        raise UserError(f"{params.path}: expected images that differ, got {stats.low} as every pixel of training{done}")

@@ -1,0 +1,133 @@
+"""What a model achieves on the test set: every quantity with its unit and definition, and each image's share of it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline.config.params import Params
+from pipeline.data.batches import test_pixels
+from pipeline.data.prepared import as_float, read_split, to_device
+from pipeline.evaluation.importance import counts_up_to, log_likelihood_bounds
+from pipeline.evaluation.knn_probe import NEIGHBOURS, nearest_neighbours
+from pipeline.evaluation.mutual_information import mutual_information
+from pipeline.models.codes import posteriors
+from pipeline.models.vae import VAE
+from pipeline.runtime.noise_streams import Stream, stream_key
+from pipeline.runtime.progress import announce, progress_bar
+from vae_ext import binarize, reparam_kl
+
+# A unit is active if its posterior mean varies with the image by more than this (Burda et al. 2016, section 5.1).
+ACTIVE_VARIANCE = 0.01
+PROBED = 10_000  # training images, the first, whose codes the probe knows
+# What is found: unit and definition. z is one sample of q(z|x); an autoencoder's is its code.
+QUANTITIES = {
+    "elbo": ("nats", "-(distortion + rate), in expectation not above log p(x)"),
+    "distortion": ("nats", "-log p(x|z)"),
+    "rate": ("nats", "KL(q(z|x) || p(z)), in closed form"),
+    "nll": ("nats", "-log 1/S sum p(x|z) p(z) / q(z|x) over S samples of q(z|x), in expectation not below -log p(x)"),
+    "active_units": ("dimensions", f"with a mu that varies over the images by more than {ACTIVE_VARIANCE}"),
+    "mutual_information": (
+        "nats",
+        "I(n; z) of an image's index n and its z, at most log N: the rate's part that tells images apart",
+    ),
+    "probe_accuracy": ("share", f"of images with the class of most of their {NEIGHBOURS} nearest training images, by mu"),
+    "marginal_kl": ("nats", "KL(q(z) || p(z)), q(z) the mean of all posteriors: the rate's other part"),
+    "distortion_at_mu": ("nats", "-log p(x|z) at z = mu"),
+    "squared_error": ("a pixel", "(x - E[x|z])^2"),
+    "squared_error_at_mu": ("a pixel", "the same at z = mu"),
+}
+METRICS = list(QUANTITIES)[:7]  # small enough to read a difference of two commits
+
+
+@torch.no_grad()
+def reconstruction_terms(model: VAE, z: Tensor, pixels: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+    """How well codes z [N, latent_dim] give back their images: -log p(x|z) and the squared error a pixel, [N]."""
+    found = []
+    for some, batch in zip(z.split(batch_size), pixels.split(batch_size), strict=True):
+        decoded = model.decode(some)
+        error = (model.likelihood.mean(decoded) - as_float(batch)).square().mean(1)
+        found.append(torch.stack([-model.likelihood.log_prob(decoded, batch), error]).double())
+    distortion, error = torch.cat(found, dim=1)
+    return distortion, error
+
+
+@torch.no_grad()
+def bounds(model: VAE, pixels: Tensor, seed: int, batch_size: int, samples: int) -> dict[int, Tensor]:
+    """The importance-weighted bound on -log p(x) of each image, [N], by so many and by fewer samples."""
+    key = stream_key(seed, Stream.IMPORTANCE, pixels.device)
+    counts, found, row = counts_up_to(samples), [], 0
+    with progress_bar(len(pixels), f"NLL, {samples:,} samples an image") as bar:
+        for batch in pixels.split(batch_size):
+            found.append(-log_likelihood_bounds(model, batch, key, counts, row_offset=row))
+            row += len(batch)
+            bar.update(len(batch))
+    return dict(zip(counts, torch.cat(found, dim=1), strict=True))
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """The mean over images, and its standard error, for which the test set is a sample of what images there are."""
+    return values.mean().item(), values.std().item() / math.sqrt(len(values))
+
+
+def evaluate(model: VAE, params: Params, device: torch.device) -> tuple[dict[str, Tensor], pd.DataFrame, dict[int, Tensor]]:
+    """Everything, of the test set.
+
+    Returns:
+        what each image contributes to a quantity, [N]; a row a latent dimension; the NLL's bound by numbers of samples.
+    """
+    pixels, batch_size = test_pixels(params, device), params.evaluate.batch_size
+    announce(f"posteriors and reconstructions of {len(pixels):,} test images")
+    posterior = posteriors(model, pixels, batch_size)
+    mu, second = posterior[:, : model.latent_dim], posterior[:, model.latent_dim :]
+    images: dict[str, Tensor] = {}
+    variance = mu.double().var(dim=0).cpu().numpy()
+    dimensions = pd.DataFrame({"mean_variance": variance, "active": variance > ACTIVE_VARIANCE}).rename_axis("dimension")
+    by_samples: dict[int, Tensor] = {}
+    if model.is_point:
+        images["distortion"], images["squared_error"] = reconstruction_terms(model, mu, pixels, batch_size)
+    else:
+        key = stream_key(params.seed, Stream.EVALUATE, device)
+        z, kl = reparam_kl(mu, second, key, kl_reduction="none", scale=model.scale)
+        dimensions.insert(0, "kl", kl.double().mean(0).cpu().numpy())
+        images["distortion"], images["squared_error"] = reconstruction_terms(model, z, pixels, batch_size)
+        images["distortion_at_mu"], images["squared_error_at_mu"] = reconstruction_terms(model, mu, pixels, batch_size)
+        images["rate"] = kl.double().sum(1)
+        images["elbo"] = -(images["distortion"] + images["rate"])
+        images["mutual_information"] = mutual_information(z, mu, model.sigma(second))
+        images["marginal_kl"] = images["rate"] - images["mutual_information"]
+        by_samples = bounds(model, pixels, params.seed, batch_size, params.evaluate.importance_samples)
+        images["nll"] = by_samples[params.evaluate.importance_samples]
+    known, unknown = read_split("train"), read_split("test")
+    if known.labels is not None and unknown.labels is not None:
+        announce(f"probe by {len(known.labels[:PROBED]):,} training images")
+        known_pixels = to_device(known.images[:PROBED], device)
+        if params.binarize:
+            known_pixels = binarize(known_pixels, stream_key(params.seed, Stream.BINARIZE_PROBE, device))
+        known_mu = posteriors(model, known_pixels, batch_size)[:, : model.latent_dim]
+        classes, expected = (torch.tensor(part.astype(np.int64), device=device) for part in (known.labels, unknown.labels))
+        guessed = nearest_neighbours(known_mu, classes[:PROBED], mu)
+        images["probe_accuracy"] = (guessed == expected).double()
+    return images, dimensions, by_samples
+
+
+def report_cells(report: pd.DataFrame) -> list[list[str]]:
+    """The evaluation's table as text, as the card and the page show it: quantity, value, standard error, unit, definition.
+
+    Args:
+        report: by quantity.
+    """
+    return [
+        [
+            str(quantity),
+            f"{row['value']:.5g}",
+            "" if math.isnan(row["standard_error"]) else f"{row['standard_error']:.3g}",
+            str(row["unit"]),
+            str(row["definition"]),
+        ]
+        for quantity, row in report.iterrows()
+    ]

@@ -1,0 +1,173 @@
+"""The command line of ``vae``: its commands, their options, and their help."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.config.paths import DEFAULT
+
+ABOUT = "A trained model from the command line: samples, reconstructions, codes, scores, and graphs to take elsewhere."
+
+
+class Command(NamedTuple):
+    """What ``vae --help`` says of one, what its own ``--help`` adds, and an example."""
+
+    help: str
+    description: str
+    example: str
+
+
+COMMANDS = {
+    "sample": Command(
+        "images from the prior",
+        "Draws z from the prior N(0, 1) and writes E[x|z] of each as one picture. The same seed gives the same z on every "
+        "device.",
+        "vae sample -n 64 --seed 1 -o grid.png",
+    ),
+    "reconstruct": Command(
+        "images, encoded and decoded",
+        "Writes E[x|z] at z = mu of each image: a PNG each, named as the images are.",
+        "vae reconstruct photos/ --resize -o out/",
+    ),
+    "interpolate": Command(
+        "the way from one image to another",
+        "Writes a row of pictures: A, E[x|z] along the straight line between the two posteriors' means, B.",
+        "vae interpolate data/prepared/test_images.npy:0 data/prepared/test_images.npy:1 -o way.png",
+    ),
+    "encode": Command(
+        "images to a table of codes",
+        "Writes a row for each image: the posterior's mu and sigma in each latent dimension, and KL(q(z|x) || p(z)) in nats.",
+        "vae encode data/prepared/test_images.npy -o latents.parquet",
+    ),
+    "score": Command(
+        "how likely images are, as a table",
+        "Writes a row for each image: ELBO, distortion, rate, and NLL by importance sampling, in nats. Images unlike the "
+        "training data have a high NLL.",
+        "vae score data/prepared/test_images.npy --samples 100 -o scores.csv",
+    ),
+    "info": Command(
+        "what made the model, and how good it is",
+        "Prints as YAML what the model was made of and what it achieves: parameters, data with checksums, versions, metrics.",
+        "vae info",
+    ),
+    "export": Command(
+        "encoder and decoder as ONNX, or as torch.export programs",
+        "Writes the encoder (x to mu, logvar) and the decoder (z to E[x|z]) as graphs for any batch size, and checks them "
+        "against PyTorch. x is [B, *image_shape] in [0, 1]; logvar = log sigma^2. Nothing in them is random.",
+        "vae export --format onnx -o exported/",
+    ),
+}
+TABLES = (".csv", ".parquet")
+IMAGES = "pictures (PNG, JPEG, WebP, TIFF), folders of them, arrays (.npy, .npz), or one image of an array, as in x.npy:17"
+
+
+def whole(least: int, most: int = 2**32 - 1) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least:,} to {most:,}, got {text!r}")
+        return int(text)
+
+    return number
+
+
+def file_of(*suffixes: str) -> Callable[[str], Path]:
+    def path(text: str) -> Path:
+        if is_dir(text) or Path(text).suffix not in suffixes:
+            got = "the folder " * is_dir(text) + repr(text)
+            raise argparse.ArgumentTypeError(f"expected a file name that ends in {' or '.join(suffixes)}, got {got}")
+        return writable(Path(text), Path(text).parent)
+
+    return path
+
+
+def folder(text: str) -> Path:
+    if not is_dir(text) and Path(text).exists():
+        raise argparse.ArgumentTypeError(f"expected a folder, got the file {text!r}")
+    return writable(Path(text), Path(text))
+
+
+def writable(path: Path, folder: Path) -> Path:
+    """The path, whose folder, or the nearest above it that exists, can be written to."""
+    there = next(above for above in (folder, *folder.parents) if above.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "is not writable" if there.is_dir() else "is a file"
+        raise argparse.ArgumentTypeError(f"expected a place that can be written to, got '{path}': '{there}' {why}")
+    return path
+
+
+def is_dir(text: str) -> bool:
+    try:
+        return Path(text).is_dir()
+    except OSError as error:  # a name that is too long, a folder that must not be read
+        raise argparse.ArgumentTypeError(f"{error.strerror}: {text!r}") from None
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="vae", description=ABOUT, epilog="vae COMMAND --help says more, with an example.", allow_abbrev=False
+    )
+    commands = top.add_subparsers(metavar="COMMAND", required=True, dest="command")
+
+    def add(name: str) -> argparse.ArgumentParser:
+        about = COMMANDS[name]
+        one = commands.add_parser(
+            name, help=about.help, description=about.description, epilog=f"example: {about.example}", allow_abbrev=False
+        )
+        one.add_argument(
+            "--model",
+            type=Path,
+            default=DEFAULT.models,
+            help="a folder that the train stage wrote, or its weights (%(default)s)",
+        )
+        return one
+
+    def takes_images(one: argparse.ArgumentParser) -> None:
+        one.add_argument("images", nargs="+", metavar="IMAGES", help=IMAGES)
+        resizes(one)
+
+    def resizes(one: argparse.ArgumentParser) -> None:
+        one.add_argument(
+            "--resize",
+            action="store_true",
+            help="bring pictures of other sizes to the model's; always done if it was trained with data.size",
+        )
+
+    def writes(one: argparse.ArgumentParser, kind: Callable[[str], Path], metavar: str, help: str) -> None:  # noqa: A002
+        one.add_argument("-o", "--output", type=kind, required=True, metavar=metavar, help=help)
+
+    replaced = "what is there is replaced, a link too"
+    one = add("sample")
+    one.add_argument("-n", type=whole(1, 10_000), default=64, help="how many (%(default)s)")
+    one.add_argument("--seed", type=whole(0), default=0, help="of z (%(default)s)")
+    writes(one, file_of(".png"), "GRID.png", replaced)
+
+    one = add("reconstruct")
+    takes_images(one)
+    writes(one, folder, "FOLDER", "other files in it stay")
+
+    one = add("interpolate")
+    one.add_argument("a", metavar="A", help="a picture, or one image of an array, as in x.npy:17")
+    one.add_argument("b", metavar="B", help="another")
+    one.add_argument("--steps", type=whole(2, 1000), default=9, help="decoded points, both ends included (%(default)s)")
+    resizes(one)
+    writes(one, file_of(".png"), "ROW.png", replaced)
+
+    one = add("encode")
+    takes_images(one)
+    writes(one, file_of(*TABLES), "TABLE.csv|.parquet", replaced)
+
+    one = add("score")
+    takes_images(one)
+    one.add_argument("--samples", type=whole(1, 10**6), default=100, help="of z for each image's NLL (%(default)s)")
+    writes(one, file_of(*TABLES), "TABLE.csv|.parquet", replaced)
+
+    add("info")
+
+    one = add("export")
+    one.add_argument("--format", choices=["onnx", "torch-export"], required=True, help="onnx: .onnx files; torch-export: .pt2")
+    writes(one, folder, "FOLDER", "other files in it stay")
+    return top
