@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config.params import Params, load_params
+from pipeline.config.params import Params
 from pipeline.config.paths import SCHEMA
+from pipeline.config.validation import adapter, load_params
 from pipeline.data.source import expect_source
 from pipeline.runtime.files import write_json
 from pipeline.runtime.main import run
@@ -18,7 +19,7 @@ from pipeline.runtime.main import run
 def main() -> None:
     params = load_params()
     expect_source(Path(params.data.path))
-    write_json(SCHEMA, Params.model_json_schema())
+    write_json(SCHEMA, adapter(Params).json_schema())
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ import math
 
 import pandas as pd
 
-from pipeline.config.params import Params, load_params
-from pipeline.config.paths import DEFAULT, Place
+from pipeline.config.params import Params
+from pipeline.config.paths import DEFAULT, RunPaths
 from pipeline.config.stage import run_stage
+from pipeline.config.validation import load_params
 from pipeline.evaluation.collapse import verdict
 from pipeline.evaluation.metrics import METRICS, QUANTITIES, evaluate, mean_and_error
 from pipeline.evaluation.model_card import write_card
@@ -21,13 +22,13 @@ from pipeline.runtime.lock import locked
 ABOUT = ["value", "standard_error", "unit", "definition"]
 
 
-def main(place: Place = DEFAULT) -> None:
+def main(place: RunPaths = DEFAULT) -> None:
     params = load_params(place.params)
     with locked(place.results, "evaluate"):
         write_results(params, place)
 
 
-def write_results(params: Params, place: Place) -> None:
+def write_results(params: Params, place: RunPaths) -> None:
     device = choose_device()
     model, made = load_model_of_prepared_data(place.weights, device)
     images, dimensions, by_samples = evaluate(model, params, device)

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline.config.params import Params, load_params
-from pipeline.config.paths import DEFAULT, Place
+from pipeline.config.params import Params
+from pipeline.config.paths import DEFAULT, RunPaths
 from pipeline.config.stage import run_stage
+from pipeline.config.validation import load_params
 from pipeline.data.batches import test_pixels
 from pipeline.data.prepared import read_split
 from pipeline.figures.curves import learning_curves, nll_by_samples
@@ -40,27 +41,27 @@ def origin(made: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def main(place: Place = DEFAULT) -> None:
+def main(place: RunPaths = DEFAULT) -> None:
     params = load_params(place.params)
     with locked(place.results, "plot"):
         plot(params, place)
 
 
-def plot(params: Params, place: Place) -> None:
+def plot(params: Params, place: RunPaths) -> None:
     device = choose_device()
     model, made = load_model_of_prepared_data(place.weights, device)
     pixels, labels, names = test_pixels(params, device), read_split("test").labels, made["data"]["classes"] or []
     announce(f"codes of {len(pixels):,} test images")
     mu = posterior_means(model, pixels, ENCODING_BATCH)
     dimensions = pd.read_csv(place.tables / "dimensions.csv")
-    dimensions = dimensions.sort_values("mean_variance" if model.is_point else "kl", ascending=False)
+    dimensions = dimensions.sort_values("mean_variance" if model.is_deterministic else "kl", ascending=False)
     active = [int(i) for i in dimensions.loc[dimensions["active"], "dimension"]]
 
     announce("figures")
     with whole_folder(place.figures) as folder:
         learning_curves(place.curves, folder)
         latent_plane(folder / "latent.png", mu, labels, names)
-        if not model.is_point:
+        if not model.is_deterministic:
             kl_per_dimension(dimensions, folder / "kl_per_dimension.png")
             nll_by_samples(pd.read_csv(place.tables / "nll.csv"), folder / "nll.png")
         decoding_figures(model, params, pixels, mu, active, folder)

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.config.params import Data, load_params
+from pipeline.config.params import Data
 from pipeline.config.paths import PREPARED
+from pipeline.config.validation import load_params
 from pipeline.data.dataset import read_dataset
 from pipeline.data.pixel_stats import PixelStats, check_pixels
-from pipeline.data.prepared import MANIFEST, Bytes, Split, write_split
-from pipeline.data.readers.raw import Part, shown
+from pipeline.data.prepared import MANIFEST, Bytes, SplitName, write_split
+from pipeline.data.readers.raw import RawSplit, format_shape
 from pipeline.data.source import expect_source
 from pipeline.data.splits import Rows, check_classes, split_rows, with_held_out
 from pipeline.runtime.errors import UserError
@@ -23,12 +24,12 @@ from pipeline.runtime.files import sha256, whole_folder, write_json
 from pipeline.runtime.lock import locked
 from pipeline.runtime.main import run
 
-READ_AT_ONCE, BYTES_AT_ONCE = 512, 2**25  # images, or fewer where they are large
+READ_BATCH, BATCH_BYTES = 512, 2**25  # images, or fewer where they are large
 
 
-def parts(part: Part, rows: Rows, bar: tqdm[Any]) -> Iterator[Bytes]:
+def parts(part: RawSplit, rows: Rows, bar: tqdm[Any]) -> Iterator[Bytes]:
     """The images of these rows, some at a time."""
-    at_once = max(1, min(READ_AT_ONCE, BYTES_AT_ONCE // math.prod(part.images.shape)))
+    at_once = max(1, min(READ_BATCH, BATCH_BYTES // math.prod(part.images.shape)))
     for start in range(0, len(rows), at_once):
         images = part.images.read(rows[start : start + at_once])
         bar.update(len(images))
@@ -47,9 +48,9 @@ def prepare(params: Data) -> None:
     shape, first = raw.parts["train"].images.shape, raw.parts["train"].images
     for split, part in raw.parts.items():
         if part.images.shape != shape or len(part.images) == 0:
-            expected = f"images of {shown(shape)} like the training set's" if len(first) else "at least one image"
+            expected = f"images of {format_shape(shape)} like the training set's" if len(first) else "at least one image"
             raise UserError(
-                f"{params.path}: {split}: expected {expected}, got {len(part.images)} of {shown(part.images.shape)}"
+                f"{params.path}: {split}: expected {expected}, got {len(part.images)} of {format_shape(part.images.shape)}"
             )
     params = with_held_out(raw, params)
     splits = split_rows(raw, params)
@@ -58,7 +59,7 @@ def prepare(params: Data) -> None:
     check_classes(raw, splits, params)
 
     stats = PixelStats()
-    counts: dict[Split, int] = {split: len(rows) for split, (_, rows) in splits.items()}
+    counts: dict[SplitName, int] = {split: len(rows) for split, (_, rows) in splits.items()}
     label_type = np.min_scalar_type(max(1, len(raw.names or [])) - 1)
     with whole_folder(PREPARED) as folder:
         bar: tqdm[Any]
@@ -83,7 +84,8 @@ def prepare(params: Data) -> None:
     notes = sum((part.images.notes for part in raw.parts.values()), raw.notes)
     for note, count in notes.items():
         print(f"note: {count:,} {note}")
-    print(f"{PREPARED}: {', '.join(f'{split} {count:,}' for split, count in counts.items())} images of {shown(shape)} bytes")
+    said = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    print(f"{PREPARED}: {said} images of {format_shape(shape)} bytes")
 
 
 if __name__ == "__main__":

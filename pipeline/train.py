@@ -12,10 +12,11 @@ import torch
 from dvclive.live import Live
 
 import vae_ext
-from pipeline.config.params import Params, load_params
-from pipeline.config.paths import DEFAULT, Place
+from pipeline.config.params import Params
+from pipeline.config.paths import DEFAULT, RunPaths
 from pipeline.config.stage import run_stage
-from pipeline.data.prepared import Split, read_manifest, read_split
+from pipeline.config.validation import load_params
+from pipeline.data.prepared import SplitName, read_manifest, read_split
 from pipeline.models.likelihood_warnings import caveats
 from pipeline.models.serialization import save_model
 from pipeline.runtime.device import choose_device
@@ -28,7 +29,7 @@ from pipeline.training.distributed import Group, LostPeerError, SharedError
 from pipeline.training.trainer import Trainer
 
 
-def train(params: Params, place: Place, device: torch.device, group: Group) -> None:
+def train(params: Params, place: RunPaths, device: torch.device, group: Group) -> None:
     """Trains to the end, from the seed's weights or from where a run of the same key was stopped, and writes the weights.
 
     Raises:
@@ -56,11 +57,11 @@ def train(params: Params, place: Place, device: torch.device, group: Group) -> N
         print(f"{place.weights}: written")
 
 
-def main(place: Place = DEFAULT) -> None:
+def main(place: RunPaths = DEFAULT) -> None:
     params = load_params(place.params)
     announced = distributed.announced()
     device = distributed.local_device(choose_device())
-    splits: tuple[Split, ...] = ("train", "validation")
+    splits: tuple[SplitName, ...] = ("train", "validation")
     for split in splits:  # a fault of the data is said once, before anything begins
         read_split(split)
     lock = locked(place.results, "train")
@@ -72,7 +73,7 @@ def main(place: Place = DEFAULT) -> None:
         train_as_one_of(announced, params, place, device)
 
 
-def train_as_one_of(announced: Group, params: Params, place: Place, device: torch.device) -> None:
+def train_as_one_of(announced: Group, params: Params, place: RunPaths, device: torch.device) -> None:
     """Joins the group, if there is one, and trains with it."""
     distributed.set_threads(params.train.threads)
     try:

@@ -1,61 +1,50 @@
-"""The parameters that a model and a step read, without params.yaml, whose own reader is not on every GPU machine."""
+"""Small parameters, from params.yaml but without its reader, which is not on every GPU machine."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import json
+import re
 from typing import Any
 
-MODEL: dict[str, Any] = {
-    "conv": [],
-    "hidden": [32, 16],
-    "decoder": None,
-    "activation": "relu",
-    "latent_dim": 6,
-    "posterior": "normal",
-    "scale": "exp",
-    "logvar_bound": 20.0,
-    "likelihood": "bernoulli",
-    "sigma": None,
-    "levels": 4,
+from pipeline.config.params import Data, Evaluate, Model, Objective, Params, Plot, Section, Train
+from vae_ext.source import ROOT
+
+SECTIONS: dict[str, type[Section]] = {
+    "data": Data,
+    "model": Model,
+    "objective": Objective,
+    "train": Train,
+    "evaluate": Evaluate,
+    "plot": Plot,
 }
-OBJECTIVE: dict[str, Any] = {
-    "bound": "elbo",
-    "samples": 1,
-    "first_samples": 1,
-    "first_epochs": 0,
-    "kl": "closed_form",
-    "warm_up": 0,
-    "free_bits": 0.0,
-    "sparsity": 0.0,
-    "noise": 0.0,
-    "dropout": 0.0,
-}
-TRAIN: dict[str, Any] = {
-    "epochs": 3,
-    "batch_size": 16,
-    "optimizer": "adam",
-    "learning_rate": 1e-3,
-    "schedule": "cosine",
-    "betas": [0.9, 0.999],
-    "epsilon": 1e-8,
-    "momentum": 0.0,
-    "weight_decay": 0.0,
-    "clip": None,
-    "precision": "float32",
-}
-TOP: dict[str, Any] = {"seed": 1, "beta": 1.0, "binarize": False}
+SMALL: dict[str, Any] = {"hidden": [32, 16], "latent_dim": 6, "levels": 4, "epochs": 3, "batch_size": 16}
 
 
-def plain_params(**changes: Any) -> Any:
-    """Small ones, with these changes: each key goes to the section that has it."""
-    sections = {"model": MODEL, "objective": OBJECTIVE, "train": TRAIN}
-    unknown = set(changes) - set(TOP) - set().union(*sections.values())
-    assert not unknown, unknown
+def values() -> dict[str, Any]:
+    """What params.yaml holds: sections of lines, whose values are JSON or bare words."""
+    found: dict[str, Any] = {}
+    section = found
+    for line in (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines():
+        if (match := re.fullmatch(r"( *)(\w+):(?: ([^#]*?))? *(?:#.*)?", line)) is None:
+            continue
+        indent, key, text = match.groups()
+        section = section if indent else found
+        if text is None:
+            section = found[key] = {}
+            continue
+        try:
+            section[key] = json.loads(text)
+        except json.JSONDecodeError:
+            section[key] = text
+    return found
 
-    def changed(section: dict[str, Any]) -> SimpleNamespace:
-        return SimpleNamespace(**{key: changes.get(key, value) for key, value in section.items()})
 
-    params = changed(TOP)
-    for name, section in sections.items():
-        setattr(params, name, changed(section))
-    return params
+def plain_params(**changes: Any) -> Params:
+    """Small ones, with these changes: each key goes to the section that has it, of those that a step reads."""
+    whole = values()
+    sections = {name: whole.pop(name) for name in SECTIONS}
+    parts = [whole, *(sections[name] for name in ("model", "objective", "train"))]
+    for key, value in (SMALL | changes).items():
+        (part,) = (part for part in parts if key in part)
+        part[key] = value
+    return Params(**whole | {name: kind(**sections[name]) for name, kind in SECTIONS.items()})

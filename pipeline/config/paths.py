@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.runtime.errors import UserError, shown
+from pipeline.runtime.errors import UserError, quoted
 
 PARAMS = Path("params.yaml")
 SCHEMA = Path("params.schema.json")
@@ -20,7 +20,7 @@ WEIGHTS, CARD = "vae.safetensors", "MODEL_CARD.md"  # beside each other in a mod
 
 
 @dataclass(frozen=True)
-class Place:
+class RunPaths:
     """The parameters, weights and results of one run."""
 
     params: Path
@@ -65,13 +65,13 @@ class Place:
         return self.report / "index.html"
 
 
-DEFAULT = Place(PARAMS, Path("models/default"), RESULTS, RESULTS / "report")
+DEFAULT = RunPaths(PARAMS, Path("models/default"), RESULTS, RESULTS / "report")
 
 
-def place_of(recipe: str) -> Place:
+def run_paths(recipe: str) -> RunPaths:
     """Of a recipe's run; its parameters are the whole set, as the recipe resolves to."""
     results = RECIPES / "results" / recipe
-    return Place(results / "params.yaml", RECIPES / "models" / recipe, results, RECIPES / "reports" / recipe)
+    return RunPaths(results / "params.yaml", RECIPES / "models" / recipe, results, RECIPES / "reports" / recipe)
 
 
 def recipe_names() -> list[str]:
@@ -90,4 +90,4 @@ def named_recipe(name: str) -> str:
         return name
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(names)}"
-    raise UserError(f"{RECIPES}: no recipe {shown(name)}; {hint}")
+    raise UserError(f"{RECIPES}: no recipe {quoted(name)}; {hint}")

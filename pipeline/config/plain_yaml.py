@@ -16,7 +16,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent
 from ruamel.yaml.reader import ReaderError
 
-from pipeline.runtime.errors import UserError, in_line, shown
+from pipeline.runtime.errors import UserError, in_line, quoted
 from pipeline.runtime.files import expect_file
 
 MAX_BYTES = 2**16
@@ -97,7 +97,7 @@ class _PlainConstructor(SafeConstructor):
             raise
         except Exception:  # what int(), datetime() and others raise for a text that is none of theirs
             kind = str(node.tag).rpartition(":")[2]
-            raise _NotPlainError(f"expected a valid {in_line(kind)}, got {shown(node.value)}", node.start_mark) from None
+            raise _NotPlainError(f"expected a valid {in_line(kind)}, got {quoted(node.value)}", node.start_mark) from None
         if isinstance(value, int) and value.bit_length() > 63:
-            raise _NotPlainError(f"expected an integer of 64 bits, got {shown(node.value)}", node.start_mark)
+            raise _NotPlainError(f"expected an integer of 64 bits, got {quoted(node.value)}", node.start_mark)
         return value

@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from pipeline.config.paths import DEFAULT, Place, named_recipe, place_of
+from pipeline.config.paths import DEFAULT, RunPaths, named_recipe, run_paths
 from pipeline.runtime.main import run
 
 
-def run_stage(stage: Callable[[Place], None], about: str | None) -> None:
+def run_stage(stage: Callable[[RunPaths], None], about: str | None) -> None:
     """Runs a stage of the default's pipeline or, where the command line names one, of a recipe's."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", nargs="?", help="a file of recipes/, without .yaml; without one, params.yaml is all there is")
 
     def here() -> None:
         recipe: str | None = parser.parse_args().recipe
-        stage(DEFAULT if recipe is None else place_of(named_recipe(recipe)))
+        stage(DEFAULT if recipe is None else run_paths(named_recipe(recipe)))
 
     run(here)

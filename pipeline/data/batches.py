@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import vae_ext
+from pipeline.config.params import Params
 from pipeline.data.prepared import Bytes, as_float, read_split, to_device
 from pipeline.runtime.noise_streams import Stream, stream_key
-
-if TYPE_CHECKING:
-    from pipeline.config.params import Params
 
 Batch = tuple[Tensor, Tensor]
 
 
-class Resident:
+class InMemoryImages:
     """All images on the device."""
 
     def __init__(self, images: Bytes, device: torch.device) -> None:
@@ -43,7 +40,7 @@ class Resident:
         return vae_ext.take_pixels(self.pixels, rows, draw_key, row_offset=row_offset)
 
 
-class Streamed:
+class MemmapImages:
     """Images that stay on disk: each batch is read when it is needed or, in the background, while the one before is used.
 
     Args:
@@ -61,7 +58,7 @@ class Streamed:
         return len(self.images)
 
     def take(self, rows: Tensor, draw_key: Tensor | None = None, row_offset: int = 0) -> Batch:
-        """As :meth:`Resident.take`."""
+        """As :meth:`InMemoryImages.take`."""
         ahead, self.ahead = self.ahead, None
         found = ahead[1].result() if ahead is not None and torch.equal(ahead[0], rows) else self._read(rows)
         pixels = torch.from_numpy(found).flatten(1).to(self.device)

@@ -11,11 +11,11 @@ from pipeline.data.readers.arrays import read_arrays
 from pipeline.data.readers.idx import is_idx, read_idx
 from pipeline.data.readers.image_folder import SUFFIXES as PICTURES
 from pipeline.data.readers.image_folder import read_folder
-from pipeline.data.readers.raw import Raw
+from pipeline.data.readers.raw import RawDataset
 from pipeline.runtime.errors import UserError
 
 
-def read_dataset(params: Data) -> Raw:
+def read_dataset(params: Data) -> RawDataset:
     """The data set, by the reader of its format.
 
     Raises:

@@ -24,20 +24,22 @@ from pipeline.runtime.files import sha256
 
 MANIFEST = "manifest.json"
 HASHED = 2**28  # bytes of a file of images, at most, that are read through at each use
-Split = Literal["train", "validation", "test"]
+SplitName = Literal["train", "validation", "test"]
 Bytes = npt.NDArray[np.uint8]
 Classes = npt.NDArray[np.unsignedinteger[Any]]
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Split:
     """Images uint8 [N, H, W], or [N, C, H, W] in colour, and the number of each one's class [N], if they have any."""
 
     images: Bytes
     labels: Classes | None
 
 
-def write_split(folder: Path, split: Split, shape: tuple[int, ...], images: Iterable[Bytes], labels: Classes | None) -> None:
+def write_split(
+    folder: Path, split: SplitName, shape: tuple[int, ...], images: Iterable[Bytes], labels: Classes | None
+) -> None:
     """Writes one split as .npy files, the images part by part: as many in all as ``shape`` [N, ...] says."""
     with (folder / f"{split}_images.npy").open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
@@ -61,11 +63,11 @@ def _are_names(value: object) -> bool:
 
 
 def _are_counts(value: object) -> bool:
-    return isinstance(value, dict) and set(value) == set(get_args(Split)) and all(map(_is_count, value.values()))
+    return isinstance(value, dict) and set(value) == set(get_args(SplitName)) and all(map(_is_count, value.values()))
 
 
 def _are_checksums(value: object) -> bool:
-    images = {f"{split}_images.npy" for split in get_args(Split)}
+    images = {f"{split}_images.npy" for split in get_args(SplitName)}
     return isinstance(value, dict) and images <= set(value) and all(isinstance(digest, str) for digest in value.values())
 
 
@@ -91,7 +93,7 @@ class Manifest:
     image_shape: list[int]
     values: Literal["binary", "grey"]
     classes: list[str] | None
-    counts: dict[Split, int]
+    counts: dict[SplitName, int]
     sha256: dict[str, str]
 
 
@@ -116,7 +118,7 @@ def read_manifest(folder: Path = PREPARED) -> Manifest:
     return Manifest(**{name: found[name] for name in CHECKS})
 
 
-def read_split(split: Split, folder: Path = PREPARED) -> Labelled:
+def read_split(split: SplitName, folder: Path = PREPARED) -> Split:
     """Maps a prepared split into memory.
 
     Shapes, types, sizes and the labels' range are always checked, and so are checksums, but those of images of more than
@@ -131,11 +133,11 @@ def read_split(split: Split, folder: Path = PREPARED) -> Labelled:
     if images.dtype != np.uint8:
         raise damaged(folder / f"{split}_images.npy", f"expected bytes, got {images.dtype}")
     if classes is None:
-        return Labelled(images, None)
+        return Split(images, None)
     labels = _read_array(folder / f"{split}_labels.npy", (count,), manifest)
     if (most := int(labels.max())) >= len(classes):
         raise damaged(folder / f"{split}_labels.npy", f"expected labels below {len(classes)}, as many as classes, got {most}")
-    return Labelled(images, labels)
+    return Split(images, labels)
 
 
 def _read_array(path: Path, shape: tuple[int, ...], manifest: Manifest) -> npt.NDArray[Any]:

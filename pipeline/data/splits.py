@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.config.params import Data
 from pipeline.config.paths import PARAMS
-from pipeline.data.prepared import Split
-from pipeline.data.readers.raw import Part, Raw
+from pipeline.data.prepared import SplitName
+from pipeline.data.readers.raw import RawDataset, RawSplit
 from pipeline.data.source import is_text
 from pipeline.runtime.errors import UserError
 
 Rows = npt.NDArray[np.int64]
-HELD_OUT: list[Split] = ["test", "validation"]  # in this order
+HELD_OUT: list[SplitName] = ["test", "validation"]  # in this order
 
 
 def hold_out(rows: Rows, count: int, classes: Rows | None) -> tuple[Rows, Rows]:
@@ -65,13 +67,13 @@ def number(wanted: int | float, total: int) -> int:
     return max(1, round(wanted * total)) if wanted < 1 else int(wanted)
 
 
-def missing(names: list[str], of: Rows, others: Mapping[Split, Rows]) -> list[tuple[str, Split]]:
+def missing(names: list[str], of: Rows, others: Mapping[SplitName, Rows]) -> list[tuple[str, SplitName]]:
     """Classes of ``others`` that ``of`` has no image of, with the name of who has some."""
     there = set(of.tolist())
     return [(names[one], who) for who, theirs in others.items() for one in np.unique(theirs).tolist() if one not in there]
 
 
-def with_held_out(raw: Raw, params: Data) -> Data:
+def with_held_out(raw: RawDataset, params: Data) -> Data:
     """The parameters, with how many images are held out for a set that neither they nor the data name, and the draw's seed.
 
     Raises:
@@ -92,10 +94,11 @@ def with_held_out(raw: Raw, params: Data) -> Data:
         drawn = "the last" if seed is None else f"drawn as all sets are, by seed {seed}"
         how = f"{said}, {drawn}; set data.{name} or data.split_seed to choose"
         raw.notes[f"training images held out for {name}, {how}"] = count
-    return params.model_copy(update={**dict.fromkeys(unsaid, count), "split_seed": seed})
+    held: dict[str, Any] = dict.fromkeys(unsaid, count)
+    return replace(params, split_seed=seed, **held)
 
 
-def split_rows(raw: Raw, params: Data) -> dict[Split, tuple[Part, Rows]]:
+def split_rows(raw: RawDataset, params: Data) -> dict[SplitName, tuple[RawSplit, Rows]]:
     """Which images each split has, in which order.
 
     Raises:
@@ -122,7 +125,7 @@ def split_rows(raw: Raw, params: Data) -> dict[Split, tuple[Part, Rows]]:
     return {split: found[split] for split in ("train", "validation", "test")}
 
 
-def check_classes(raw: Raw, splits: dict[Split, tuple[Part, Rows]], params: Data) -> None:
+def check_classes(raw: RawDataset, splits: dict[SplitName, tuple[RawSplit, Rows]], params: Data) -> None:
     """Counts the classes that only a held-out split has.
 
     Raises:

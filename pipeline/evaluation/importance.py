@@ -12,7 +12,7 @@ from pipeline.data.prepared import as_float
 from pipeline.models.vae import VAE
 from vae_ext import reparam_log_ratio
 
-AT_ONCE = 50  # samples that are drawn at once: the memory that they take does not grow with how many there are
+SAMPLE_BATCH = 50  # samples that are drawn at once: the memory that they take does not grow with how many there are
 
 
 @torch.no_grad()
@@ -34,12 +34,12 @@ def log_likelihood_bounds(model: VAE, pixels: Tensor, key: Tensor, counts: Seque
     mu, logvar = model.encode(as_float(pixels).to(model.bound.dtype))
     total = mu.new_full(mu.shape[:1], -math.inf, dtype=torch.float64)
     bounds = []
-    for first in range(0, counts[-1], AT_ONCE):
+    for first in range(0, counts[-1], SAMPLE_BATCH):
         drawn = reparam_log_ratio(
             mu,
             logvar,
-            key + torch.tensor([0, first // AT_ONCE], device=key.device),
-            num_samples=min(AT_ONCE, counts[-1] - first),
+            key + torch.tensor([0, first // SAMPLE_BATCH], device=key.device),
+            num_samples=min(SAMPLE_BATCH, counts[-1] - first),
             row_offset=row_offset,
             scale=model.scale,
         )

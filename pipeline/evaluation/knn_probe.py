@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 NEIGHBOURS = 10
-AT_ONCE = 1000
+CODE_BATCH = 1000
 
 
 @torch.no_grad()
@@ -21,7 +21,7 @@ def nearest_neighbours(known: Tensor, classes: Tensor, codes: Tensor) -> Tensor:
         [N] classes.
     """
     count = min(NEIGHBOURS, len(known))
-    nearest = (torch.cdist(part, known).topk(count, largest=False).indices for part in codes.split(AT_ONCE))
+    nearest = (torch.cdist(part, known).topk(count, largest=False).indices for part in codes.split(CODE_BATCH))
     return torch.cat([most_frequent(classes[few]) for few in nearest])
 
 

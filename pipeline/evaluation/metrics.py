@@ -88,7 +88,7 @@ def evaluate(model: VAE, params: Params, device: torch.device) -> tuple[dict[str
     variance = mu.double().var(dim=0).cpu().numpy()
     dimensions = pd.DataFrame({"mean_variance": variance, "active": variance > ACTIVE_VARIANCE}).rename_axis("dimension")
     by_samples: dict[int, Tensor] = {}
-    if model.is_point:
+    if model.is_deterministic:
         images["distortion"], images["squared_error"] = reconstruction_terms(model, mu, pixels, batch_size)
     else:
         key = stream_key(params.seed, Stream.EVALUATE, device)

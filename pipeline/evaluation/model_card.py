@@ -11,8 +11,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import SafeRepresenter
 
-from pipeline.config.params import Params
 from pipeline.config.plain_yaml import read_yaml_text
+from pipeline.config.validation import saved_params
 from pipeline.evaluation.metrics import report_cells
 from pipeline.models.likelihood_warnings import caveats
 from pipeline.runtime.errors import UserError, in_line
@@ -73,7 +73,7 @@ def write_card(
         metrics: the same, those that count.
         verdict: whether the posterior has collapsed, in words.
     """
-    data, params = made["data"], Params.model_validate(made["params"])
+    data, params = made["data"], saved_params(made["params"])
     name = weights.parent.name
     about = {
         "library_name": "pytorch",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.runtime.progress import progress_bar
 
-AT_ONCE = 500  # rows of the N x N table of log q(z_n|x_m), which is never there as a whole
+ROW_BATCH = 500  # rows of the N x N table of log q(z_n|x_m), which is never there as a whole
 
 
 @torch.no_grad()
@@ -33,7 +33,7 @@ def mutual_information(z: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
     z, mu, sigma = z.double(), mu.double(), sigma.double()
     found = []
     with progress_bar(len(z), "mutual information") as bar:
-        for rows in torch.arange(len(z), device=z.device).split(AT_ONCE):
+        for rows in torch.arange(len(z), device=z.device).split(ROW_BATCH):
             # A dimension at a time: as a matrix product, the square multiplied out, it would cancel where sigma is small.
             log_q = -sigma.log().sum(1).repeat(len(rows), 1)
             for z_d, mu_d, sigma_d in zip(z[rows].T, mu.T, sigma.T, strict=True):

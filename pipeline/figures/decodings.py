@@ -47,7 +47,7 @@ def reconstructions(model: VAE, x: Tensor, seed: int, path: Path) -> None:
     """Of images [N, D]: from the posterior's mean, from a sample of it, and a sample of the likelihood too."""
     mu = model.mu(x)
     rows = {"x": as_images(model, x), "E[x|z], z = μ": pictures(model, mu)}
-    if not model.is_point:
+    if not model.is_deterministic:
         mu, logvar = model.encode(x)
         z, _ = reparam_kl(mu, logvar, stream_key(seed, Stream.EVALUATE, x.device), scale=model.scale)
         rows["E[x|z], z ~ q(z|x)"] = pictures(model, z)
@@ -67,20 +67,20 @@ def extremes(model: VAE, pixels: Tensor, mu: Tensor, seed: int, path: Path) -> N
     chosen = torch.cat([order[:count], order[middle : middle + count], order[len(order) - count :]])
     rows = {"x": as_images(model, as_float(pixels[chosen])), "E[x|z], z = μ": pictures(model, mu[chosen])}
     with figure(path, width=0.75 * len(chosen) + 1.3, height=2.35) as fig:
-        name = "distortion" if model.is_point else "ELBO"
+        name = "distortion" if model.is_deterministic else "ELBO"
         fig.suptitle(f"Test images of the best, the median and the worst {name}, in nats", x=0.01, ha="left", fontsize=11)
         for axes_row, (label, images) in zip(fig.subplots(2, len(chosen), squeeze=False), rows.items(), strict=True):
             for axes, image, value in zip(axes_row, images, elbo[chosen].tolist(), strict=True):
                 show(axes, image)
                 if label == "x":
-                    axes.set_title(f"{-value if model.is_point else value:.0f}", loc="center", fontsize=9)
+                    axes.set_title(f"{-value if model.is_deterministic else value:.0f}", loc="center", fontsize=9)
             axes_row[0].set_ylabel(label, rotation=0, ha="right", va="center")
 
 
 def samples(model: VAE, side: int, seed: int, device: torch.device, path: Path) -> None:
     """Decodings of the prior."""
     prior = standard_normal(stream_key(seed, Stream.PRIOR, device), side * side, model.latent_dim)
-    title = "E[x|z] of samples z from N(0, 1)" + ", not the codes' own" * model.is_point
+    title = "E[x|z] of samples z from N(0, 1)" + ", not the codes' own" * model.is_deterministic
     image_square(path, title, pictures(model, prior), side)
 
 
@@ -98,14 +98,14 @@ def interpolations(model: VAE, x: Tensor, mu: Tensor, path: Path) -> None:
 
 def traversals(model: VAE, mu: Tensor, order: list[int], path: Path) -> None:
     """E[x|z] along each of these dimensions, the others at 0 (an autoencoder's: about its codes' mean, by their spread)."""
-    centre, spread = (mu.mean(0), mu.std(0)) if model.is_point else (torch.zeros_like(mu[0]), torch.ones_like(mu[0]))
+    centre, spread = (mu.mean(0), mu.std(0)) if model.is_deterministic else (torch.zeros_like(mu[0]), torch.ones_like(mu[0]))
     steps = torch.linspace(-REACH, REACH, STEPS, device=mu.device)
     rows = {}
     for dimension in order:
         z = centre.repeat(STEPS, 1)
         z[:, dimension] += steps * spread[dimension]
         rows[f"dimension {dimension}"] = pictures(model, z)
-    others = "their mean" if model.is_point else "0"
+    others = "their mean" if model.is_deterministic else "0"
     image_rows(path, f"E[x|z] along each active dimension, {REACH} σ each way, the others at {others}", rows)
 
 
@@ -121,6 +121,6 @@ def decoding_figures(model: VAE, params: Params, pixels: Tensor, mu: Tensor, act
         traversals(model, mu, active, folder / "traversals.png")
     if model.latent_dim == 2:
         side = params.plot.manifold
-        whose = "the codes'" if model.is_point else "the prior's"
+        whose = "the codes'" if model.is_deterministic else "the prior's"
         title = f"E[x|z] between {whose} quantiles {QUANTILES[0]} and {QUANTILES[1]}"
         image_square(folder / "manifold.png", title, manifold(model, mu, side), side)

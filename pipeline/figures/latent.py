@@ -53,7 +53,7 @@ def manifold(model: VAE, mu: Tensor, side: int) -> Array:
     """E[x|z] on a square of a plane's quantiles: of the prior or, where there is none, of the codes. Up is up."""
     share = torch.linspace(*QUANTILES, side, dtype=torch.float64)
     across = [torch.special.ndtri(share)] * 2
-    if model.is_point:
+    if model.is_deterministic:
         across = [torch.quantile(mu[:, i].double().cpu(), share) for i in range(2)]
     z = torch.cartesian_prod(across[1].flip(0), across[0]).flip(1)
     return pictures(model, z.to(mu))

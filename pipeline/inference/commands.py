@@ -16,7 +16,7 @@ from pipeline.data.prepared import as_float
 from pipeline.figures.grids import Array, as_images, tiled
 from pipeline.inference.export import TOLERANCE
 from pipeline.inference.export import export as export_graphs
-from pipeline.inference.inputs import Given
+from pipeline.inference.inputs import InputImages
 from pipeline.inference.model import TrainedModel
 from pipeline.models.codes import line_between
 from pipeline.runtime.errors import UserError
@@ -45,7 +45,7 @@ def save_table(table: pd.DataFrame, path: Path) -> None:
 
 def sample(trained: TrainedModel, args: argparse.Namespace) -> None:
     """E[x|z] of z from the prior, as one picture. The same seed gives the same z everywhere."""
-    if trained.model.is_point:
+    if trained.model.is_deterministic:
         print("note: an autoencoder has no prior; these are codes from N(0, 1), which it was not trained for")
     images, columns = as_images(trained.model, trained.sample(args.n, args.seed)), math.ceil(math.sqrt(args.n))
     black = np.zeros((-args.n % columns, *images.shape[1:]), np.float32)  # the rest of the last row
@@ -76,7 +76,7 @@ def interpolate(trained: TrainedModel, args: argparse.Namespace) -> None:
     """A row of pictures: A, E[x|z] along the straight line between the posteriors' means, B."""
     ends = []
     for name in (args.a, args.b):
-        given = Given([name], trained.image_shape, trained.params.data, args.resize)
+        given = InputImages([name], trained.image_shape, trained.params.data, args.resize)
         if len(given) != 1:
             raise UserError(f"{name}: expected one image, got {len(given)}; of an array, say which: {name}:0")
         ends += [images for *_, images in given.batches("read")]
@@ -95,7 +95,7 @@ def encode(trained: TrainedModel, args: argparse.Namespace) -> None:
         mu, sigma = (part.double().cpu() for part in trained.encode(images, first))
         columns: dict[str, Any] = {"image": names}
         columns |= {f"mu_{i}": mu[:, i].numpy() for i in range(trained.latent_dim)}
-        if not trained.model.is_point:
+        if not trained.model.is_deterministic:
             columns |= {f"sigma_{i}": sigma[:, i].numpy() for i in range(trained.latent_dim)}
             columns["kl"] = (0.5 * (mu**2 + sigma**2 - 1) - sigma.log()).sum(1).numpy()
         tables.append(pd.DataFrame(columns))
@@ -104,7 +104,7 @@ def encode(trained: TrainedModel, args: argparse.Namespace) -> None:
 
 def score(trained: TrainedModel, args: argparse.Namespace) -> None:
     """A row an image: ELBO, distortion, rate, and NLL by importance sampling, in nats; a high one is rare in training."""
-    if trained.model.is_point:
+    if trained.model.is_deterministic:
         raise UserError(f"{args.model}: expected a model that knows how likely an image is, got an autoencoder")
     tables = []
     for first, names, _, images in given_to(trained, args).batches("score"):
@@ -122,5 +122,5 @@ def export(trained: TrainedModel, args: argparse.Namespace) -> None:
         print(f"{path}: largest difference from PyTorch {difference:.2g} (at most {TOLERANCE:g})")
 
 
-def given_to(trained: TrainedModel, args: argparse.Namespace) -> Given:
-    return Given(args.images, trained.image_shape, trained.params.data, args.resize)
+def given_to(trained: TrainedModel, args: argparse.Namespace) -> InputImages:
+    return InputImages(args.images, trained.image_shape, trained.params.data, args.resize)

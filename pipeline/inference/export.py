@@ -36,12 +36,12 @@ class Encoder(nn.Module):
     def __init__(self, model: VAE) -> None:
         super().__init__()
         self.model = model
-        if model.is_point:
+        if model.is_deterministic:
             self.outputs = ("mu",)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         posterior = self.model.posterior(x.flatten(1))
-        if self.model.is_point:
+        if self.model.is_deterministic:
             return (posterior,)
         mu, second = posterior.chunk(2, dim=-1)
         return mu, second if self.model.scale == "exp" else 2 * torch.log(self.model.sigma(second))

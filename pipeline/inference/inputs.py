@@ -16,15 +16,15 @@ from pipeline.config.paths import PREPARED
 from pipeline.data.prepared import Bytes
 from pipeline.data.readers.arrays import read_images
 from pipeline.data.readers.image_folder import Color, Pictures, pictures_in
-from pipeline.data.readers.raw import Brightness, Images, shown
+from pipeline.data.readers.raw import Brightness, Images, format_shape
 from pipeline.runtime.errors import UserError
 
-AT_ONCE = 500
+READ_BATCH = 500
 REMEDY = "--resize brings pictures to the model's size"
 
 
 @dataclass(frozen=True)
-class Several:
+class ImageGroup:
     """Images of one kind: what each is called, and the file that a reconstruction of it could have."""
 
     images: Images
@@ -32,7 +32,7 @@ class Several:
     files: list[PurePath]
 
 
-class Given:
+class InputImages:
     """All of them, in order.
 
     Args:
@@ -47,7 +47,7 @@ class Given:
 
     def __init__(self, named: Sequence[str], shape: tuple[int, ...], data: Data, resize: bool) -> None:
         self.shape, self.data, self.resize, self.notes = shape, data, resize, Counter[str]()
-        self.several: list[Several] = []
+        self.several: list[ImageGroup] = []
         pictures: list[tuple[Path, PurePath]] = []
         for name in named:
             path = Path(name)
@@ -82,9 +82,8 @@ class Given:
         size = self.shape[-2:] if self.resize or self.data.size is not None else None
         images = Pictures(paths, size, self.data.fit, color, self.data.white, REMEDY)
         if images.shape != self.shape:
-            raise UserError(
-                f"{paths[0]}: expected {shown(self.shape)} as the model's images, got {shown(images.shape)}; {REMEDY}"
-            )
+            wanted, got = format_shape(self.shape), format_shape(images.shape)
+            raise UserError(f"{paths[0]}: expected {wanted} as the model's images, got {got}; {REMEDY}")
         self._add(images, [str(path) for path in paths], [file.with_suffix(".png") for _, file in found])
 
     def _add_array(self, path: Path, row: int | None) -> None:
@@ -100,11 +99,11 @@ class Given:
         rows = range(len(images)) if row is None else [row]
         if row is not None and row >= len(images):
             raise UserError(f"{path}:{row}: expected one of {len(images)} images, numbered from 0")
-        one = images if row is None else Row(images, row)
+        one = images if row is None else SingleImage(images, row)
         self._add(one, [f"{path}:{i}" for i in rows], [PurePath(f"{path.stem}-{i}.png") for i in rows])
 
     def _add(self, images: Images, names: list[str], files: list[PurePath]) -> None:
-        self.several.append(Several(images, names, files))
+        self.several.append(ImageGroup(images, names, files))
 
     def batches(self, what: str) -> Iterator[tuple[int, list[str], list[PurePath], Bytes]]:
         """The place of the first, names, files and bytes [n, *shape], some at a time, with a progress bar of this name.
@@ -113,10 +112,10 @@ class Given:
         """
         with tqdm(total=len(self), unit=" images", disable=None, desc=what) as bar:
             for some in self.several:
-                for start in range(0, len(some.names), AT_ONCE):
-                    part = slice(start, start + AT_ONCE)
+                for start in range(0, len(some.names), READ_BATCH):
+                    part = slice(start, start + READ_BATCH)
                     rows = np.arange(len(some.names))[part]
-                    first = some.images.row if isinstance(some.images, Row) else start
+                    first = some.images.row if isinstance(some.images, SingleImage) else start
                     yield first, some.names[part], some.files[part], some.images.read(rows)
                     bar.update(len(rows))
         for some in self.several:
@@ -128,7 +127,7 @@ class Given:
             print(f"note: no pixel is above {value:g}, and white is {white:g}: are these images scaled?")
 
 
-class Row:
+class SingleImage:
     """One image of several."""
 
     def __init__(self, images: Images, row: int) -> None:

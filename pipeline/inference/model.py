@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.config.params import Params
+from pipeline.config.validation import saved_params
 from pipeline.data.readers.raw import as_batch, to_bytes
 from pipeline.evaluation.importance import log_likelihood_bounds
 from pipeline.models.codes import posteriors
@@ -21,7 +21,7 @@ from pipeline.models.serialization import load_model
 from pipeline.runtime.noise_streams import Stream, stream_key
 from vae_ext import binarize, standard_normal
 
-BATCH = 500
+MODEL_BATCH = 500
 
 
 class TrainedModel:
@@ -41,7 +41,7 @@ class TrainedModel:
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.model, self.made = load_model(weights_of(path), device)
-        self.params, self.device = Params.model_validate(self.made["params"]), device
+        self.params, self.device = saved_params(self.made["params"]), device
         self.image_shape, self.latent_dim = self.model.image_shape, self.model.latent_dim
 
     def key(self, stream: Stream, seed: int | None = None) -> Tensor:
@@ -75,9 +75,9 @@ class TrainedModel:
     @torch.no_grad()
     def encode(self, images: Tensor | npt.NDArray[Any], row_offset: int = 0) -> tuple[Tensor, Tensor]:
         """The posteriors' mu and sigma, [N, latent_dim] each; sigma is 0 for an autoencoder."""
-        posterior = posteriors(self.model, self.pixels(images, row_offset), BATCH)
+        posterior = posteriors(self.model, self.pixels(images, row_offset), MODEL_BATCH)
         mu, second = posterior[:, : self.latent_dim].contiguous(), posterior[:, self.latent_dim :]
-        return mu, torch.zeros_like(mu) if self.model.is_point else self.model.sigma(second)
+        return mu, torch.zeros_like(mu) if self.model.is_deterministic else self.model.sigma(second)
 
     @torch.no_grad()
     def decode(self, z: Tensor | npt.NDArray[Any]) -> Tensor:
@@ -85,7 +85,7 @@ class TrainedModel:
         z = torch.as_tensor(z, dtype=torch.float32, device=self.device)
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"expected z [N, {self.latent_dim}], got {list(z.shape)}")
-        parts = [self.model.likelihood.mean(self.model.decode(part)).clamp(0, 1) for part in z.split(BATCH)]
+        parts = [self.model.likelihood.mean(self.model.decode(part)).clamp(0, 1) for part in z.split(MODEL_BATCH)]
         return torch.cat(parts).view(len(z), *self.image_shape)
 
     def sample(self, count: int, seed: int = 0) -> Tensor:
@@ -99,7 +99,7 @@ class TrainedModel:
         Raises:
             ValueError: of an autoencoder, which has no p(x); for less than one sample.
         """
-        if self.model.is_point:
+        if self.model.is_deterministic:
             raise ValueError("an autoencoder has no p(x): expected a model with model.posterior normal")
         if samples < 1:
             raise ValueError(f"expected at least one sample, got {samples}")
@@ -119,7 +119,7 @@ class TrainedModel:
 
     @staticmethod
     def _parts(pixels: Tensor) -> list[tuple[int, Tensor]]:
-        return list(zip(range(0, len(pixels), BATCH), pixels.split(BATCH), strict=True))
+        return list(zip(range(0, len(pixels), MODEL_BATCH), pixels.split(MODEL_BATCH), strict=True))
 
 
 def _as_array(images: Tensor | npt.NDArray[Any]) -> npt.NDArray[Any]:

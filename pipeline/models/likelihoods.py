@@ -8,17 +8,13 @@ kind compare.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.config.params import Model
 from pipeline.data.prepared import as_float
 from vae_ext import bernoulli_log_prob, standard_normal
-
-if TYPE_CHECKING:
-    from pipeline.config.params import Model
-
 
 BETWEEN = 0.2  # times m (1 - m): the share of levels between black and white, of a categorical that starts
 
@@ -95,7 +91,7 @@ class Gaussian(Likelihood):
 
     def log_prob(self, decoded: Tensor, pixels: Tensor) -> Tensor:
         """Sum of -((x - m) / sigma)^2 / 2 - log sigma - log(2 pi) / 2."""
-        decoded = wide(decoded)
+        decoded = at_least_float32(decoded)
         error = as_float(pixels).to(decoded.dtype) - decoded
         constant = decoded.shape[-1] * (self.log_sigma + 0.5 * math.log(2 * math.pi))
         return -0.5 * error.square().sum(-1) * torch.exp(-2 * self.log_sigma) - constant
@@ -127,7 +123,7 @@ class Categorical(Likelihood):
 
     def log_prob(self, decoded: Tensor, pixels: Tensor) -> Tensor:
         """Sum of log softmax(logits)[level]."""
-        logits = wide(decoded).unflatten(-1, (self.outputs, -1))
+        logits = at_least_float32(decoded).unflatten(-1, (self.outputs, -1))
         level = (pixels.long() * self.outputs // 256)[:, None].expand(*logits.shape[:-2], 1, -1)
         log_p: Tensor = logits.gather(-2, level).squeeze(-2) - logits.logsumexp(-2)
         return log_p.sum(-1)
@@ -147,7 +143,7 @@ class Categorical(Likelihood):
         return torch.linspace(0, 1, self.outputs, dtype=like.dtype, device=like.device)
 
 
-def wide(decoded: Tensor) -> Tensor:
+def at_least_float32(decoded: Tensor) -> Tensor:
     """In float32 at least: a sum over pixels in bfloat16 would be rounded to whole nats."""
     return decoded.to(torch.promote_types(decoded.dtype, torch.float32))
 
@@ -161,5 +157,5 @@ def uniform(key: Tensor, like: Tensor) -> Tensor:
 def likelihood_of(params: Model) -> Likelihood:
     """The one that the parameters name."""
     if params.likelihood == "gaussian":
-        return Gaussian(params.sigma)
+        return Gaussian(params.decoder_sigma)
     return Categorical(params.levels) if params.likelihood == "categorical" else Bernoulli()

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
 from safetensors import SafetensorError, safe_open
 
-from pipeline.config.params import Count, Params, Section
+from pipeline.config.params import Count, Limits, Params, Section
 from pipeline.config.paths import WEIGHTS
+from pipeline.config.validation import adapter, saved_params
 from pipeline.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Data(Section):
+@dataclass(frozen=True, kw_only=True)
+class DataInfo(Section):
     """Of the manifest of the prepared data, what says which they were."""
 
     source: str
@@ -27,12 +28,13 @@ class Data(Section):
     sha256: dict[str, str]
 
 
-class Made(Section):
+@dataclass(frozen=True, kw_only=True)
+class ModelMetadata(Section):
     """The header."""
 
-    image_shape: Annotated[list[Count], Field(min_length=2, max_length=3)]
+    image_shape: Annotated[list[Count], Limits(min_length=2, max_length=3)]
     params: dict[str, Any]
-    data: Data
+    data: DataInfo
     versions: dict[str, str]
 
 
@@ -47,7 +49,7 @@ class Header:
     @property
     def parameters(self) -> int:
         """How many numbers were trained; a sigma that was given is beside them in the file."""
-        given = {"likelihood.log_sigma"} if self.params.model.sigma is not None else set()
+        given = {"likelihood.log_sigma"} if self.params.model.decoder_sigma is not None else set()
         return sum(math.prod(shape) for name, shape in self.shapes.items() if name not in given)
 
 
@@ -66,9 +68,10 @@ def read_header(path: Path) -> Header:
         raise UserError(f"{path}: expected a file of weights, got something else")
     try:
         with safe_open(path, framework="np") as file:
-            made = Made.model_validate_json((file.metadata() or {})["vae"]).model_dump()
+            made = asdict(adapter(ModelMetadata).validate_json((file.metadata() or {})["vae"]))
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        return Header(made, Params.model_validate(made["params"]), shapes)
+        params = saved_params(made["params"])
+        return Header(made | {"params": asdict(params)}, params, shapes)
     except FileNotFoundError:
         raise UserError(
             f"{path}: missing in {Path.cwd()}; in {ROOT} the stage train writes models (dvc repro, or make recipe) and "

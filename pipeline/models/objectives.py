@@ -8,17 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from pipeline.config.params import Objective
 from pipeline.data.prepared import as_float
 from pipeline.models.vae import VAE
 from vae_ext import reparam_kl, reparam_kl_packed, reparam_log_ratio
-
-if TYPE_CHECKING:
-    from pipeline.config.params import Objective
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ def elbo_terms(model: VAE, pixels: Tensor, key: Tensor, row_offset: int = 0) -> 
         row_offset: the index of the first image, so that its noise does not depend on how the data are cut into batches.
     """
     posterior = model.posterior(as_float(pixels).to(model.bound.dtype))
-    if model.is_point:
+    if model.is_deterministic:
         z, rate = posterior, posterior.new_zeros(len(pixels))
     else:
         z, rate = reparam_kl_packed(posterior, key, row_offset=row_offset, scale=model.scale)
@@ -89,7 +86,7 @@ def objective_terms(
         the loss of each image, [B], and the terms.
     """
     posterior = model.posterior(x)
-    if model.is_point:
+    if model.is_deterministic:
         terms = Terms(-model.likelihood.log_prob(model.decode(posterior), pixels), posterior.new_zeros(len(x)))
         return terms.distortion + objective.sparsity * posterior.abs().sum(-1), terms
 

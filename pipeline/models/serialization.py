@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import save
 from pipeline.config.params import Params
 from pipeline.config.paths import PREPARED
 from pipeline.data.prepared import Manifest, read_manifest
-from pipeline.models.metadata import Data, Header, not_such_weights, read_header
+from pipeline.models.metadata import DataInfo, Header, not_such_weights, read_header
 from pipeline.models.vae import VAE
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import whole_file
@@ -25,8 +26,8 @@ def save_model(path: Path, model: VAE, params: Params, manifest: Manifest) -> No
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     made = {
         "image_shape": model.image_shape,
-        "params": params.model_dump(),
-        "data": {name: getattr(manifest, name) for name in Data.model_fields},
+        "params": asdict(params),
+        "data": {name: getattr(manifest, name) for name in (field.name for field in fields(DataInfo))},
         "versions": {"torch": torch.__version__, "vae_ext's sources, sha256": source_digest()},
     }
     # One key: safetensors keeps the header's entries in no fixed order, and the file should be the same bytes each time.

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.config.params import Layers, Model
 from pipeline.models.likelihoods import likelihood_of
-
-if TYPE_CHECKING:  # what computes needs torch alone, so that it runs on GPU machines that have nothing else
-    from collections.abc import Sequence
-
-    from pipeline.config.params import Layers, Model
 
 KERNEL = 3  # of the convolutions
 
@@ -22,7 +18,7 @@ KERNEL = 3  # of the convolutions
 class VAE(nn.Module):
     """q(z|x) = N(mu, sigma^2) by the encoder, p(x|z) by the decoder, p(z) = N(0, 1).
 
-    With ``posterior: point`` q(z|x) is the point mu, and this an autoencoder.
+    With ``posterior: deterministic`` q(z|x) is the point mu, and this an autoencoder.
 
     Args:
         image_shape: [H, W] or [C, H, W]; images go in and out flattened, [B, D].
@@ -36,9 +32,9 @@ class VAE(nn.Module):
         self.image_shape = tuple(image_shape)
         self.pixels = math.prod(image_shape)
         self.latent_dim, self.scale = params.latent_dim, params.scale
-        self.is_point = params.posterior == "point"
+        self.is_deterministic = params.posterior == "deterministic"
         # Of mu, which has none, and of logvar: one tensor, because so is what it bounds.
-        bound = torch.tensor([math.inf] if self.is_point else [math.inf, params.logvar_bound])
+        bound = torch.tensor([math.inf] if self.is_deterministic else [math.inf, params.logvar_bound])
         self.register_buffer("bound", bound.repeat_interleave(params.latent_dim), persistent=False)
         activation = {"relu": nn.ReLU, "tanh": nn.Tanh}[params.activation]
         likelihood = likelihood_of(params)
@@ -53,7 +49,7 @@ class VAE(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     @torch.no_grad()
-    def start_at(self, mean: Tensor) -> None:
+    def init_output_bias(self, mean: Tensor) -> None:
         """Sets the output bias so that the untrained decoder gives about the data's mean image [D].
 
         Worth a nat at the end of training: the first epochs are not spent on the black border. A convolution, which has one

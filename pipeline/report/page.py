@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.keys import dotted
+from pipeline.config.keys import flatten
 from pipeline.data.prepared import as_float
 from pipeline.evaluation.collapse import verdict
 from pipeline.evaluation.metrics import report_cells
@@ -112,16 +112,16 @@ def explorer(
     layers = described(model.decoder, blob)
     posterior = model.posterior(as_float(pixels))
     mu = posterior[:, : model.latent_dim]
-    sigma = torch.zeros_like(mu) if model.is_point else model.sigma(posterior[:, model.latent_dim :])
+    sigma = torch.zeros_like(mu) if model.is_deterministic else model.sigma(posterior[:, model.latent_dim :])
     terms = elbo_terms(model, pixels, stream_key(seed, Stream.EVALUATE, pixels.device))
     prior = standard_normal(stream_key(seed, Stream.PRIOR, pixels.device), *mu.shape)
-    centre = mu.mean(0) if model.is_point else torch.zeros_like(mu[0])
+    centre = mu.mean(0) if model.is_deterministic else torch.zeros_like(mu[0])
     *colours, height, width = model.image_shape
     return {
         "layers": layers,
         "likelihood": type(model.likelihood).__name__.lower(),
         "latent_dim": model.latent_dim,
-        "is_point": model.is_point,
+        "is_deterministic": model.is_deterministic,
         "channels": math.prod(colours),
         "height": height,
         "width": width,
@@ -194,7 +194,7 @@ def write_page(
             said = html.escape(caption)
             images.append(f'<figure><img src="{source}" alt="{said}"><figcaption>{said}</figcaption></figure>')
     text = Template((PARTS / "page.html").read_text(encoding="utf-8")).substitute(
-        title="A variational autoencoder" if not model.is_point else "An autoencoder",
+        title="A variational autoencoder" if not model.is_deterministic else "An autoencoder",
         verdict=html.escape(verdict(dimensions)[0].upper() + verdict(dimensions)[1:] + "."),
         style=(PARTS / "style.css").read_text(encoding="utf-8"),
         sliders="\n".join(slider.format(i, span) for i in others),
@@ -203,7 +203,7 @@ def write_page(
         numbers=numbers(report),
         figures="\n".join(images),
         made="<table>" + "".join(f"<tr><td>{name}<td>{html.escape(value)}" for name, value in made.items()) + "</table>",
-        params=html.escape("\n".join(f"{key}: {json.dumps(value)}" for key, value in dotted(params).items())),
+        params=html.escape("\n".join(f"{key}: {json.dumps(value)}" for key, value in flatten(params).items())),
         data=data,
         model=json.dumps(about).replace("<", "\\u003c"),  # a class may be named </script>
         script=(PARTS / "explorer.js").read_text(encoding="utf-8"),

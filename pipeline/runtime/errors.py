@@ -15,7 +15,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error
     status = 130
 
 
-def shown(value: object, limit: int = 80) -> str:
+def quoted(value: object, limit: int = 80) -> str:
     """A value as a message quotes it: in one line, and not longer than one reads."""
     return in_line(repr(value), limit)
 

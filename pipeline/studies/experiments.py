@@ -7,17 +7,17 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.keys import different, dotted
+from pipeline.config.keys import diff_keys, flatten
 from pipeline.config.paths import DEFAULT, PARAMS
 from pipeline.runtime.errors import UserError
 
 # Parameters that move no metric, or none by more than another seed does.
-IDLE = {"seed", "evaluate.batch_size", "train.checkpoint_every", "train.processes", "train.threads", "train.stream"}
+METRIC_NEUTRAL = {"seed", "evaluate.batch_size", "train.checkpoint_every", "train.processes", "train.threads", "train.memmap"}
 
 
-def matters(key: str) -> bool:
+def affects_metrics(key: str) -> bool:
     """Whether runs that differ in this parameter, by its dotted name, should differ in what they find."""
-    return key not in IDLE and not key.startswith("plot.")
+    return key not in METRIC_NEUTRAL and not key.startswith("plot.")
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ def experiments() -> list[Experiment]:
     shown = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True, errors="replace", check=False)
     if shown.returncode != 0:
         raise UserError(f"dvc exp show: {shown.stderr.strip().splitlines()[-1]}")
-    return ended(json.loads(shown.stdout))
+    return finished_runs(json.loads(shown.stdout))
 
 
-def ended(shown: list[dict[str, Any]]) -> list[Experiment]:
+def finished_runs(shown: list[dict[str, Any]]) -> list[Experiment]:
     """The runs that have ended well, of what ``dvc exp show --json`` prints."""
     runs: dict[str, tuple[dict[str, Any], dict[str, float]]] = {}
     now: dict[str, Any] = {}
@@ -50,13 +50,13 @@ def ended(shown: list[dict[str, Any]]) -> list[Experiment]:
         done = [one for one in baseline["experiments"] or [] if (one["executor"] or {}).get("state") in (None, "success")]
         for one in [baseline, *(experiment["revs"][0] for experiment in reversed(done))]:
             data = one["data"] or {}
-            params = dotted(data.get("params", {}).get(str(PARAMS), {}).get("data", {}))
+            params = flatten(data.get("params", {}).get(str(PARAMS), {}).get("data", {}))
             metrics = data.get("metrics", {}).get(str(DEFAULT.metrics), {}).get("data")
             if one["rev"] == "workspace":
                 now = params
             elif params and metrics:
                 runs[json.dumps(params, sort_keys=True)] = params, metrics
     return [
-        Experiment(params, metrics, {key: params.get(key) for key in different(params, now)})
+        Experiment(params, metrics, {key: params.get(key) for key in diff_keys(params, now)})
         for params, metrics in runs.values()
     ]

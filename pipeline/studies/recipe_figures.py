@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config.paths import RECIPES, place_of
+from pipeline.config.paths import RECIPES, run_paths
 from pipeline.data.prepared import Classes, read_split, to_device
 from pipeline.figures.grids import pictures, show, tiled
 from pipeline.figures.latent import manifold, scatter
@@ -46,7 +46,7 @@ class Codes:
 
 def test_codes(name: str, device: torch.device) -> Codes:
     """A recipe's test set, encoded."""
-    model, made = load_model_of_prepared_data(place_of(name).weights, device)
+    model, made = load_model_of_prepared_data(run_paths(name).weights, device)
     test = read_split("test")
     pixels = to_device(test.images, device)
     mu = posterior_means(model, pixels, ENCODING_BATCH)

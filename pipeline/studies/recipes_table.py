@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.config.params import load_params
-from pipeline.config.paths import RECIPES, place_of
+from pipeline.config.paths import RECIPES, run_paths
+from pipeline.config.validation import load_params
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import whole_file
 from pipeline.runtime.main import run
@@ -24,7 +24,7 @@ COLUMNS = ["elbo", "rate", "distortion", "nll", "active_units", "seconds"]
 
 def row_of(name: str) -> dict[str, Any]:
     """A recipe's line of the table."""
-    place = place_of(name)
+    place = run_paths(name)
     metrics = json.loads(place.metrics.read_text(encoding="utf-8"))
     about = about_of(name)
     return {
@@ -40,7 +40,7 @@ def row_of(name: str) -> dict[str, Any]:
 
 def about_of(name: str) -> dict[str, Any]:
     """What a recipe says of itself, and what it changes."""
-    about: dict[str, Any] = json.loads(place_of(name).about.read_text(encoding="utf-8"))
+    about: dict[str, Any] = json.loads(run_paths(name).about.read_text(encoding="utf-8"))
     return about
 
 
@@ -77,7 +77,7 @@ def rounded(value: float, digits: int) -> str:
 
 def main() -> None:
     recipes = json.loads((RECIPES / "index.json").read_text(encoding="utf-8"))["recipes"]
-    done = [name for name in recipes if place_of(name).metrics.is_file()]
+    done = [name for name in recipes if run_paths(name).metrics.is_file()]
     if not done:
         raise UserError(f"{RECIPES / 'results'}: expected results of at least one recipe, got none; make recipes")
     for name in recipes:

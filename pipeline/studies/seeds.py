@@ -10,14 +10,14 @@ import platform
 import pandas as pd
 import torch
 
-from pipeline.config.keys import dotted
+from pipeline.config.keys import flatten
 from pipeline.config.paths import EXPECTED, PARAMS, RESULTS
 from pipeline.config.plain_yaml import read_yaml
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import whole_file, write_json
 from pipeline.runtime.machine import machine
 from pipeline.runtime.main import run
-from pipeline.studies.experiments import experiments, matters
+from pipeline.studies.experiments import affects_metrics, experiments
 
 TABLE = RESULTS / "seeds.csv"
 # Standard deviations each way. Of five runs, by Student's t, a figure of a sixth is within them 99 times in 100: it would be
@@ -43,7 +43,7 @@ def main() -> None:
     quantities = {name: band(table[name]) for name in table.columns[1:]}
     with whole_file(TABLE) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
-    params = {key: value for key, value in dotted(read_yaml(PARAMS)).items() if matters(key)}
+    params = {key: value for key, value in flatten(read_yaml(PARAMS)).items() if affects_metrics(key)}
     write_json(
         EXPECTED,
         {

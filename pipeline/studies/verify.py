@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sys
 
-from pipeline.config.keys import different, dotted
-from pipeline.config.params import load_params
+from pipeline.config.keys import diff_keys, flatten
 from pipeline.config.paths import DEFAULT, EXPECTED, PARAMS
 from pipeline.config.plain_yaml import read_yaml
+from pipeline.config.validation import load_params
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.main import run
-from pipeline.studies.experiments import matters
+from pipeline.studies.experiments import affects_metrics
 
 
 def main() -> None:
@@ -25,10 +25,10 @@ def main() -> None:
         except ValueError as error:
             raise UserError(f"{path}: expected JSON, as {maker} writes it: {error}") from None
     expected, metrics = files[EXPECTED], files[DEFAULT.metrics]
-    params = {key: value for key, value in dotted(read_yaml(PARAMS)).items() if matters(key)}
+    params = {key: value for key, value in flatten(read_yaml(PARAMS)).items() if affects_metrics(key)}
     others = [
         f"{PARAMS}: {key}: the band is of runs with {expected['params'].get(key)}, got {params.get(key)}"
-        for key in different(expected["params"], params)
+        for key in diff_keys(expected["params"], params)
     ]
     if others:
         raise UserError("\n".join(others))

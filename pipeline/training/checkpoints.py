@@ -34,7 +34,7 @@ from pipeline.runtime.files import whole_folder
 
 KEPT = 2  # the newest, and the one before it, should that be damaged
 # Of the parameters under train, those that say how and not what: with another value a run computes the same, but for rounding.
-HOW = {"on_nonfinite", "checkpoint_every", "processes", "threads", "stream"}
+NON_SEMANTIC_PARAMS = {"on_nonfinite", "checkpoint_every", "processes", "threads", "memmap"}
 Curves = list[dict[str, dict[str, float]]]
 
 
@@ -50,8 +50,8 @@ class Progress:
 
 def run_key(params: Params) -> str:
     """The hash of what a training run computes: parameters, code, and the data's checksums."""
-    decisive = params.model_dump(include={"seed", "beta", "binarize", "model", "objective", "train"})
-    decisive["train"] = {name: value for name, value in decisive["train"].items() if name not in HOW}
+    decisive = {name: value for name, value in asdict(params).items() if name not in ("data", "evaluate", "plot")}
+    decisive["train"] = {name: value for name, value in decisive["train"].items() if name not in NON_SEMANTIC_PARAMS}
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
     digest.update(vae_ext.source.source_digest().encode())
     for path in loaded_code():

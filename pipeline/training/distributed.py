@@ -24,7 +24,7 @@ from torch import Tensor
 from pipeline.runtime.errors import Interrupted, UserError
 from pipeline.runtime.parent import PARENT_ENDED
 
-PATIENCE = 20  # seconds, for the others when one process has failed
+GRACE_SECONDS = 20  # seconds, for the others when one process has failed
 LAUNCHED = "VAE_LAUNCHED"  # in the environment of the processes that launch starts
 
 
@@ -53,17 +53,17 @@ class Group:
         start, stop = (count // self.size * rank + min(rank, count % self.size) for rank in (self.rank, self.rank + 1))
         return slice(start, stop)
 
-    def add(self, values: Tensor) -> Tensor:
+    def all_reduce(self, values: Tensor) -> Tensor:
         """The sum over all processes, in place; every process gets the same bits."""
         if self.size > 1:
-            with said_if_lost():
+            with report_lost_peer():
                 dist.all_reduce(values)
         return values
 
-    def copy_of_first(self, values: Tensor) -> Tensor:
+    def broadcast(self, values: Tensor) -> Tensor:
         """The first process's values, in place."""
         if self.size > 1:
-            with said_if_lost():
+            with report_lost_peer():
                 dist.broadcast(values, 0)
         return values
 
@@ -74,23 +74,23 @@ class Group:
             SharedError: where that is not so.
         """
         mine = torch.tensor(int(key[:15], 16), device=self.device())
-        if self.any(bool(self.copy_of_first(mine.clone()) != mine)):
+        if self.any_rank(bool(self.broadcast(mine.clone()) != mine)):
             raise SharedError(f"expected the same {what} in all {self.size} processes, got others than the first one's")
 
     def device(self) -> str:
         """Where what is sent must lie."""
         return "cuda" if self.size > 1 and dist.get_backend() == "nccl" else "cpu"
 
-    def any(self, mine: bool) -> bool:
+    def any_rank(self, mine: bool) -> bool:
         """Whether it is so in any process: what all must agree on."""
         if self.size == 1:
             return mine
         votes = torch.tensor(float(mine), device=self.device())
-        return bool(self.add(votes).item())
+        return bool(self.all_reduce(votes).item())
 
 
 @contextmanager
-def said_if_lost() -> Iterator[None]:
+def report_lost_peer() -> Iterator[None]:
     """Turns the failure of a talk between processes into a line."""
     try:
         yield
@@ -233,5 +233,5 @@ def wait_for(running: dict[int, subprocess.Popen[bytes]]) -> int:
             if ended < 0:
                 sys.stderr.write(f"error: process {rank} was ended by signal {-ended}; run it again, and it goes on\n")
             if ended != 0 and status == 0:
-                status, patience = (ended if ended > 0 else UserError.status), time.monotonic() + PATIENCE
+                status, patience = (ended if ended > 0 else UserError.status), time.monotonic() + GRACE_SECONDS
     return status

@@ -12,31 +12,27 @@ optimiser reads it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 import vae_ext
+from pipeline.config.params import Params
 from pipeline.models.likelihoods import Bernoulli
 from pipeline.models.objectives import Terms
 from pipeline.models.vae import VAE
-
-if TYPE_CHECKING:
-    from pipeline.config.params import Params
 
 
 def applies(model: VAE, params: Params, samples: int, device: torch.device) -> bool:
     """Whether :func:`write_gradient` serves: one sample of z, in float32, by the layers, likelihood and bound that it knows."""
     layers, objective = [*model.encoder, *model.decoder], params.objective
     plain = objective.bound == "elbo" and objective.kl == "closed_form"
-    added = objective.warm_up or objective.free_bits or objective.noise or objective.dropout
+    added = objective.warm_up or objective.free_bits or objective.input_noise or objective.input_dropout
     return (
         plain
         and not added
         and samples == 1
         and params.train.precision != "bfloat16"
-        and not model.is_point
+        and not model.is_deterministic
         and model.scale == "exp"
         and isinstance(model.likelihood, Bernoulli)
         and all(isinstance(layer, nn.Linear | nn.ReLU | nn.Tanh) for layer in layers)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,8 +15,7 @@ from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-if TYPE_CHECKING:
-    from pipeline.config.params import Train
+from pipeline.config.params import Train
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 # As torch.optim has them.
@@ -57,9 +55,9 @@ class Optimizer:
 
     def step(self, squared_norm: Tensor) -> None:
         """One step along the gradient, which its squared norm says how far to clip."""
-        if self.params.clip is not None:
+        if self.params.grad_clip_norm is not None:
             # Pascanu, Mikolov, Bengio: On the difficulty of training recurrent neural networks. 2013.
-            self.gradient *= (self.params.clip / (squared_norm.sqrt() + 1e-6)).clamp(max=1)
+            self.gradient *= (self.params.grad_clip_norm / (squared_norm.sqrt() + 1e-6)).clamp(max=1)
         steps = {"adam": self.adam, "adamw": self.adam, "muon": self.muon, "rmsprop": self.rmsprop, "sgd": self.sgd}
         steps[self.params.optimizer]()
 
@@ -79,8 +77,8 @@ class Optimizer:
             capturable=self.gradient.is_cuda,
             found_inf=self.nonfinite,
             amsgrad=False,
-            beta1=self.params.betas[0],
-            beta2=self.params.betas[1],
+            beta1=self.params.adam_betas[0],
+            beta2=self.params.adam_betas[1],
             lr=self.learning_rate[0],
             weight_decay=self.params.weight_decay,
             eps=self.params.epsilon,

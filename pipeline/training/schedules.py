@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from pipeline.config.params import Train
+from pipeline.config.params import Train
 
 
 def learning_rates(params: Train, first: int, count: int, total: int) -> Tensor:

@@ -7,13 +7,13 @@ of what it found. So on a GPU it is captured once and replayed, and nothing is r
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 import vae_ext
-from pipeline.data.batches import Batch, Resident, Streamed
+from pipeline.config.params import Params
+from pipeline.data.batches import Batch, InMemoryImages, MemmapImages
 from pipeline.models.objectives import Terms, corrupt, objective_terms
 from pipeline.models.vae import VAE
 from pipeline.runtime.noise_streams import Stream, stream_key
@@ -22,9 +22,6 @@ from pipeline.training.distributed import Group
 from pipeline.training.flat_parameters import flatten_parameters
 from pipeline.training.optimizers import Optimizer
 from pipeline.training.schedules import learning_rates
-
-if TYPE_CHECKING:
-    from pipeline.config.params import Params
 
 # What is recorded of a step, in the order in which a step computes it: the first that is no number went first.
 RATE, DISTORTION, GRADIENT = range(3)
@@ -35,7 +32,7 @@ REPLAYED = 16  # steps of a CUDA graph; a launch takes as long as some of them
 PARTS = {"cpu": 2, "cuda": 1}
 
 
-class Stepper:
+class TrainStep:
     """A model in training.
 
     Args:
@@ -45,7 +42,7 @@ class Stepper:
         group: the processes that train it together.
     """
 
-    def __init__(self, model: VAE, images: Resident | Streamed, params: Params, group: Group) -> None:
+    def __init__(self, model: VAE, images: InMemoryImages | MemmapImages, params: Params, group: Group) -> None:
         self.model, self.images, self.params, self.group = model, images, params, group
         self.batch_size = min(params.train.batch_size, len(images))
         self.steps = math.ceil(len(images) / self.batch_size)  # of an epoch
@@ -70,7 +67,7 @@ class Stepper:
         self.by_hand = manual_backward.applies(model, params, self.samples, device)
         self.parts = PARTS[device.type] if group.size == 1 else 1
         kernels = vae_ext.backend(device) == "cuda"
-        self.replays = kernels and isinstance(images, Resident) and group.size == 1
+        self.replays = kernels and isinstance(images, InMemoryImages) and group.size == 1
         self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
 
     def begin(self, epoch: int, position: int = 0) -> None:
@@ -83,7 +80,7 @@ class Stepper:
         rising = [min(1.0, (step + 1) / warm_up) if warm_up else 1.0 for step in range(first, first + self.steps)]
         self.betas.copy_(self.params.beta * torch.tensor(rising, dtype=torch.float64))
         objective = self.params.objective
-        samples = objective.first_samples if epoch < objective.first_epochs else objective.samples
+        samples = objective.initial_samples if epoch < objective.initial_epochs else objective.samples
         if samples != self.samples:
             self.samples, self.graphs = samples, {}
             self.by_hand = manual_backward.applies(self.model, self.params, samples, self.device)
@@ -116,7 +113,7 @@ class Stepper:
         pixels, x = self.take(mine)
         terms = self.write_gradient(pixels, x, mine.start, size)
 
-        sums = self.group.add(torch.stack([terms.rate.sum(), terms.distortion.sum()]))
+        sums = self.group.all_reduce(torch.stack([terms.rate.sum(), terms.distortion.sum()]))
         found = torch.cat([sums, torch.dot(self.gradient, self.gradient)[None]])
         self.record.index_copy_(0, self.cursor, found[None])
         torch.ne((found * 0).sum(), 0, out=self.optimizer.nonfinite)
@@ -127,7 +124,7 @@ class Stepper:
     def take(self, mine: slice) -> Batch:
         """This process's images of the step at the cursor."""
         draw_key = self.draw_key if self.params.binarize else None
-        if isinstance(self.images, Resident):
+        if isinstance(self.images, InMemoryImages):
             return self.images.take(self.order.index_select(0, self.cursor)[0, mine], draw_key, mine.start)
         batch = self.images.take(self.order[self.position, mine], draw_key, mine.start)
         if self.position + 1 < self.steps:
@@ -142,8 +139,8 @@ class Stepper:
         else:
             self.gradient.zero_()  # of which each parameter's grad is a part, that backward adds to
             objective = self.params.objective
-            if objective.noise > 0 or objective.dropout > 0:
-                x = corrupt(x, self.corrupt_key, objective.noise, objective.dropout, row_offset)
+            if objective.input_noise > 0 or objective.input_dropout > 0:
+                x = corrupt(x, self.corrupt_key, objective.input_noise, objective.input_dropout, row_offset)
             beta = self.betas.index_select(0, self.cursor)
             bfloat16 = self.params.train.precision == "bfloat16"
             with torch.autocast(self.device.type, torch.bfloat16, bfloat16, cache_enabled=False):
@@ -156,10 +153,10 @@ class Stepper:
                     objective,
                     self.samples,
                     row_offset,
-                    lambda rows: self.group.add(rows.sum(0)) / size,
+                    lambda rows: self.group.all_reduce(rows.sum(0)) / size,
                 )
             loss.sum().div(size).backward()
-        self.group.add(self.gradient)
+        self.group.all_reduce(self.gradient)
         return Terms(terms.distortion.detach(), terms.rate.detach())
 
     def graph(self, size: int, count: int) -> torch.cuda.CUDAGraph:

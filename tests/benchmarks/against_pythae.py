@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.data.batches import Resident
+from pipeline.data.batches import InMemoryImages
 from pipeline.data.prepared import to_device
 from pipeline.data.readers.idx import read_idx
 from pipeline.evaluation.importance import log_likelihood_bounds
@@ -26,7 +26,7 @@ from pipeline.models.vae import VAE
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.main import run
 from pipeline.training.distributed import Group
-from pipeline.training.step import Stepper
+from pipeline.training.step import TrainStep
 from tests.benchmarks.bench_step import our_epoch, parameters
 from vae_ext import noise_key
 from vae_ext.source import ROOT
@@ -45,7 +45,7 @@ def main() -> None:
     params = parameters()
     images = read_idx(ROOT / "data/raw/mnist").parts["test"].images.read(np.arange(IMAGES))
     torch.manual_seed(0)
-    stepper = Stepper(VAE(images.shape[1:], params.model), Resident(images, torch.device("cpu")), params, Group())
+    train_step = TrainStep(VAE(images.shape[1:], params.model), InMemoryImages(images, torch.device("cpu")), params, Group())
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "images.npy"
@@ -57,7 +57,7 @@ def main() -> None:
             ours, theirs = [], []
             for _ in range(TURNS):
                 began = time.perf_counter()
-                our_epoch(stepper)
+                our_epoch(train_step)
                 ours.append(len(images) / (time.perf_counter() - began))
                 print("epoch", file=trainer.stdin, flush=True)
                 said = answer(trainer)
@@ -67,7 +67,7 @@ def main() -> None:
             pixels, ours, theirs = to_device(images[:OUR_IMAGES], torch.device("cpu")), [], []
             for _ in range(NLL_TURNS):
                 began = time.perf_counter()
-                log_likelihood_bounds(stepper.model, pixels, noise_key(0), [SAMPLES])
+                log_likelihood_bounds(train_step.model, pixels, noise_key(0), [SAMPLES])
                 ours.append(len(pixels) / (time.perf_counter() - began))
                 print(f"nll {THEIR_IMAGES} {SAMPLES}", file=trainer.stdin, flush=True)
                 said = answer(trainer)

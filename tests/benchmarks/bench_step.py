@@ -28,14 +28,14 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.data.batches import Resident
-from pipeline.data.prepared import Split, as_float
+from pipeline.data.batches import InMemoryImages
+from pipeline.data.prepared import SplitName, as_float
 from pipeline.data.readers.idx import read_idx
 from pipeline.models import objectives as objective
 from pipeline.models.vae import VAE
 from pipeline.training.distributed import Group
 from pipeline.training.manual_backward import linear_layers
-from pipeline.training.step import Stepper
+from pipeline.training.step import TrainStep
 from tests.benchmarks.bench import textbook
 from tests.benchmarks.timing import DEVICES, TURNS, timed
 from tests.plain import plain_params
@@ -45,7 +45,7 @@ from vae_ext.source import ROOT
 CASE = "784-400-20"
 BATCH = 128
 # A round: of the test images on a CPU, an epoch of all training images on a GPU.
-SETS: dict[str, Split] = {"cpu": "test", "cuda": "train"}
+SETS: dict[str, SplitName] = {"cpu": "test", "cuda": "train"}
 IMAGES = {"cpu": 64 * BATCH, "cuda": 60_000}
 GPU_ALONE = ("no graph",)
 Images = npt.NDArray[np.uint8]
@@ -112,15 +112,17 @@ def example_epoch(model: Example, loader: DataLoader[Tensor], optimizer: torch.o
     return total
 
 
-def check(stepper: Stepper, example: Example) -> None:
+def check(train_step: TrainStep, example: Example) -> None:
     """The same weights compute the same: posterior, rate and, for one z, distortion; and the gradient, by hand or not."""
     close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
-    stepper.begin(0)
-    model, key, size = stepper.model, stepper.key, stepper.size_of(0)
-    pixels, x = stepper.images.take(torch.arange(size, device=stepper.device))
-    terms = stepper.write_gradient(pixels, x, 0, size)
-    gradient = stepper.gradient.clone()
-    expected = torch.autograd.grad(objective.elbo_terms(model, pixels, key).loss(stepper.params.beta), list(model.parameters()))
+    train_step.begin(0)
+    model, key, size = train_step.model, train_step.key, train_step.size_of(0)
+    pixels, x = train_step.images.take(torch.arange(size, device=train_step.device))
+    terms = train_step.write_gradient(pixels, x, 0, size)
+    gradient = train_step.gradient.clone()
+    expected = torch.autograd.grad(
+        objective.elbo_terms(model, pixels, key).loss(train_step.params.beta), list(model.parameters())
+    )
     close(gradient, torch.cat([g.flatten() for g in expected]))
     with torch.no_grad():
         mu, logvar = model.encode(x)
@@ -142,14 +144,14 @@ def same_weights(model: VAE) -> Example:
     return example
 
 
-def our_epoch(stepper: Stepper) -> Tensor:
+def our_epoch(train_step: TrainStep) -> Tensor:
     """An epoch as train.py takes it, to the record that it reads at the end."""
-    stepper.begin(0)
-    while stepper.position < stepper.steps:
-        stepper.advance()
-        if stepper.device.type == "cpu":
-            stepper.optimizer.nonfinite.item()
-    return stepper.record.cpu()
+    train_step.begin(0)
+    while train_step.position < train_step.steps:
+        train_step.advance()
+        if train_step.device.type == "cpu":
+            train_step.optimizer.nonfinite.item()
+    return train_step.record.cpu()
 
 
 @contextmanager
@@ -163,12 +165,14 @@ def pipeline(images: Images, device: str, *, by_hand: bool = True, replays: bool
     """The pipeline's epoch, with its gradient by hand and as a CUDA graph where it can be, or without one of them."""
     params = parameters()
     torch.manual_seed(0)
-    stepper = Stepper(VAE((28, 28), params.model).to(device), Resident(images, torch.device(device)), params, Group())
-    stepper.by_hand &= by_hand
-    stepper.replays &= replays
-    assert stepper.by_hand == by_hand, "expected a step by hand"
-    check(stepper, same_weights(stepper.model).to(device))
-    return functools.partial(our_epoch, stepper)
+    train_step = TrainStep(
+        VAE((28, 28), params.model).to(device), InMemoryImages(images, torch.device(device)), params, Group()
+    )
+    train_step.by_hand &= by_hand
+    train_step.replays &= replays
+    assert train_step.by_hand == by_hand, "expected a step by hand"
+    check(train_step, same_weights(train_step.model).to(device))
+    return functools.partial(our_epoch, train_step)
 
 
 def pipeline_on_the_reference(images: Images, device: str) -> Epoch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.params import load_params
 from pipeline.config.plain_yaml import read_yaml_text
+from pipeline.config.validation import load_params
 from pipeline.evaluation.model_card import FRONT, as_yaml, read_metrics, write_card
 from tests.pipeline.conftest import ROOT
 
@@ -31,7 +32,7 @@ ODD = [
 def test_a_card_can_be_read_whatever_its_data_are_called(tmp_path: Path, text: str) -> None:
     weights, card = tmp_path / "vae.safetensors", tmp_path / "MODEL_CARD.md"
     weights.write_bytes(b"weights")
-    params = load_params(ROOT / "params.yaml").model_dump()
+    params = asdict(load_params(ROOT / "params.yaml"))
     params["data"]["path"] = text
     counts, checksums = {"train": 1}, {"train_images.npy": "0"}
     data = {"source": text, "classes": [text, "b"], "values": "grey", "counts": counts, "sha256": checksums}

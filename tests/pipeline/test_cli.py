@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.paths import RECIPES, named_recipe
-from pipeline.runtime.errors import UserError, in_line, shown
+from pipeline.runtime.errors import UserError, in_line, quoted
 from pipeline.runtime.main import run
 from tests.pipeline.conftest import ROOT
 
@@ -58,8 +58,8 @@ def test_a_terminal_without_unicode_shows_what_it_can(monkeypatch: pytest.Monkey
 
 
 def test_a_value_in_a_message_is_short_and_in_one_line() -> None:
-    assert shown("a\nb") == r"'a\nb'"
-    assert len(shown(list(range(10**5)))) == 80
+    assert quoted("a\nb") == r"'a\nb'"
+    assert len(quoted(list(range(10**5)))) == 80
     assert in_line("a \n b\x00") == r"a b\x00"
 
 

@@ -39,7 +39,7 @@ KINDS: dict[str, dict[str, object]] = {
     "binarized": {"binarize": True, "model.scale": "softplus"},
     "gaussian": {"model.likelihood": "gaussian"},
     "categorical": {"model.likelihood": "categorical", "model.conv": [[4, 2]]},
-    "autoencoder": {"model.posterior": "point", "train.epochs": 1},
+    "autoencoder": {"model.posterior": "deterministic", "train.epochs": 1},
     "colours": {"data.path": "data/raw/x.npz", "data.validation": 20, "data.test": 20, "model.conv": [[4, 2], [8, 2]]},
 }
 

@@ -75,7 +75,7 @@ import json, sys
 from pathlib import Path
 import pipeline.train
 from pipeline.config.code import loaded_code
-from pipeline.config.params import load_params
+from pipeline.config.validation import load_params
 from pipeline.training.checkpoints import run_key
 
 package = Path(pipeline.__file__).parent

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.prepared import as_float
-from pipeline.evaluation.importance import AT_ONCE, counts_up_to, log_likelihood_bounds
+from pipeline.evaluation.importance import SAMPLE_BATCH, counts_up_to, log_likelihood_bounds
 from pipeline.models.objectives import elbo_terms
 from pipeline.models.vae import VAE
 from pipeline.runtime.noise_streams import Stream, stream_key
@@ -32,7 +32,7 @@ def bernoulli() -> VAE:
 def linear_gaussian(pixels: Tensor) -> tuple[VAE, Tensor]:
     """A model x = W z + b + sigma e with nearly the true posterior, and its log p(x) = log N(x; b, W W' + sigma^2), [B]."""
     torch.manual_seed(0)
-    model = VAE((3, 4), plain_params(hidden=[], latent_dim=LATENT, likelihood="gaussian", sigma=SIGMA).model).double()
+    model = VAE((3, 4), plain_params(hidden=[], latent_dim=LATENT, likelihood="gaussian", decoder_sigma=SIGMA).model).double()
     encoder, decoder = model.encoder[0], model.decoder[0]
     assert isinstance(encoder, torch.nn.Linear)
     assert isinstance(decoder, torch.nn.Linear)
@@ -99,7 +99,7 @@ def test_images_that_are_all_but_impossible_have_a_finite_bound() -> None:
 
 def test_fewer_samples_are_the_first_of_more() -> None:
     model, pixels = bernoulli(), images()
-    counts = counts_up_to(2 * AT_ONCE + 7)
+    counts = counts_up_to(2 * SAMPLE_BATCH + 7)
     bounds = log_likelihood_bounds(model, pixels, KEY, counts)
     for count, bound in zip(counts, bounds, strict=True):
         assert torch.equal(log_likelihood_bounds(model, pixels, KEY, [count])[0], bound)

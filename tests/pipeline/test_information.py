@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pipeline.evaluation.collapse import verdict
 from pipeline.evaluation.knn_probe import NEIGHBOURS, nearest_neighbours
-from pipeline.evaluation.mutual_information import AT_ONCE, mutual_information
+from pipeline.evaluation.mutual_information import ROW_BATCH, mutual_information
 
-COUNT = 2 * AT_ONCE + 24
+COUNT = 2 * ROW_BATCH + 24
 
 
 def normal(*shape: int) -> Tensor:

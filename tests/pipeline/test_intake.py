@@ -22,11 +22,11 @@ from PIL import Image
 from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
 from pipeline import check, evaluate, plot, prepare, train
-from pipeline.config.params import load_params
 from pipeline.config.paths import DEFAULT, PARAMS
+from pipeline.config.validation import load_params
 from pipeline.data.prepared import read_manifest, read_split
 from pipeline.data.splits import hold_out, number, share_out, shuffled
-from pipeline.inference.inputs import Given
+from pipeline.inference.inputs import InputImages
 from pipeline.runtime.errors import UserError
 from tests.pipeline.conftest import RAW, ROOT, set_params, write_idx
 
@@ -330,7 +330,7 @@ def test_a_killed_prepare_leaves_no_half_data_set_and_the_next_one_is_whole(work
     set_params(workspace / "params.yaml", jpegs_in_colour(workspace / "data/raw"))
     slow = (  # a quarter of a second a picture
         "import time, pipeline.data.readers.image_folder as f, pipeline.prepare as p\n"
-        "p.READ_AT_ONCE = 4\nopened = f.Pictures._open\n"
+        "p.READ_BATCH = 4\nopened = f.Pictures._open\n"
         "f.Pictures._open = lambda self, path: (time.sleep(0.25), opened(self, path))[1]\n"
         "p.main()\n"
     )
@@ -536,9 +536,9 @@ def test_vae_reads_images_as_the_models_own_were_read(raw: Path) -> None:
     prepare.main()
     data = load_params().data
     for name in ("masks.npy", "pictures"):
-        (several,) = Given([f"data/raw/{name}"], (4, 4), data, resize=False).several
+        (several,) = InputImages([f"data/raw/{name}"], (4, 4), data, resize=False).several
         assert np.array_equal(several.images.read(np.arange(20)), masks * 255)
-    (several,) = Given(["data/prepared/train_images.npy"], (4, 4), data, resize=False).several
+    (several,) = InputImages(["data/prepared/train_images.npy"], (4, 4), data, resize=False).several
     assert np.array_equal(several.images.read(np.arange(16)), read_split("train").images)
-    (several,) = Given(["data/raw/rows.npz"], (3, 4, 4), data, resize=False).several
+    (several,) = InputImages(["data/raw/rows.npz"], (3, 4, 4), data, resize=False).several
     assert several.images.read(np.arange(20)).shape == (20, 3, 4, 4)

@@ -44,10 +44,10 @@ def test_any_image_goes_in_and_comes_out_in_its_shape(shape: tuple[int, ...], la
 def test_an_untrained_decoder_starts_near_the_mean_image(shape: tuple[int, ...], likelihood: str) -> None:
     mean = torch.linspace(0.1, 0.9, math.prod(shape))
     model = vae(shape, likelihood=likelihood)
-    model.start_at(mean)
+    model.init_output_bias(mean)
     torch.testing.assert_close(model.likelihood.mean(model.decode(torch.zeros(1, 6)))[0], mean)
     model = vae(shape, likelihood=likelihood, conv=[[4, 2]])
-    model.start_at(mean)
+    model.init_output_bias(mean)
     # A convolution has a bias a colour, not a pixel.
     *colours, height, width = shape
     by_colour = mean.view(math.prod(colours), height * width).mean(1).repeat_interleave(height * width)
@@ -88,7 +88,7 @@ def test_without_a_decoder_of_its_own_it_mirrors_the_encoder() -> None:
 
 
 def test_a_points_code_is_all_that_its_encoder_gives() -> None:
-    model = vae((8, 8), posterior="point")
+    model = vae((8, 8), posterior="deterministic")
     x = torch.rand(5, 64)
     assert model.posterior(x).shape == (5, 6)
     assert torch.equal(model.mu(x), model.posterior(x))

@@ -166,7 +166,7 @@ def test_free_bits_leave_alone_what_is_below_and_press_what_is_above() -> None:
 
 
 def test_an_autoencoder_pays_for_distortion_and_its_codes_norm_alone() -> None:
-    model, pixels = model_and_images(posterior="point")
+    model, pixels = model_and_images(posterior="deterministic")
     key = stream_key(5, Stream.TRAIN, CPU)
     loss, terms = objective_of(model, pixels, key, sparsity=0.3)
     z = model.mu(as_float(pixels).double())

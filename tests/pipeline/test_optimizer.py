@@ -19,7 +19,7 @@ Changes = dict[str, Any]
 THEIRS: list[tuple[Changes, Callable[[list[Tensor]], torch.optim.Optimizer]]] = [
     ({"optimizer": "adam"}, lambda p: torch.optim.Adam(p, lr=0.1)),
     (
-        {"optimizer": "adam", "betas": [0.5, 0.9], "epsilon": 1e-3, "weight_decay": 0.1},
+        {"optimizer": "adam", "adam_betas": [0.5, 0.9], "epsilon": 1e-3, "weight_decay": 0.1},
         lambda p: torch.optim.Adam(p, lr=0.1, betas=(0.5, 0.9), eps=1e-3, weight_decay=0.1),
     ),
     ({"optimizer": "adamw", "weight_decay": 0.1}, lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1)),
@@ -101,7 +101,7 @@ def test_step_that_is_left_out_changes_nothing(changes: Changes) -> None:
 
 
 def test_a_long_gradient_is_clipped_to_the_norm_and_a_short_one_is_not() -> None:
-    ours = optimizer_of(optimizer="sgd", clip=2.0)
+    ours = optimizer_of(optimizer="sgd", grad_clip_norm=2.0)
     for norm, clipped in ((10.0, 2.0), (0.5, 0.5)):
         ours.gradient.copy_(torch.nn.functional.normalize(torch.randn(SIZE), dim=0) * norm)
         before = ours.parameters.clone()

@@ -39,8 +39,8 @@ def page_of(folder: Path, shape: tuple[int, ...] = SHAPE, **changes: Any) -> tup
     pixels = torch.randint(0, 256, (COUNT, math.prod(shape)), dtype=torch.uint8)
     dimensions = [i for i in (1, 0, 2, 3) if i < model.latent_dim]
     table = pd.DataFrame({"dimension": dimensions, "active": [i < 3 for i in dimensions]})
-    report = pd.DataFrame([["elbo", -99.5, 0.25, "nats", "-(distortion < rate)"]])
-    report.columns = pd.Index(["quantity", "value", "standard_error", "unit", "definition"])
+    report = pd.DataFrame([[-99.5, 0.25, "nats", "-(distortion < rate)"]], index=["elbo"])
+    report.columns = pd.Index(["value", "standard_error", "unit", "definition"])
     with figure(folder / "samples.png", width=2, height=2) as fig:
         fig.subplots()
     path = folder / "index.html"
@@ -77,9 +77,9 @@ MODELS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "perceptron": (SHAPE, {}),
     "tanh": (SHAPE, {"activation": "tanh"}),
     "convolutions": ((7, 9), {"conv": [[4, 2], [5, 1]]}),
-    "colour": ((3, 8, 8), {"conv": [[4, 2]], "likelihood": "gaussian", "sigma": 0.3}),
+    "colour": ((3, 8, 8), {"conv": [[4, 2]], "likelihood": "gaussian", "decoder_sigma": 0.3}),
     "grey_levels": (SHAPE, {"likelihood": "categorical", "levels": 5}),
-    "autoencoder": (SHAPE, {"posterior": "point"}),
+    "autoencoder": (SHAPE, {"posterior": "deterministic"}),
     "softplus": (SHAPE, {"scale": "softplus", "latent_dim": 2}),
     "one_dimension": (SHAPE, {"latent_dim": 1}),
 }

@@ -131,7 +131,7 @@ train.main()
 def test_run_of_one_process_goes_on_with_two_also_where_autograd_and_the_batchs_mean_are_needed(
     prepared: Path, launch: Launch
 ) -> None:
-    objective = {"free_bits": 0.02, "noise": 0.2, "dropout": 0.2, "samples": 2}
+    objective = {"free_bits": 0.02, "input_noise": 0.2, "input_dropout": 0.2, "samples": 2}
     changes: dict[str, object] = {f"objective.{name}": value for name, value in objective.items()}
     more = {"train.epochs": 4, "train.batch_size": 64, "train.learning_rate": 0.003}
     set_params(prepared / "params.yaml", {**changes, **more})

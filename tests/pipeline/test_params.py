@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import check
-from pipeline.config.params import Params, load_params
+from pipeline.config.params import Params
 from pipeline.config.paths import SCHEMA
+from pipeline.config.validation import RENAMED, adapter, load_params
 from pipeline.runtime.errors import UserError
 from tests.pipeline.conftest import ROOT, set_params
 
@@ -34,32 +35,33 @@ FAULTS: list[tuple[dict[str, object], str]] = [
     ({"model.conv": [[4]]}, "model.conv.0: expected at least 2 items, got [4]"),
     ({"model.decoder": {"hiden": 3, "hidden": [], "conv": []}}, "model.decoder.hiden: unknown key; did you mean hidden?"),
     ({"model.likelihood": "poisson"}, "model.likelihood: expected 'bernoulli', 'gaussian' or 'categorical', got 'poisson'"),
-    ({"objective.first_epochs": 21}, "objective.first_epochs: expected at most train.epochs, 20, got 21"),
+    ({"objective.initial_epochs": 21}, "objective.initial_epochs: expected at most train.epochs, 20, got 21"),
     ({"objective.warm_up": 21}, "objective.warm_up: expected at most train.epochs, 20, got 21"),
-    ({"objective.sparsity": 0.1}, "objective.sparsity: expected 0.0 without model.posterior point, got 0.1"),
-    ({"objective.first_samples": 5}, "objective.first_samples: expected 1 without first_epochs, got 5"),
-    ({"model.sigma": 0.1}, "model.sigma: expected null without model.likelihood gaussian, got 0.1"),
-    ({"model.posterior": "point", "beta": 4.0}, "beta: expected 1.0 with model.posterior point, got 4.0"),
+    ({"objective.sparsity": 0.1}, "objective.sparsity: expected 0.0 without model.posterior deterministic, got 0.1"),
+    ({"objective.initial_samples": 5}, "objective.initial_samples: expected 1 without initial_epochs, got 5"),
+    ({"model.decoder_sigma": 0.1}, "model.decoder_sigma: expected null without model.likelihood gaussian, got 0.1"),
+    ({"model.posterior": "deterministic", "beta": 4.0}, "beta: expected 1.0 with model.posterior deterministic, got 4.0"),
     (
         {"objective.bound": "iwae", "objective.kl": "monte_carlo"},
         "objective.kl: expected closed_form without objective.bound elbo, got 'monte_carlo'",
     ),
     ({"train.momentum": 0.9}, "train.momentum: expected 0.0 without train.optimizer sgd, got 0.9"),
-    ({"train.betas": [0.9, 1.0]}, "train.betas.1: expected less than 1, got 1.0"),
+    ({"train.adam_betas": [0.9, 1.0]}, "train.adam_betas.1: expected less than 1, got 1.0"),
     (
         {"objective.free_bits": 0.1, "objective.kl": "monte_carlo"},
         "objective.free_bits: expected 0.0 without a KL in closed form, got 0.1",
     ),
     (
-        {"model.posterior": "point", "objective.bound": "iwae"},
-        "objective.bound: expected elbo with model.posterior point, got 'iwae'",
+        {"model.posterior": "deterministic", "objective.bound": "iwae"},
+        "objective.bound: expected elbo with model.posterior deterministic, got 'iwae'",
     ),
     (
-        {"model.posterior": "point", "objective.samples": 2},
-        "objective.samples: expected 1 with model.posterior point, got 2",
+        {"model.posterior": "deterministic", "objective.samples": 2},
+        "objective.samples: expected 1 with model.posterior deterministic, got 2",
     ),
     ({"model.hidden": [500, 0]}, "model.hidden.1: expected greater than or equal to 1, got 0"),
     ({"train": 3}, "train: expected keys and values, got 3"),
+    ({"model.posterior": "point"}, "model.posterior: point is now deterministic"),
     ({"train.learning_rate": "1e-3x"}, "train.learning_rate: expected a valid number, got '1e-3x'"),
 ]
 
@@ -140,13 +142,22 @@ def test_a_missing_file_and_a_missing_key_are_named(params_file: Path) -> None:
         load_params(params_file)
 
 
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_parameter_that_was_renamed_is_one_line_that_says_how_it_is_called_now(params_file: Path, old: str, new: str) -> None:
+    text = params_file.read_text(encoding="utf-8")
+    params_file.write_text(text.replace(f"\n  {new.split('.')[1]}:", f"\n  {old.split('.')[1]}:"), encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        load_params(params_file)
+    assert str(error.value) == f"{params_file}: {old} is now {new}"
+
+
 def test_yaml_1_2_numbers_are_numbers(params_file: Path) -> None:
     params_file.write_text(params_file.read_text(encoding="utf-8").replace("0.001", "1e-3"), encoding="utf-8")
     assert load_params(params_file).train.learning_rate == 0.001
 
 
 def test_the_schema_in_the_tree_is_the_one_of_the_code() -> None:
-    assert json.loads((ROOT / SCHEMA).read_text(encoding="utf-8")) == Params.model_json_schema()
+    assert json.loads((ROOT / SCHEMA).read_text(encoding="utf-8")) == adapter(Params).json_schema()
 
 
 def test_a_key_that_is_spelled_wrong_is_one_line_and_not_also_a_missing_one(workspace: Path) -> None:

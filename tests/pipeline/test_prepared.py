@@ -14,13 +14,13 @@ import pytest
 from pipeline import evaluate, plot, prepare, train
 from pipeline.config.paths import DEFAULT, PREPARED
 from pipeline.data import prepared as data
-from pipeline.data.prepared import Split, read_manifest, read_split, write_split
+from pipeline.data.prepared import SplitName, read_manifest, read_split, write_split
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import sha256, write_json
 from pipeline.runtime.main import run
 from tests.pipeline.conftest import set_params
 
-COUNTS: dict[Split, int] = {"train": 9, "validation": 4, "test": 5}
+COUNTS: dict[SplitName, int] = {"train": 9, "validation": 4, "test": 5}
 TRAIN = "train_images.npy"
 
 

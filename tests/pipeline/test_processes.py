@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import evaluate, plot, prepare, train
-from pipeline.config.paths import DEFAULT, PREPARED, place_of
+from pipeline.config.paths import DEFAULT, PREPARED, run_paths
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.lock import locked
 from tests.pipeline.conftest import ROOT
@@ -71,7 +71,7 @@ def test_place_in_use_is_one_line_that_says_by_whom_and_a_killed_process_holds_n
         assert said.startswith(f"{place}: in use by train (process {holder.pid}, since 20")
         assert said.endswith("; wait for it to end")
     assert not DEFAULT.curves.exists()
-    with locked(place_of("mine").results, "train"):  # a recipe's run has a place of its own
+    with locked(run_paths("mine").results, "train"):  # a recipe's run has a place of its own
         pass
     holder.kill()
     holder.wait()

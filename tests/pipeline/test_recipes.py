@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from ruamel.yaml import YAML
 
 from pipeline import evaluate, plot, prepare, train
 from pipeline.config import recipes as recipe
-from pipeline.config.params import load_params
-from pipeline.config.paths import CODE, DEFAULT, RECIPES, place_of, recipe_names
+from pipeline.config.paths import CODE, DEFAULT, RECIPES, recipe_names, run_paths
 from pipeline.config.plain_yaml import read_yaml
 from pipeline.config.recipes import INDEX, read_recipe
+from pipeline.config.validation import load_params
 from pipeline.evaluation.metrics import METRICS
 from pipeline.runtime.errors import UserError
 from pipeline.studies import recipes_table as compare
@@ -47,8 +48,8 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
         raw = read_yaml(ROOT / RECIPES / f"{name}.yaml")
         for section, values in SMOKE.items():
             raw[section] = {**raw.get(section, {}), **values}
-        if "first_epochs" in raw.get("objective", {}):
-            raw["objective"]["first_epochs"], raw["train"]["epochs"] = 1, 2
+        if "initial_epochs" in raw.get("objective", {}):
+            raw["objective"]["initial_epochs"], raw["train"]["epochs"] = 1, 2
         with (folder / RECIPES / f"{name}.yaml").open("w", encoding="utf-8") as file:
             YAML(typ="safe", pure=True).dump(raw, file)
     with pytest.MonkeyPatch.context() as patch:
@@ -61,16 +62,16 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in DRAWN else pytest.mark.long) for name in NAMES])
 def test_every_recipe_runs(kitchen: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(kitchen)
-    place = place_of(name)
+    place = run_paths(name)
     for stage in (recipe, train, evaluate, *([plot] if name in DRAWN else [])):
         stage.main(place)
     metrics = json.loads(place.metrics.read_text(encoding="utf-8"))
     params = load_params(place.params)
-    is_point = params.model.posterior == "point"
+    is_deterministic = params.model.posterior == "deterministic"
     of_a_posterior = {"elbo", "rate", "nll", "mutual_information"}
-    assert set(metrics) == set(METRICS) - (of_a_posterior if is_point else set())
+    assert set(metrics) == set(METRICS) - (of_a_posterior if is_deterministic else set())
     expected = {"learning_curves", "reconstructions", "extremes", "samples", "latent", "interpolations"}
-    expected |= set() if is_point else {"kl_per_dimension", "nll"}
+    expected |= set() if is_deterministic else {"kl_per_dimension", "nll"}
     expected |= {"traversals"} if metrics["active_units"] else set()
     expected |= {"manifold"} if params.model.latent_dim == 2 else set()
     assert {path.stem for path in place.figures.glob("*.png")} == (expected if name in DRAWN else set())
@@ -84,7 +85,7 @@ def test_all_of_them_compare_in_one_table(kitchen: Path, monkeypatch: pytest.Mon
     table = pd.read_csv(compare.TABLE).set_index("recipe")
     assert list(table.index) == NAMES
     for name in NAMES:
-        metrics = json.loads(place_of(name).metrics.read_text(encoding="utf-8"))
+        metrics = json.loads(run_paths(name).metrics.read_text(encoding="utf-8"))
         assert table.loc[name, "distortion"] == pytest.approx(metrics["distortion"], rel=1e-5)
     text = compare.REPORT.read_text(encoding="utf-8")
     assert all(f"## {name}\n" in text for name in NAMES)
@@ -107,7 +108,7 @@ def test_dvc_looks_for_results_where_the_stages_write_them() -> None:
         }
         for name, stage in stages.items()
     }
-    place = place_of("${item.recipe}")
+    place = run_paths("${item.recipe}")
     tables = ("dimensions.csv", "nll.csv", "report.csv")
     written = {
         "prepare": {RECIPES / "prepared.json"},
@@ -168,9 +169,9 @@ def test_a_recipe_is_params_yaml_with_its_own_values(shelf: Path) -> None:
     assert about.system == "a"
     assert changes == {"beta": 0.5, "train": {"epochs": 3}}
     assert (params.beta, params.train.epochs) == (0.5, 3)
-    assert params.model_copy(update={"beta": whole.beta, "train": whole.train}) == whole
-    recipe.main(place_of("mine"))
-    assert load_params(place_of("mine").params) == params
+    assert replace(params, beta=whole.beta, train=whole.train) == whole
+    recipe.main(run_paths("mine"))
+    assert load_params(run_paths("mine").params) == params
 
 
 def test_a_recipe_is_added_by_adding_a_file(shelf: Path) -> None:
@@ -194,11 +195,11 @@ def test_a_recipe_is_added_by_adding_a_file(shelf: Path) -> None:
 def test_a_fault_in_a_recipe_is_one_line_that_names_it(shelf: Path, text: str, message: str) -> None:
     shelf.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as caught:
-        recipe.main(place_of("mine"))
+        recipe.main(run_paths("mine"))
     assert message in str(caught.value)
     assert str(caught.value).startswith("recipes/mine.yaml")
     assert len(str(caught.value).splitlines()) == 1
-    assert not place_of("mine").params.exists()
+    assert not run_paths("mine").params.exists()
 
 
 def test_numbers_in_the_readme_are_those_of_the_table() -> None:

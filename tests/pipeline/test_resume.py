@@ -22,13 +22,13 @@ from safetensors.torch import load_file, save_file
 
 from pipeline import prepare, train
 from pipeline.config.code import loaded_code
-from pipeline.config.params import load_params
 from pipeline.config.paths import CHECKPOINTS, DEFAULT
+from pipeline.config.validation import load_params
 from pipeline.runtime.errors import Interrupted
 from pipeline.runtime.main import run
 from pipeline.runtime.parent import PARENT_ENDED
 from pipeline.training.checkpoints import content_hash, file_hash, run_key
-from pipeline.training.step import Stepper
+from pipeline.training.step import TrainStep
 from pipeline.training.stop_signals import handle_stop_signals
 from tests.pipeline.conftest import ROOT, set_params
 
@@ -65,9 +65,9 @@ class KilledError(BaseException):
 def train_killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that ends in the middle of things."""
     taken = 0
-    advance = Stepper.advance
+    advance = TrainStep.advance
 
-    def counted(self: Stepper) -> int:
+    def counted(self: TrainStep) -> int:
         nonlocal taken
         if taken == steps:
             raise KilledError
@@ -75,7 +75,7 @@ def train_killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
         return advance(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "advance", counted)
+        patch.setattr(TrainStep, "advance", counted)
         with pytest.raises(KilledError):
             train.main()
 
@@ -232,7 +232,7 @@ def test_key_is_of_parameters_code_and_data(prepared: Path, monkeypatch: pytest.
     key = run_key(load_params())
     assert {"train.py", "step.py", "objectives.py", "ops.py", "reference.py"} <= {path.name for path in loaded_code()}
     assert run_key(load_params()) == key
-    for name, value in {"checkpoint_every": 3, "processes": 2, "threads": 1, "stream": True}.items():
+    for name, value in {"checkpoint_every": 3, "processes": 2, "threads": 1, "memmap": True}.items():
         set_params(prepared / "params.yaml", {f"train.{name}": value})
     assert run_key(load_params()) == key
     set_params(prepared / "params.yaml", {"data.validation": 99})
@@ -312,16 +312,16 @@ def test_interrupt_at_an_epochs_last_step_loses_no_curve(
     set_params(prepared / "params.yaml", {"train.batch_size": batch_size, "train.checkpoint_every": 10})
     train.main()
     undisturbed = results()
-    advance = Stepper.advance
+    advance = TrainStep.advance
 
-    def interrupting(self: Stepper) -> int:
+    def interrupting(self: TrainStep) -> int:
         if self.position == self.steps - 1:
             signal.raise_signal(signal.SIGTERM)
         return advance(self)
 
     for epoch in range(1, EPOCHS):
         with monkeypatch.context() as patch:
-            patch.setattr(Stepper, "advance", interrupting)
+            patch.setattr(TrainStep, "advance", interrupting)
             with pytest.raises(Interrupted, match=f"interrupted after {epoch * -(-300 // batch_size)} steps"):
                 train.main()
     train.main()
@@ -355,14 +355,14 @@ def test_run_waits_for_another_that_trains_the_same(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, PARENT_ENDED])
 def test_signal_between_steps_is_granted_once(prepared: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
-    advance = Stepper.advance
+    advance = TrainStep.advance
 
-    def interrupting(self: Stepper) -> int:
+    def interrupting(self: TrainStep) -> int:
         if self.position == 2:
             signal.raise_signal(number)
         return advance(self)
 
-    monkeypatch.setattr(Stepper, "advance", interrupting)
+    monkeypatch.setattr(TrainStep, "advance", interrupting)
     # One of its own: nohup, or a shell that starts something in the background, may have set this process to ignore it.
     before = signal.signal(number, signal.SIG_DFL)
     try:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.batches import Batch, Resident
+from pipeline.data.batches import Batch, InMemoryImages
 from pipeline.models.vae import VAE
 from pipeline.runtime.device import choose_device
 from pipeline.training.distributed import Group
-from pipeline.training.step import REPLAYED, Stepper
+from pipeline.training.step import REPLAYED, TrainStep
 from tests.plain import plain_params
 from vae_ext.source import ROOT
 
@@ -27,12 +27,12 @@ CHANGES: list[dict[str, Any]] = [
     {},
     {"binarize": True},
     {"precision": "bfloat16"},
-    {"first_samples": 3, "first_epochs": 1},
+    {"initial_samples": 3, "initial_epochs": 1},
     {"optimizer": "adamw", "weight_decay": 0.1, "warm_up": 1},
-    {"bound": "iwae", "samples": 3, "first_samples": 2, "first_epochs": 1, "activation": "tanh"},
+    {"bound": "iwae", "samples": 3, "initial_samples": 2, "initial_epochs": 1, "activation": "tanh"},
     {"optimizer": "muon", "activation": "tanh"},
-    {"optimizer": "rmsprop", "posterior": "point", "noise": 0.3, "dropout": 0.2, "sparsity": 0.1},
-    {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 1e-4, "clip": 1.0, "free_bits": 0.1},
+    {"optimizer": "rmsprop", "posterior": "deterministic", "input_noise": 0.3, "input_dropout": 0.2, "sparsity": 0.1},
+    {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 1e-4, "grad_clip_norm": 1.0, "free_bits": 0.1},
     {"likelihood": "gaussian", "kl": "monte_carlo", "samples": 2, "scale": "softplus"},
     {"likelihood": "categorical", "conv": [[4, 2]]},
 ]
@@ -44,20 +44,20 @@ import tests.benchmarks.gpu, tests.benchmarks.bench_step, tests.pipeline.test_st
 """
 
 
-def stepper(device: str, **changes: Any) -> Stepper:
+def train_step(device: str, **changes: Any) -> TrainStep:
     params = plain_params(batch_size=BATCH, **{"beta": 0.5, **changes})
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, 9, 9), np.uint8)
     choose_device()  # which says how a GPU convolves
     torch.manual_seed(0)
     device_ = torch.device(device)
-    return Stepper(VAE((9, 9), params.model).to(device_), Resident(images, device_), params, Group())
+    return TrainStep(VAE((9, 9), params.model).to(device_), InMemoryImages(images, device_), params, Group())
 
 
-def run_epochs(stepper: Stepper) -> None:
+def run_epochs(train_step: TrainStep) -> None:
     for epoch in range(2):
-        stepper.begin(epoch)
-        while stepper.position < stepper.steps:
-            stepper.advance()
+        train_step.begin(epoch)
+        while train_step.position < train_step.steps:
+            train_step.advance()
 
 
 def test_what_a_gpu_machine_runs_needs_no_package_of_the_pipelines() -> None:
@@ -67,7 +67,7 @@ def test_what_a_gpu_machine_runs_needs_no_package_of_the_pipelines() -> None:
 @pytest.mark.parametrize("device", [GPU])
 @pytest.mark.parametrize("changes", CHANGES)
 def test_replayed_steps_are_those_taken_one_by_one(device: str, changes: dict[str, Any]) -> None:
-    replayed, one_by_one = stepper(device, **changes), stepper(device, **changes)
+    replayed, one_by_one = train_step(device, **changes), train_step(device, **changes)
     one_by_one.replays = False
     run_epochs(replayed)
     run_epochs(one_by_one)
@@ -78,7 +78,7 @@ def test_replayed_steps_are_those_taken_one_by_one(device: str, changes: dict[st
 
 @pytest.mark.parametrize("device", [GPU])
 def test_the_first_step_on_a_gpu_is_that_on_a_cpu_but_for_rounding(device: str) -> None:
-    here, there = stepper("cpu", binarize=True), stepper(device, binarize=True)
+    here, there = train_step("cpu", binarize=True), train_step(device, binarize=True)
     for each in (here, there):
         each.begin(1)
         each.step(BATCH)
@@ -89,7 +89,7 @@ def test_the_first_step_on_a_gpu_is_that_on_a_cpu_but_for_rounding(device: str) 
 @pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize(("position", "changes"), [(1, {}), *((7, changes) for changes in CHANGES)])
 def test_a_state_put_back_goes_on_to_the_same_bits(device: str, position: int, changes: dict[str, Any]) -> None:
-    whole, resumed = stepper(device, **changes), stepper(device, **changes)
+    whole, resumed = train_step(device, **changes), train_step(device, **changes)
     for each in (whole, resumed):
         each.replays = False
     whole.begin(1)
@@ -108,7 +108,7 @@ def test_a_state_put_back_goes_on_to_the_same_bits(device: str, position: int, c
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
 def test_every_image_is_met_once_an_epoch(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    this = stepper(device)
+    this = train_step(device)
     this.replays = False
     met: list[torch.Tensor] = []
     take = this.images.take
@@ -126,7 +126,7 @@ def test_every_image_is_met_once_an_epoch(device: str, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("changes", CHANGES)
 def test_every_kind_of_step_learns_by_the_gradient_that_is_stepped(changes: dict[str, Any]) -> None:
-    this = stepper("cpu", **{"learning_rate": 3e-3, **changes})
+    this = train_step("cpu", **{"learning_rate": 3e-3, **changes})
     losses = []
     for epoch in range(2):
         this.begin(epoch)
@@ -141,7 +141,7 @@ def test_every_kind_of_step_learns_by_the_gradient_that_is_stepped(changes: dict
 
 
 def test_beta_rises_through_the_warm_up_and_stays() -> None:
-    this = stepper("cpu", warm_up=2, beta=0.5)
+    this = train_step("cpu", warm_up=2, beta=0.5)
     rising = []
     for epoch in range(3):
         this.begin(epoch)
@@ -152,7 +152,7 @@ def test_beta_rises_through_the_warm_up_and_stays() -> None:
 
 
 def test_the_first_epochs_take_their_own_number_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    this = stepper("cpu", bound="iwae", samples=5, first_samples=2, first_epochs=1)
+    this = train_step("cpu", bound="iwae", samples=5, initial_samples=2, initial_epochs=1)
     decode, shapes = this.model.decode, []
 
     def noting(z: torch.Tensor) -> torch.Tensor:
@@ -167,7 +167,7 @@ def test_the_first_epochs_take_their_own_number_of_samples(monkeypatch: pytest.M
 
 
 def test_what_the_encoder_sees_is_corrupted_and_what_the_decoder_explains_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    this = stepper("cpu", noise=0.5)
+    this = train_step("cpu", input_noise=0.5)
     seen, explained = [], []
     posterior, log_prob = this.model.posterior, this.model.likelihood.log_prob
 

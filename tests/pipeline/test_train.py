@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pipeline import evaluate, plot, prepare, train
-from pipeline.config.params import load_params
 from pipeline.config.paths import CHECKPOINTS, DEFAULT
-from pipeline.data.batches import Resident, Streamed, byte_means
+from pipeline.config.validation import load_params
+from pipeline.data.batches import InMemoryImages, MemmapImages, byte_means
 from pipeline.data.prepared import read_split
 from pipeline.evaluation.metrics import METRICS, QUANTITIES, mean_and_error
 from pipeline.models.objectives import Terms
 from pipeline.models.serialization import load_model
 from pipeline.runtime.errors import UserError
-from pipeline.training.step import Stepper, epoch_order
+from pipeline.training.step import TrainStep, epoch_order
 from tests.pipeline.conftest import set_params
 
 CPU = torch.device("cpu")
@@ -62,7 +63,7 @@ def test_weights_carry_the_parameters_that_made_them(prepared: Path) -> None:
     train.main()
     with safe_open(DEFAULT.weights, framework="pt") as file:
         made = json.loads(file.metadata()["vae"])
-    assert made["params"] == load_params().model_dump()
+    assert made["params"] == asdict(load_params())
     model, _ = load_model(DEFAULT.weights, CPU)
     assert model.latent_dim == 4
     assert not model.training
@@ -86,10 +87,10 @@ def test_curves_have_a_row_an_epoch_and_improve(prepared: Path) -> None:
 
 def poison(monkeypatch: pytest.MonkeyPatch, step: int, term: str) -> None:
     """Makes one term of one step infinite."""
-    write_gradient = Stepper.write_gradient
+    write_gradient = TrainStep.write_gradient
     calls = 0
 
-    def poisoned(self: Stepper, *args: Any) -> Terms:
+    def poisoned(self: TrainStep, *args: Any) -> Terms:
         nonlocal calls
         terms = write_gradient(self, *args)
         if calls == step:
@@ -97,7 +98,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, step: int, term: str) -> None:
         calls += 1
         return terms
 
-    monkeypatch.setattr(Stepper, "write_gradient", poisoned)
+    monkeypatch.setattr(TrainStep, "write_gradient", poisoned)
 
 
 @pytest.mark.parametrize("term", ["rate", "distortion", "gradient"])
@@ -119,13 +120,13 @@ def test_skipped_steps_are_counted_and_change_nothing(prepared: Path, monkeypatc
     set_params(prepared / "params.yaml", {"train.batch_size": 64, "train.on_nonfinite": "skip", "train.epochs": 1})
     poison(monkeypatch, 2, term)
     before: list[torch.Tensor] = []
-    step = Stepper.step
+    step = TrainStep.step
 
-    def remembering(self: Stepper, size: int) -> None:
+    def remembering(self: TrainStep, size: int) -> None:
         step(self, size)
         before.append(torch.cat([t.flatten() for name, t in self.state().items() if name != "record"]))
 
-    monkeypatch.setattr(Stepper, "step", remembering)
+    monkeypatch.setattr(TrainStep, "step", remembering)
     train.main()
     assert torch.equal(before[2], before[1])
     assert not torch.equal(before[3], before[2])
@@ -171,23 +172,23 @@ def test_runs_last_step_that_ruins_the_weights_is_a_divergence(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, on_nonfinite: str, value: float, said: str
 ) -> None:
     set_params(prepared / "params.yaml", {"train.on_nonfinite": on_nonfinite})
-    advance = Stepper.advance
+    advance = TrainStep.advance
 
-    def ruining(self: Stepper) -> int:
+    def ruining(self: TrainStep) -> int:
         done = advance(self)
         if self.begun == 1 and self.position == self.steps:  # type: ignore[attr-defined]
             # Of a hidden unit: below all bounds it is one that is off, which no image shows.
             self.model.encoder[0].bias.data[0] = value  # type: ignore[operator]
         return done
 
-    begin = Stepper.begin
+    begin = TrainStep.begin
 
-    def begun(self: Stepper, epoch: int, position: int = 0) -> None:
+    def begun(self: TrainStep, epoch: int, position: int = 0) -> None:
         self.begun = epoch  # type: ignore[attr-defined]
         begin(self, epoch, position)
 
-    monkeypatch.setattr(Stepper, "begin", begun)
-    monkeypatch.setattr(Stepper, "advance", ruining)
+    monkeypatch.setattr(TrainStep, "begin", begun)
+    monkeypatch.setattr(TrainStep, "advance", ruining)
     with pytest.raises(UserError, match=rf"training diverged: after epoch 2 {said}.*; the last good checkpoint is .*step-"):
         train.main()
     assert not DEFAULT.weights.exists()
@@ -203,7 +204,7 @@ def test_evaluation_of_weights_without_finite_results_is_one_line(prepared: Path
     assert not DEFAULT.metrics.exists()
 
 
-@pytest.mark.parametrize("changes", [{"train.stream": True}, {"train.checkpoint_every": 2}])
+@pytest.mark.parametrize("changes", [{"train.memmap": True}, {"train.checkpoint_every": 2}])
 def test_how_it_is_computed_changes_no_bit(prepared: Path, changes: dict[str, object]) -> None:
     results = []
     for more in ({}, changes):
@@ -219,7 +220,7 @@ def test_how_it_is_computed_changes_no_bit(prepared: Path, changes: dict[str, ob
 
 def test_streamed_images_are_read_ahead_and_are_the_resident_ones(prepared: Path) -> None:
     images = read_split("train").images
-    resident, streamed = Resident(images, CPU), Streamed(images, CPU)
+    resident, streamed = InMemoryImages(images, CPU), MemmapImages(images, CPU)
     rows = epoch_order(1, 0, len(images))[:50]
     streamed.read_ahead(rows)
     assert torch.equal(streamed.take(rows)[0], resident.take(rows)[0])
@@ -241,13 +242,13 @@ def test_bfloat16_trains_about_the_same(prepared: Path) -> None:
 def test_binarized_images_are_black_and_white_and_drawn_anew(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_params(prepared / "params.yaml", {"binarize": True, "train.batch_size": 300, "evaluate.batch_size": 70})
     seen: list[torch.Tensor] = []
-    write_gradient = Stepper.write_gradient
+    write_gradient = TrainStep.write_gradient
 
-    def watching(self: Stepper, pixels: torch.Tensor, *args: Any) -> Terms:
+    def watching(self: TrainStep, pixels: torch.Tensor, *args: Any) -> Terms:
         seen.append(pixels)
         return write_gradient(self, pixels, *args)
 
-    monkeypatch.setattr(Stepper, "write_gradient", watching)
+    monkeypatch.setattr(TrainStep, "write_gradient", watching)
     train.main()
     whole = torch.from_numpy(read_split("train").images.copy()).flatten(1)
     for epoch, pixels in enumerate(seen):

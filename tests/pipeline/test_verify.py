@@ -13,7 +13,7 @@ from pipeline.config.paths import DEFAULT, EXPECTED
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_json
 from pipeline.studies import seeds, verify
-from pipeline.studies.experiments import Experiment, ended
+from pipeline.studies.experiments import Experiment, finished_runs
 from tests.pipeline.conftest import set_params
 
 ELBOS = [-100.2, -99.8, -100.0, -100.1, -99.9]
@@ -120,7 +120,7 @@ def test_runs_that_failed_or_go_on_do_not_count_and_the_last_of_equals_does() ->
             shown("failed", 2, -100.0, "failed"),
         ],
     }
-    found = {one.params["seed"]: one for one in ended([workspace, head])}
+    found = {one.params["seed"]: one for one in finished_runs([workspace, head])}
     assert {seed: one.metrics["elbo"] for seed, one in found.items()} == {1: -100.0, 2: -98.0, 3: -96.0}
     assert (found[1].differs, found[2].differs) == ({}, {"seed": 2})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 import pipeline
-from pipeline.config.params import load_params
+from pipeline.config.validation import load_params
 from pipeline.models import serialization as weights
 from pipeline.models.vae import VAE
 from pipeline.runtime.errors import UserError
@@ -26,7 +27,7 @@ TENSORS = {"encoder.0.weight": torch.zeros(3, 4)}
 
 def write(path: Path, shape: Any = (28, 28), **model: object) -> None:
     """A file of one small tensor, whose header tells of that model."""
-    params = load_params(ROOT / "params.yaml").model_dump()
+    params = asdict(load_params(ROOT / "params.yaml"))
     params["model"].update(model)
     made = {"image_shape": shape, "params": params, "data": DATA, "versions": {}}
     save_file(TENSORS, path, metadata={"vae": json.dumps(made)})

@@ -15,12 +15,22 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.prepared import Bytes, Split
-from pipeline.data.readers.raw import MOST_BYTES, Brightness, Part, Raw, as_batch, expect_size, numbered, shown, to_bytes
+from pipeline.data.prepared import Bytes, SplitName
+from pipeline.data.readers.raw import (
+    MOST_BYTES,
+    Brightness,
+    RawDataset,
+    RawSplit,
+    as_batch,
+    encode_labels,
+    expect_size,
+    format_shape,
+    to_bytes,
+)
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import expect_file
 
-SPLITS: dict[str, Split] = {
+SPLITS: dict[str, SplitName] = {
     "train": "train",
     "training": "train",
     "val": "validation",
@@ -30,14 +40,14 @@ SPLITS: dict[str, Split] = {
     "testing": "test",
 }
 SUFFIXES = {".npy", ".npz"}
-Named = dict[Split, tuple[str, npt.NDArray[Any]]]
+Named = dict[SplitName, tuple[str, npt.NDArray[Any]]]
 REMEDY = "data.white: {:g} takes that as white"
 KINDS = {
     **dict.fromkeys(["x", "image", "images", "imgs", "data", "arr_0"], "images"),
     **dict.fromkeys(["y", "label", "labels", "target", "targets", "arr_1"], "labels"),
 }
 # What NumPy raises for files that are not what they should be.
-DAMAGE = (ValueError, EOFError, OSError, OverflowError, MemoryError, tokenize.TokenError)
+READ_ERRORS = (ValueError, EOFError, OSError, OverflowError, MemoryError, tokenize.TokenError)
 NAMES = "images and labels (or x and y, data and target), for splits with _train, _validation, _test after or before"
 
 
@@ -65,7 +75,7 @@ class ArrayImages:
         self.name, self.array, self.remedy, self.notes = name, array, remedy, Counter[str]()
         kinds = "[N, H, W], [N, H, W, C] or [N, D]"
         if array.ndim not in (2, 3, 4) or 0 in array.shape[1:]:
-            raise UserError(f"{name}: expected images {kinds}, got {shown(array.shape)}")
+            raise UserError(f"{name}: expected images {kinds}, got {format_shape(array.shape)}")
         own = 255.0 if array.dtype == np.uint8 else {"b": 1.0, "f": 1.0}.get(array.dtype.kind)
         if array.dtype.kind not in "biuf" or (white is None and own is None):
             hint = "; data.white, the value that is white, takes other numbers" if array.dtype.kind in "iu" else ""
@@ -75,7 +85,7 @@ class ArrayImages:
         if array.ndim == 4 and array.shape[3] not in (1, 3) and array.shape[1] in (1, 3):
             self.array = array = np.moveaxis(array, 1, 3)
         if array.ndim == 4 and array.shape[3] not in (1, 3):
-            raise UserError(f"{name}: expected images [N, H, W, C] of 1 or 3 colours, got {shown(array.shape)}")
+            raise UserError(f"{name}: expected images [N, H, W, C] of 1 or 3 colours, got {format_shape(array.shape)}")
         self.shape, self.row_note = self._shape(size)
         expect_size(name, self.shape)
 
@@ -86,7 +96,8 @@ class ArrayImages:
             shape = shape[:2] if shape[2:] in ((), (1,)) else (3, *shape[:2])
             if size is not None and tuple(size) != shape[-2:]:
                 raise UserError(
-                    f"{self.name}: expected images of {shown(tuple(size))}, since arrays are not resized, got {shown(shape)}"
+                    f"{self.name}: expected images of {format_shape(tuple(size))}, since arrays are not resized, got "
+                    f"{format_shape(shape)}"
                 )
             return shape, None
         (length,) = shape
@@ -95,7 +106,7 @@ class ArrayImages:
         if length == math.prod(size):
             return tuple(size), None
         if length == 3 * math.prod(size):
-            planes = f"rows taken as planes of {shown(tuple(size))}, red, then green, then blue"
+            planes = f"rows taken as planes of {format_shape(tuple(size))}, red, then green, then blue"
             return (3, *size), f"{planes}; where colours alternate, save the array as [N, H, W, 3]"
         wanted = f"a height and a width of {length} pixels{f', or {length // 3} in colour' if length % 3 == 0 else ''}"
         raise UserError(f"{self.name}: data.size: expected {wanted}, got {list(size)}")
@@ -133,7 +144,7 @@ class ArrayImages:
         return UserError(f"{self.name}: expected {allowed}, got {value:g} in image {rows[row]}{hint}")
 
 
-def read_arrays(path: Path, size: Sequence[int] | None, white: float | None) -> Raw:
+def read_arrays(path: Path, size: Sequence[int] | None, white: float | None) -> RawDataset:
     """Reads a .npy file of images, a .npz file, or a folder of either, with arrays of the names that ``NAMES`` says.
 
     Nothing is unpickled, and nothing is unpacked to disk.
@@ -146,18 +157,18 @@ def read_arrays(path: Path, size: Sequence[int] | None, white: float | None) -> 
         raise UserError(f"{path}: expected training images, got those of {', '.join(found['images'])}")
     images = {split: ArrayImages(f"{path}: {name}", array, size, white) for split, (name, array) in found["images"].items()}
     if not found["labels"]:
-        return Raw({split: Part(part, None) for split, part in images.items()}, None, notes)
+        return RawDataset({split: RawSplit(part, None) for split, part in images.items()}, None, notes)
     labels = {}
     for split, part in images.items():
         if split not in found["labels"]:
             raise UserError(f"{path}: expected labels for the {split} images, as for others, got none")
         name, values = found["labels"][split]
         if values.dtype.kind not in "iubU" or values.size != len(part) or values.shape[:1] != (len(part),):
-            got = f"{values.dtype} {shown(values.shape)}"
+            got = f"{values.dtype} {format_shape(values.shape)}"
             raise UserError(f"{path}: {name}: expected a whole number or name for each of {len(part)} images, got {got}")
         labels[split] = values.reshape(-1)
-    classes, names = numbered(labels)
-    return Raw({split: Part(part, classes[split]) for split, part in images.items()}, names, notes)
+    classes, names = encode_labels(labels)
+    return RawDataset({split: RawSplit(part, classes[split]) for split, part in images.items()}, names, notes)
 
 
 def read_images(path: Path, shape: tuple[int, ...], white: float | None, remedy: str) -> ArrayImages:
@@ -199,10 +210,10 @@ def _found(path: Path) -> tuple[dict[str, Named], Counter[str]]:
     return found, notes
 
 
-def _meaning(name: str) -> tuple[str | None, Split]:
+def _meaning(name: str) -> tuple[str | None, SplitName]:
     """What an array's name says that it holds, and of which split."""
     words = [word for word in re.split(r"[_\-. ]+", name.lower()) if word]
-    split: Split = next((SPLITS[word] for word in words if word in SPLITS), "train")
+    split: SplitName = next((SPLITS[word] for word in words if word in SPLITS), "train")
     return KINDS.get("_".join(word for word in words if word not in SPLITS)), split
 
 
@@ -215,7 +226,7 @@ def _mapped(path: Path) -> npt.NDArray[Any]:
             raise ValueError("it holds several arrays, as .npz files do")
     except FileNotFoundError:
         raise UserError(f"{path}: missing") from None
-    except DAMAGE as error:
+    except READ_ERRORS as error:
         raise UserError(f"{path}: damaged, or not a plain .npy file: {error}") from None
     return array
 
@@ -245,7 +256,7 @@ def _archive(path: Path) -> dict[str, npt.NDArray[Any] | None]:
                     arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path}: missing") from None
-    except (*DAMAGE, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except (*READ_ERRORS, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{path}: damaged, or not a plain .npz file: {error}") from None
     return arrays
 

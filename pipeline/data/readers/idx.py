@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.prepared import Bytes, Split
+from pipeline.data.prepared import Bytes, SplitName
 from pipeline.data.readers.arrays import ArrayImages
-from pipeline.data.readers.raw import MOST_BYTES, Part, Raw, numbered, shown
+from pipeline.data.readers.raw import MOST_BYTES, RawDataset, RawSplit, encode_labels, format_shape
 from pipeline.runtime.errors import UserError
 
 CHECKSUMS = "SHA256SUMS"
-SETS: dict[str, Split] = {"train": "train", "t10k": "test", "test": "test"}
+SETS: dict[str, SplitName] = {"train": "train", "t10k": "test", "test": "test"}
 # As they are distributed: by most with a dash, by Kaggle with a dot.
 FILE = re.compile(r"(?P<whose>.*?)(?P<set>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(\.gz)?")
 
@@ -40,7 +40,7 @@ def _files(folder: Path) -> dict[tuple[str, str, str], Path]:
     return {(match["whose"], match["set"], match["kind"]): path for path in files if (match := FILE.fullmatch(path.name))}
 
 
-def read_idx(folder: Path, white: float | None = None) -> Raw:
+def read_idx(folder: Path, white: float | None = None) -> RawDataset:
     """Reads ``train-images-idx3-ubyte`` and, if they are there, the same of ``t10k`` or ``test``, and their labels.
 
     The sha256 of each file, or of its uncompressed content, is checked against the folder's SHA256SUMS, if it has one.
@@ -57,8 +57,8 @@ def read_idx(folder: Path, white: float | None = None) -> Raw:
     def read(name: str, kind: str, dimensions: int) -> Bytes:
         return _read(files.get((whose, name, kind), folder / f"{whose}{name}-{kind}-idx{dimensions}-ubyte.gz"), dimensions)
 
-    images: dict[Split, Bytes] = {}
-    labels: dict[Split, npt.NDArray[np.generic]] = {}
+    images: dict[SplitName, Bytes] = {}
+    labels: dict[SplitName, npt.NDArray[np.generic]] = {}
     for name in dict.fromkeys(["train", *(name for _, name, kind in files if kind == "images")]):
         split = SETS[name]
         pixels = read(name, "images", 3)
@@ -69,11 +69,11 @@ def read_idx(folder: Path, white: float | None = None) -> Raw:
         labels[split] = read(name, "labels", 1)
         if len(pixels) != len(labels[split]):
             raise UserError(f"{folder}: {name}: expected as many labels as images, got {len(labels[split])} for {len(pixels)}")
-    classes, names = numbered(labels) if labelled else ({}, None)
+    classes, names = encode_labels(labels) if labelled else ({}, None)
     notes = Counter({"images turned, as EMNIST's are": sum(map(len, images.values()))} if whose.startswith("emnist") else {})
-    return Raw(
+    return RawDataset(
         {
-            split: Part(ArrayImages(f"{folder}: {split}", part, None, white), classes.get(split))
+            split: RawSplit(ArrayImages(f"{folder}: {split}", part, None, white), classes.get(split))
             for split, part in images.items()
         },
         names,
@@ -97,7 +97,7 @@ def _read(path: Path, dimensions: int) -> Bytes:
             shape = struct.unpack(f">{dimensions}I", start[4:])
             size = math.prod(shape)
             if size > MOST_BYTES:
-                got = f"{size:,} ({shown(shape)}) by its header; a .npy file can be larger"
+                got = f"{size:,} ({format_shape(shape)}) by its header; a .npy file can be larger"
                 raise UserError(f"{path}: expected at most {MOST_BYTES:,} bytes, got {got}")
             content = file.read(size + 1)
     except FileNotFoundError:

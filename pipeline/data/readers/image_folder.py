@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline.data.prepared import Bytes, Split
+from pipeline.data.prepared import Bytes, SplitName
 from pipeline.data.readers.arrays import SPLITS
-from pipeline.data.readers.raw import Brightness, Part, Raw, expect_size, shown, to_bytes
+from pipeline.data.readers.raw import Brightness, RawDataset, RawSplit, expect_size, format_shape, to_bytes
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import expect_file
 
@@ -82,9 +82,8 @@ class Pictures:
             path = self.paths[rows[place]]
             image, notes, own = self._open(path)
             if image.shape != self.shape:
-                raise UserError(
-                    f"{path}: expected {shown(self.shape)} as in {self.paths[0]}, got {shown(image.shape)}; {self.remedy}"
-                )
+                wanted, got = format_shape(self.shape), format_shape(image.shape)
+                raise UserError(f"{path}: expected {wanted} as in {self.paths[0]}, got {got}; {self.remedy}")
             images[place] = image
             done.update(notes)
             brightest = max(brightest, own)
@@ -149,7 +148,7 @@ def _as(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def read_folder(root: Path, size: Sequence[int] | None, fit: Fit, color: Color | None, white: float | None) -> Raw:
+def read_folder(root: Path, size: Sequence[int] | None, fit: Fit, color: Color | None, white: float | None) -> RawDataset:
     """Finds a folder's pictures. Its subfolders are classes or, if all have names of splits and one is ``train``, splits.
 
     Splits have classes in them or not. A class may be called as one split is, as in COCO; several beside others are neither.
@@ -160,7 +159,7 @@ def read_folder(root: Path, size: Sequence[int] | None, fit: Fit, color: Color |
     notes: Counter[str] = Counter()
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     meant = [SPLITS.get(path.name.lower()) for path in folders]
-    found: dict[Split, dict[str | None, list[Path]]] = {}
+    found: dict[SplitName, dict[str | None, list[Path]]] = {}
     if "train" in meant and None not in meant:
         for path in folders:
             split = SPLITS[path.name.lower()]
@@ -183,12 +182,12 @@ def read_folder(root: Path, size: Sequence[int] | None, fit: Fit, color: Color |
         raise UserError(f"{root}: expected classes in each of {', '.join(found)} or in none, got them in {', '.join(named)}")
     names = sorted({name for classes in named.values() for name in classes if name is not None})
     number: dict[str | None, int] = {name: i for i, name in enumerate(names)}
-    parts: dict[Split, Part] = {}
+    parts: dict[SplitName, RawSplit] = {}
     for split, classes in found.items():
         paths = [path for several in classes.values() for path in several]
         labels = np.repeat([number[name] for name in classes], [len(some) for some in classes.values()]) if number else None
-        parts[split] = Part(Pictures(paths, size, fit, color, white), labels)
-    return Raw(parts, names or None, notes)
+        parts[split] = RawSplit(Pictures(paths, size, fit, color, white), labels)
+    return RawDataset(parts, names or None, notes)
 
 
 def _classes(root: Path, notes: Counter[str]) -> dict[str | None, list[Path]]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.prepared import Bytes, Split
+from pipeline.data.prepared import Bytes, SplitName
 from pipeline.runtime.errors import UserError
 
 MOST_BYTES = 8 * 2**30  # of an array that has to be unpacked into memory; larger ones can be .npy files, which are mapped
@@ -47,7 +47,7 @@ class Images(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class RawSplit:
     """Images, and the number of each one's class, int64 [N], if they have any."""
 
     images: Images
@@ -55,10 +55,10 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawDataset:
     """A data set: its training images and, where it has them of its own, those for validation and test."""
 
-    parts: Mapping[Split, Part]
+    parts: Mapping[SplitName, RawSplit]
     names: list[str] | None  # of the classes
     notes: Counter[str] = field(default_factory=Counter)
     mixed: bool = False  # whether the images come in a random order, of which the last are as good as any
@@ -67,7 +67,9 @@ class Raw:
 def expect_size(name: str, shape: tuple[int, ...]) -> None:
     """Raises UserError for an image that is too large to be one, before anything is made of its size."""
     if (values := math.prod(shape)) > MOST_VALUES:
-        raise UserError(f"{name}: expected images of at most {MOST_VALUES:,} values, got {shown(shape)}, which are {values:,}")
+        raise UserError(
+            f"{name}: expected images of at most {MOST_VALUES:,} values, got {format_shape(shape)}, which are {values:,}"
+        )
 
 
 def as_batch(images: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
@@ -97,12 +99,14 @@ def to_bytes(values: npt.NDArray[Any], white: float) -> tuple[Bytes, npt.NDArray
     return np.where(wrong, 0, levels).astype(np.uint8), wrong
 
 
-def shown(shape: tuple[int, ...]) -> str:
+def format_shape(shape: tuple[int, ...]) -> str:
     """A shape, for people."""
     return " x ".join(map(str, shape)) or "a single number"
 
 
-def numbered(labels: Mapping[Split, npt.NDArray[np.generic]]) -> tuple[dict[Split, npt.NDArray[np.int64]], list[str]]:
+def encode_labels(
+    labels: Mapping[SplitName, npt.NDArray[np.generic]],
+) -> tuple[dict[SplitName, npt.NDArray[np.int64]], list[str]]:
     """Labels of any kind as the classes' numbers, and the classes' names, in order."""
     kind = str if any(part.dtype.kind == "U" for part in labels.values()) else np.int64
     alike = {split: part.astype(kind) for split, part in labels.items()}

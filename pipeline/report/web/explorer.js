@@ -189,7 +189,7 @@ function explore({ mu, sigma, pixels }) {
     element("chosen").hidden = false;
     draw(element("image"), Float32Array.from(pixels.subarray(i * channels * height * width, (i + 1) * channels * height * width), (v) => v / 255));
     draw(element("reconstruction"), decode(z));
-    const [distortion, rate] = MODEL.terms[i], point = MODEL.is_point;
+    const [distortion, rate] = MODEL.terms[i], point = MODEL.is_deterministic;
     element("terms").textContent = `Test image ${i}${classes ? `, class ${names[classes[i]]}` : ""}: ` + (point
       ? `distortion ${distortion.toFixed(1)} nats`
       : `ELBO ${(-distortion - rate).toFixed(1)} = −(distortion ${distortion.toFixed(1)} + rate ${rate.toFixed(1)}) nats`);
