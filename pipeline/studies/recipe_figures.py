@@ -44,7 +44,7 @@ class Codes:
     classes: list[str]
 
 
-def test_codes(name: str, device: torch.device) -> Codes:
+def encode_test_set(name: str, device: torch.device) -> Codes:
     """A recipe's test set, encoded."""
     model, made = load_model_of_prepared_data(run_paths(name).weights, device)
     test = read_split("test")
@@ -100,7 +100,7 @@ def comparisons(done: set[str]) -> list[Path]:
     drawn = []
 
     def codes_of(*wanted: str) -> list[Codes]:
-        return [test_codes(name, device) for name in wanted] if set(wanted) <= done else []
+        return [encode_test_set(name, device) for name in wanted] if set(wanted) <= done else []
 
     columns = codes_of("autoencoder", "denoising_autoencoder", "aevb_mlp_2d")
     if columns and columns[0].classes:
