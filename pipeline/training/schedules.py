@@ -1,4 +1,4 @@
-"""How the learning rate changes over a run."""
+"""How the learning rate and beta change over a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from pipeline.config.params import Train
+from pipeline.config.params import Params, Train
 
 
 def learning_rates(params: Train, first: int, count: int, total: int) -> Tensor:
@@ -31,3 +31,13 @@ def burda(progress: float) -> float:
     stage = sum(progress >= (3 ** (i + 1) - 1) / (3**8 - 1) for i in range(7))
     factor: float = round(10.0 ** (1 - stage / 7), 1) / 10
     return factor
+
+
+def betas(params: Params, first: int, count: int) -> Tensor:
+    """The weights of the rate in an epoch's ``count`` steps from ``first`` on; float64 [count].
+
+    They rise in equal steps over the epochs of ``objective.warm_up``, to ``beta``.
+    """
+    warm_up = params.objective.warm_up * count
+    rising = [min(1.0, (step + 1) / warm_up) if warm_up else 1.0 for step in range(first, first + count)]
+    return params.beta * torch.tensor(rising, dtype=torch.float64)

@@ -21,7 +21,7 @@ from pipeline.training import manual_backward
 from pipeline.training.distributed import Group
 from pipeline.training.flat_parameters import flatten_parameters
 from pipeline.training.optimizers import Optimizer
-from pipeline.training.schedules import learning_rates
+from pipeline.training.schedules import betas, learning_rates
 
 # What is recorded of a step, in the order in which a step computes it: the first that is no number went first.
 RATE, DISTORTION, GRADIENT = range(3)
@@ -76,9 +76,7 @@ class TrainStep:
         order = epoch_order(self.params.seed, epoch, len(self.images))
         self.order.view(-1)[: len(order)] = order.to(self.order.device)
         self.rates.copy_(learning_rates(self.params.train, first, self.steps, last))
-        warm_up = self.params.objective.warm_up * self.steps
-        rising = [min(1.0, (step + 1) / warm_up) if warm_up else 1.0 for step in range(first, first + self.steps)]
-        self.betas.copy_(self.params.beta * torch.tensor(rising, dtype=torch.float64))
+        self.betas.copy_(betas(self.params, first, self.steps))
         objective = self.params.objective
         samples = objective.initial_samples if epoch < objective.initial_epochs else objective.samples
         if samples != self.samples:
