@@ -32,7 +32,7 @@ from pipeline.models.metadata import read_header
 from pipeline.models.serialization import save_model
 from pipeline.runtime.errors import UserError
 from tests.pipeline.conftest import ROOT, SMALL, set_params, small_mnist
-from tests.pipeline.test_intake import colours
+from tests.pipeline.own_images import colours
 
 KINDS: dict[str, dict[str, object]] = {
     "plain": {},

@@ -11,14 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from pipeline import evaluate, plot, prepare, train
 from pipeline.config.paths import CHECKPOINTS, DEFAULT
 from pipeline.config.validation import load_params
 from pipeline.data.batches import InMemoryImages, MemmapImages, byte_means
 from pipeline.data.prepared import read_split
-from pipeline.evaluation.metrics import METRICS, QUANTITIES, mean_and_error
 from pipeline.models.objectives import Terms
 from pipeline.models.serialization import load_model
 from pipeline.runtime.errors import UserError
@@ -194,16 +192,6 @@ def test_runs_last_step_that_ruins_the_weights_is_a_divergence(
     assert not DEFAULT.weights.exists()
 
 
-def test_evaluation_of_weights_without_finite_results_is_one_line(prepared: Path) -> None:
-    train.main()
-    with safe_open(DEFAULT.weights, framework="pt") as file:
-        made, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file({name: tensor * 1e30 for name, tensor in tensors.items()}, DEFAULT.weights, metadata=made)
-    with pytest.raises(UserError, match=r"vae.safetensors: expected a model with finite results, got (nan|-?inf) as \w+"):
-        evaluate.main()
-    assert not DEFAULT.metrics.exists()
-
-
 @pytest.mark.parametrize("changes", [{"train.memmap": True}, {"train.checkpoint_every": 2}])
 def test_how_it_is_computed_changes_no_bit(prepared: Path, changes: dict[str, object]) -> None:
     results = []
@@ -261,60 +249,3 @@ def test_binarized_images_are_black_and_white_and_drawn_anew(prepared: Path, mon
     assert not torch.equal(seen[0][order[0]], seen[1][order[1]])
     evaluate.main()
     plot.main()
-
-
-def test_evaluation_adds_up(prepared: Path) -> None:
-    import pandas as pd
-
-    train.main()
-    evaluate.main()
-    metrics = json.loads(DEFAULT.metrics.read_text(encoding="utf-8"))
-    assert list(metrics) == METRICS
-    assert metrics["elbo"] == pytest.approx(-(metrics["distortion"] + metrics["rate"]))
-    assert metrics["nll"] <= -metrics["elbo"] + 0.5
-    dimensions, report, nll = (pd.read_csv(DEFAULT.tables / f"{name}.csv") for name in ("dimensions", "report", "nll"))
-    assert dimensions["kl"].sum() == pytest.approx(metrics["rate"], rel=1e-4)
-    values = report.set_index("quantity")["value"]
-    assert list(values.index) == list(QUANTITIES)
-    assert values["mutual_information"] + values["marginal_kl"] == pytest.approx(metrics["rate"], rel=1e-4)
-    assert values["distortion_at_mu"] < values["distortion"]
-    assert nll["nll"].iloc[-1] == pytest.approx(metrics["nll"], rel=1e-5)
-
-
-def test_standard_errors_are_what_the_mean_varies_by() -> None:
-    values = torch.randn(400, 900, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3 + 7
-    found = [mean_and_error(row) for row in values]
-    means, errors = zip(*found, strict=True)
-    assert torch.tensor(errors).mean().item() == pytest.approx(0.1, rel=0.01)
-    assert torch.tensor(means).std().item() == pytest.approx(0.1, rel=0.1)
-
-
-def test_figures_of_one_dimension(prepared: Path) -> None:
-    """Of two, and of more, they are drawn of recipes."""
-    set_params(prepared / "params.yaml", {"model.latent_dim": 1, "train.epochs": 1})
-    train.main()
-    evaluate.main()
-    plot.main()
-    assert {"latent", "interpolations"} <= {path.stem for path in DEFAULT.figures.iterdir()}
-
-
-def test_evaluation_does_not_depend_on_the_batch_size(prepared: Path) -> None:
-    train.main()
-    results = []
-    for batch_size in (7, 200):
-        set_params(prepared / "params.yaml", {"evaluate.batch_size": batch_size})
-        evaluate.main()
-        results.append(json.loads(DEFAULT.metrics.read_text(encoding="utf-8")))
-    for name, value in results[0].items():
-        assert value == pytest.approx(results[1][name], rel=1e-5)
-
-
-def test_weights_that_are_missing_or_something_else_are_named(workspace: Path) -> None:
-    with pytest.raises(UserError, match=r"models/default/vae.safetensors: missing in .*; in .* the stage train writes models"):
-        load_model(DEFAULT.weights, CPU)
-    DEFAULT.weights.parent.mkdir(parents=True)
-    DEFAULT.weights.write_bytes(b"not weights")
-    with pytest.raises(
-        UserError, match=r"models/default/vae.safetensors: expected weights that this version's train stage wrote"
-    ):
-        load_model(DEFAULT.weights, CPU)

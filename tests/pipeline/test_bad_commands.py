@@ -1,0 +1,151 @@
+"""Parameters and commands that do not fit the data or the model: one line, exit status 2, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import __main__ as command
+from pipeline import check, prepare, train
+from pipeline.config.paths import DEFAULT, PARAMS
+from tests.pipeline.bad_data import (
+    GREY,
+    SPLIT,
+    ended,
+)
+from tests.pipeline.conftest import set_params
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"data.validation": 1.5}, "data.validation: expected a number of images, or a share of them below 1, got 1.5"),
+        ({"data.test": "some"}, "data.test: expected a number of images, or a share of them below 1, got 'some'"),
+        ({"data.fit": "stretch"}, "data.fit: expected crop without data.size, got 'stretch'"),
+        ({"data.format": "jpeg"}, "data.format: expected 'auto', 'idx', 'arrays' or 'pictures', got 'jpeg'"),
+        ({"data.size": [28]}, "data.size: expected at least 2 items"),
+        ({"data.size": [64, 1025]}, "data.size.1: expected less than or equal to 1024, got 1025"),
+        ({"data.path": ""}, "data.path: expected at least 1 character, got ''"),
+        ({"data.white": 0}, "data.white: expected greater than 0, got 0"),
+        ({"data.path": "data/none"}, "data.path: expected a folder or a file, got 'data/none', which is missing"),
+    ],
+)
+def test_bad_parameters_of_data_are_one_line(
+    raw: Path, changes: dict[str, object], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_params(PARAMS, changes)
+    error = ended(check.main, capsys)
+    assert error.startswith(f"error: params.yaml: {line}")
+    assert len(error.splitlines()) == 1
+
+
+def test_pixels_that_the_likelihood_was_not_made_for_are_said(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(workspace / "data/raw/x.npy", (GREY > 99) | (np.arange(20) % 2 == 0)[:, None, None])
+    cases: list[tuple[dict[str, object], str | None]] = [
+        ({}, None),
+        ({"binarize": True}, "note: the pixels are black and white already: binarize: true changes nothing"),
+        (
+            {"model.likelihood": "gaussian"},
+            "note: the pixels are black and white, for which model.likelihood: bernoulli is made",
+        ),
+        ({"model.likelihood": "categorical"}, "note: the pixels are black and white, of model.levels 16 two are used"),
+        (
+            {"data.path": "data/raw/small", "data.test": None},
+            "note: the pixels are grey, and the Bernoulli likelihood takes them as",
+        ),
+    ]
+    for changes, line in cases:
+        changes = {"data.path": "data/raw/x.npy", **SPLIT, "binarize": False, "model.likelihood": "bernoulli", **changes}
+        set_params(workspace / "params.yaml", {**changes, "train.epochs": 1})
+        prepare.main()
+        capsys.readouterr()
+        train.main()
+        said = capsys.readouterr().out
+        assert line in said if line is not None else "note:" not in said
+
+
+@pytest.fixture
+def model(workspace: Path) -> Path:
+    """A workspace with a model of 28 x 28, and some pictures."""
+    set_params(workspace / "params.yaml", {"train.epochs": 1})
+    prepare.main()
+    train.main()
+    Image.fromarray(GREY[0]).save(workspace / "small.png")
+    (workspace / "text.png").write_text("hello", encoding="utf-8")
+    (workspace / "empty").mkdir()
+    np.save(workspace / "pixels.npy", np.zeros((3, 28, 28), np.uint8))
+    np.save(workspace / "colours.npy", np.zeros((3, 28, 28, 3), np.uint8))
+    np.save(workspace / "small.npy", np.zeros((3, 8, 8), np.uint8))
+    np.save(workspace / "unscaled.npy", np.full((3, 28, 28), 200.0))
+    for suffix in ("png", "npy", "npz"):
+        os.mkfifo(workspace / f"pipe.{suffix}")
+    return workspace
+
+
+COMMANDS = [
+    ("encode none.png -o a.csv", "error: none.png: missing; expected a picture, a folder of them, or an array (.npy, .npz)"),
+    ("encode small.png -o a.csv", "error: small.png: expected 28 x 28 as the model's images, got 8 x 8; --resize brings"),
+    (
+        "encode colours.npy -o a.csv",
+        "error: colours.npy: expected images in grey, as the model's, got them in colour; arrays are not converted, pictures",
+    ),
+    (
+        "encode small.npy -o a.csv",
+        "small.npy: images: expected images of 28 x 28, since arrays are not resized, got 8 x 8",
+    ),
+    (
+        "encode unscaled.npy -o a.csv",
+        "error: unscaled.npy: images: expected floats in [0, 1], got 200 in image 0; divide them by 255, if that is white",
+    ),
+    (
+        "encode pixels.npy -o text.png/a.csv",
+        "a place that can be written to, got 'text.png/a.csv': 'text.png' is a file",
+    ),
+    ("reconstruct pixels.npy -o text.png/a", "expected a place that can be written to, got 'text.png/a': 'text.png' is a file"),
+    ("sample -o /proc/a.png", "error: /proc/a.png: No such file or directory"),
+    ("sample -o empty", "expected a file name that ends in .png, got the folder 'empty'"),
+    ("encode text.png -o a.csv", "error: text.png: expected a picture, PNG, JPEG, WebP or TIFF; its content is none"),
+    ("encode empty -o a.csv", "error: empty: expected pictures in it, got no PNG, JPEG, WebP or TIFF file"),
+    ("encode pixels.npy:3 -o a.csv", "error: pixels.npy:3: expected one of 3 images, numbered from 0"),
+    ("score pixels.npy -o a.txt", "expected a file name that ends in .csv or .parquet, got 'a.txt'"),
+    ("score pixels.npy --samples 0 -o a.csv", "expected a whole number from 1 to 1,000,000, got '0'"),
+    ("encode pipe.png -o a.csv", "error: pipe.png: expected a file, got a named pipe"),
+    ("encode pipe.npy -o a.csv", "error: pipe.npy: expected a file, got a named pipe"),
+    ("encode pipe.npz -o a.csv", "error: pipe.npz: expected a file, got a named pipe"),
+    ("sample -n many -o a.png", "expected a whole number from 1 to 10,000, got 'many'"),
+    ("sample -o a.gif", "expected a file name that ends in .png, got 'a.gif'"),
+    (
+        "sample --model none -o a.png",
+        "error: none: missing in ",
+    ),
+    ("sample --model pixels.npy -o a.png", "error: pixels.npy: expected weights that this version's train stage wrote: "),
+    ("sample --model empty -o a.png", "error: empty/vae.safetensors: missing in "),
+    (
+        "interpolate pixels.npy pixels.npy:1 -o a.png",
+        "error: pixels.npy: expected one image, got 3; of an array, say which: pixels.npy:0",
+    ),
+    ("reconstruct pixels.npy pixels.npy -o a", "error: a/pixels-0.png: expected images of different names, got two"),
+    ("reconstruct small.png --resize -o .", "error: small.png: expected a place for a reconstruction, got one of the images"),
+    ("reconstruct pixels.npy text.png -o a", "error: text.png: expected a picture, PNG, JPEG, WebP or TIFF"),
+    ("reconstruct pixels.npy -o small.png", "expected a folder, got the file 'small.png'"),
+    ("export --format tflite -o a", "invalid choice: 'tflite'"),
+    (f"sample -o {'a' * 300}.png", "File name too long"),
+    ("encode none.npy -o a.csv", "error: none.npy: missing"),
+    ("info", "error: models/default/MODEL_CARD.md: missing; the stage evaluate writes it"),
+]
+
+
+def test_bad_commands_say_what_was_expected_and_write_nothing(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(model.rglob("*"))
+    assert DEFAULT.weights in [path.relative_to(model) for path in before]
+    for words, line in COMMANDS:
+        monkeypatch.setattr("sys.argv", ["vae", *words.split()])
+        error = ended(command.main, capsys)
+        assert line in error.splitlines()[-1], words
+        assert sorted(path for path in model.rglob("*") if path != model / "a") == before, words
