@@ -54,32 +54,32 @@ def sample(trained: TrainedModel, args: argparse.Namespace) -> None:
 
 def reconstruct(trained: TrainedModel, args: argparse.Namespace) -> None:
     """E[x|z] at z = mu of each image, a PNG each, named as the images are."""
-    given = given_to(trained, args)
-    targets = [args.output / file for several in given.several for file in several.files]
+    inputs = inputs_of(trained, args)
+    targets = [args.output / file for group in inputs.groups for file in group.files]
     if len(set(targets)) < len(targets):
         twice = next(target for target in targets if targets.count(target) > 1)
         raise UserError(f"{twice}: expected images of different names, got two that would be written there")
-    sources = {Path(name).resolve() for several in given.several for name in several.names}
+    sources = {Path(name).resolve() for group in inputs.groups for name in group.names}
     for target in targets:
         if target.resolve() in sources or target.is_dir():
             raise UserError(f"{target}: expected a place for a reconstruction, got one of the images, or a folder")
     with all_files(args.output) as folder:
-        for first, _, files, images in given.batches("reconstruct"):
+        for first, _, files, images in inputs.batches("reconstruct"):
             mu, _ = trained.encode(images, first)
             for file, image in zip(files, as_images(trained.model, trained.decode(mu)), strict=True):
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 as_picture(image).save(folder / file)
-    print(f"{args.output}: {len(given):,} images")
+    print(f"{args.output}: {len(inputs):,} images")
 
 
 def interpolate(trained: TrainedModel, args: argparse.Namespace) -> None:
     """A row of pictures: A, E[x|z] along the straight line between the posteriors' means, B."""
     ends = []
     for name in (args.a, args.b):
-        given = InputImages([name], trained.image_shape, trained.params.data, args.resize)
-        if len(given) != 1:
-            raise UserError(f"{name}: expected one image, got {len(given)}; of an array, say which: {name}:0")
-        ends += [images for *_, images in given.batches("read")]
+        inputs = InputImages([name], trained.image_shape, trained.params.data, args.resize)
+        if len(inputs) != 1:
+            raise UserError(f"{name}: expected one image, got {len(inputs)}; of an array, say which: {name}:0")
+        ends += [images for *_, images in inputs.batches("read")]
     both = np.concatenate(ends)
     mu, _ = trained.encode(both)
     way = trained.decode(line_between(mu[0], mu[1], args.steps))
@@ -91,7 +91,7 @@ def interpolate(trained: TrainedModel, args: argparse.Namespace) -> None:
 def encode(trained: TrainedModel, args: argparse.Namespace) -> None:
     """A row an image: the posterior's mu and sigma of each latent dimension, and KL(q(z|x) || p(z)) in nats."""
     tables = []
-    for first, names, _, images in given_to(trained, args).batches("encode"):
+    for first, names, _, images in inputs_of(trained, args).batches("encode"):
         mu, sigma = (part.double().cpu() for part in trained.encode(images, first))
         columns: dict[str, Any] = {"image": names}
         columns |= {f"mu_{i}": mu[:, i].numpy() for i in range(trained.latent_dim)}
@@ -107,7 +107,7 @@ def score(trained: TrainedModel, args: argparse.Namespace) -> None:
     if trained.model.is_deterministic:
         raise UserError(f"{args.model}: expected a model that knows how likely an image is, got an autoencoder")
     tables = []
-    for first, names, _, images in given_to(trained, args).batches("score"):
+    for first, names, _, images in inputs_of(trained, args).batches("score"):
         terms, nll = trained.elbo(images, first), -trained.log_prob(images, args.samples, first)
         columns = {"elbo": terms.elbo, "distortion": terms.distortion, "rate": terms.rate, "nll": nll}
         tables.append(pd.DataFrame({"image": names, **{name: values.cpu().numpy() for name, values in columns.items()}}))
@@ -122,5 +122,5 @@ def export(trained: TrainedModel, args: argparse.Namespace) -> None:
         print(f"{path}: largest difference from PyTorch {difference:.2g} (at most {TOLERANCE:g})")
 
 
-def given_to(trained: TrainedModel, args: argparse.Namespace) -> InputImages:
+def inputs_of(trained: TrainedModel, args: argparse.Namespace) -> InputImages:
     return InputImages(args.images, trained.image_shape, trained.params.data, args.resize)

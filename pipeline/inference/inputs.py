@@ -47,7 +47,7 @@ class InputImages:
 
     def __init__(self, named: Sequence[str], shape: tuple[int, ...], data: Data, resize: bool) -> None:
         self.shape, self.data, self.resize, self.notes = shape, data, resize, Counter[str]()
-        self.several: list[ImageGroup] = []
+        self.groups: list[ImageGroup] = []
         pictures: list[tuple[Path, PurePath]] = []
         for name in named:
             path = Path(name)
@@ -63,7 +63,7 @@ class InputImages:
             raise UserError(f"{' '.join(named)}: expected at least one image, got none")
 
     def __len__(self) -> int:
-        return sum(len(some.names) for some in self.several)
+        return sum(len(group.names) for group in self.groups)
 
     def _pictures(self, path: Path) -> list[tuple[Path, PurePath]]:
         if path.is_dir():
@@ -103,7 +103,7 @@ class InputImages:
         self._add(one, [f"{path}:{i}" for i in rows], [PurePath(f"{path.stem}-{i}.png") for i in rows])
 
     def _add(self, images: Images, names: list[str], files: list[PurePath]) -> None:
-        self.several.append(ImageGroup(images, names, files))
+        self.groups.append(ImageGroup(images, names, files))
 
     def batches(self, what: str) -> Iterator[tuple[int, list[str], list[PurePath], Bytes]]:
         """The place of the first, names, files and bytes [n, *shape], some at a time, with a progress bar of this name.
@@ -111,18 +111,18 @@ class InputImages:
         A place, by which its noise is made, is an image's in its array, or among the pictures.
         """
         with tqdm(total=len(self), unit=" images", disable=None, desc=what) as bar:
-            for some in self.several:
-                for start in range(0, len(some.names), READ_BATCH):
+            for group in self.groups:
+                for start in range(0, len(group.names), READ_BATCH):
                     part = slice(start, start + READ_BATCH)
-                    rows = np.arange(len(some.names))[part]
-                    first = some.images.row if isinstance(some.images, SingleImage) else start
-                    yield first, some.names[part], some.files[part], some.images.read(rows)
+                    rows = np.arange(len(group.names))[part]
+                    first = group.images.row if isinstance(group.images, SingleImage) else start
+                    yield first, group.names[part], group.files[part], group.images.read(rows)
                     bar.update(len(rows))
-        for some in self.several:
-            self.notes.update(some.images.notes)
+        for group in self.groups:
+            self.notes.update(group.images.notes)
         for note, count in (+self.notes).items():
             print(f"note: {count:,} {note}")
-        _, value, white = max(some.images.brightest for some in self.several)
+        _, value, white = max(group.images.brightest for group in self.groups)
         if self.data.white is None and 0 < value < white / 4:  # at which the stage prepare stops
             print(f"note: no pixel is above {value:g}, and white is {white:g}: are these images scaled?")
 

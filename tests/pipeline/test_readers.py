@@ -217,12 +217,12 @@ def test_vae_reads_images_as_the_models_own_were_read(raw: Path) -> None:
     prepare.main()
     data = load_params().data
     for name in ("masks.npy", "pictures"):
-        (several,) = InputImages([f"data/raw/{name}"], (4, 4), data, resize=False).several
-        assert np.array_equal(several.images.read(np.arange(20)), masks * 255)
-    (several,) = InputImages(["data/prepared/train_images.npy"], (4, 4), data, resize=False).several
-    assert np.array_equal(several.images.read(np.arange(16)), read_split("train").images)
-    (several,) = InputImages(["data/raw/rows.npz"], (3, 4, 4), data, resize=False).several
-    assert several.images.read(np.arange(20)).shape == (20, 3, 4, 4)
+        (group,) = InputImages([f"data/raw/{name}"], (4, 4), data, resize=False).groups
+        assert np.array_equal(group.images.read(np.arange(20)), masks * 255)
+    (group,) = InputImages(["data/prepared/train_images.npy"], (4, 4), data, resize=False).groups
+    assert np.array_equal(group.images.read(np.arange(16)), read_split("train").images)
+    (group,) = InputImages(["data/raw/rows.npz"], (3, 4, 4), data, resize=False).groups
+    assert group.images.read(np.arange(20)).shape == (20, 3, 4, 4)
 
 
 def test_archives_write_nothing_outside_their_folder_or_in_it(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
