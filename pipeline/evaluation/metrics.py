@@ -113,21 +113,3 @@ def evaluate(model: VAE, params: Params, device: torch.device) -> tuple[dict[str
         guessed = nearest_neighbours(known_mu, classes[:PROBED], mu)
         images["probe_accuracy"] = (guessed == expected).double()
     return images, dimensions, by_samples
-
-
-def report_cells(report: pd.DataFrame) -> list[list[str]]:
-    """The evaluation's table as text, as the card and the page show it: quantity, value, standard error, unit, definition.
-
-    Args:
-        report: by quantity.
-    """
-    return [
-        [
-            str(quantity),
-            f"{row['value']:.5g}",
-            "" if math.isnan(row["standard_error"]) else f"{row['standard_error']:.3g}",
-            str(row["unit"]),
-            str(row["definition"]),
-        ]
-        for quantity, row in report.iterrows()
-    ]

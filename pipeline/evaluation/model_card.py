@@ -13,7 +13,7 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from pipeline.config.plain_yaml import read_yaml_text
 from pipeline.config.validation import saved_params
-from pipeline.evaluation.metrics import report_cells
+from pipeline.evaluation.report_cells import report_cells
 from pipeline.models.likelihood_warnings import caveats
 from pipeline.runtime.errors import UserError, in_line
 from pipeline.runtime.files import sha256, whole_file

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pipeline.config.keys import flatten
 from pipeline.data.prepared import as_float
 from pipeline.evaluation.collapse import verdict
-from pipeline.evaluation.metrics import report_cells
+from pipeline.evaluation.report_cells import report_cells
 from pipeline.models.objectives import elbo_terms
 from pipeline.models.vae import VAE
 from pipeline.runtime.files import whole_file
