@@ -78,11 +78,14 @@ def extension() -> Extension:
     import torch
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
-    sources = ["csrc/bindings.cpp", "csrc/cpu.cpp"]
+    # The compiler takes them side by side: a file for each operator and for each instruction set.
+    folders = ["torch", "cpu", *(["cuda"] if home else [])]
+    sources = [str(path.relative_to(ROOT)) for folder in folders for path in SOURCE["sources_in"](folder)]
     host = [*HOST_FLAGS, TORCH_TARGET, f'-DVAE_EXT_DIGEST="{SOURCE["source_digest"]()}"']
     # torch carries pybind11's headers too, for where the package is missing.
     pybind11 = importlib.util.find_spec("pybind11")
-    include_dirs = [str(Path(pybind11.origin).parent / "include")] if pybind11 and pybind11.origin else []
+    include_dirs = [str(ROOT / "csrc")]
+    include_dirs += [str(Path(pybind11.origin).parent / "include")] if pybind11 and pybind11.origin else []
     device = [*DEVICE_FLAGS, TORCH_TARGET, "-DUSE_CUDA"]
     library_dirs: list[str] = []
     if home:
@@ -90,7 +93,7 @@ def extension() -> Extension:
         # From Turing to Hopper, and PTX for what is newer; not this machine's GPU, because an image may be built elsewhere.
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "7.5;8.0;9.0+PTX")
         host += [f'-DVAE_EXT_WITH_CUDA="{torch.version.cuda}"', "-DUSE_CUDA"]
-        kind, sources = CUDAExtension, [*sources, "csrc/cuda.cu"]
+        kind = CUDAExtension
     else:
         kind = CppExtension
     flags = {"cxx": host, "nvcc": device}

@@ -3,9 +3,9 @@
 //   log p(x|l) = x log s + (1 - x) log(1 - s),   s = sigmoid(l)            in nats
 //
 // x is a byte over 255: 0 or 1, or a grey value that is taken as a probability of white. Black and white are one formula
-// of `miss`, the probability of the one that the logit speaks against; nothing cancels in it where the logit is right:
+// of `error_prob`, the probability of the value that the logit votes against; nothing cancels in it where the logit is right:
 //
-//   log p = -(miss |l| + ln(1 + e^-|l|)),   miss = x where l < 0, and 1 - x elsewhere
+//   log p = -(error_prob |l| + ln(1 + e^-|l|)),   error_prob = x where l < 0, and 1 - x elsewhere
 #pragma once
 
 #include "elementary.h"
@@ -14,21 +14,21 @@ namespace vae {
 
 template <class T>
 struct BernoulliPixel {
-  T logit, miss;
+  T logit, error_prob;
   T t;  // e^-|l|, which does not overflow
 
   // byte: a whole number, 0 .. 255.
   VAE_FN BernoulliPixel(T byte, T logit) : logit(logit), t(exp(logit < T(0) ? logit : -logit).value()) {
     constexpr T kUnit = static_cast<T>(1 / 255.);
     static_assert(T(255) * kUnit == T(1), "white is 1");
-    miss = (logit < T(0) ? byte : T(255) - byte) * kUnit;
+    error_prob = (logit < T(0) ? byte : T(255) - byte) * kUnit;
   }
 
-  VAE_FN T log_prob() const { return -(miss * (logit < T(0) ? -logit : logit) + log1p_of_unit(t)); }
+  VAE_FN T log_prob() const { return -(error_prob * (logit < T(0) ? -logit : logit) + log1p_of_unit(t)); }
 
   // d/dl = x - s, times what comes.
   VAE_FN T grad_logit(T grad) const {
-    const T slope = miss - t / (T(1) + t);
+    const T slope = error_prob - t / (T(1) + t);
     return grad * (logit < T(0) ? slope : -slope);
   }
 };

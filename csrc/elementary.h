@@ -14,7 +14,7 @@
 #if defined(__CUDACC__)
 #define VAE_FN __host__ __device__ __forceinline__
 #else
-// Always inlined, so that each instruction set's copy of a loop in cpu.cpp gets its own copy of the arithmetic.
+// Always inlined, so that each instruction set's loops (cpu/loops.h) have their own copy of the arithmetic.
 #define VAE_FN inline __attribute__((always_inline))
 #endif
 
@@ -98,20 +98,24 @@ VAE_FN float cos_octant(float x) {
 //
 //   exp(x) = 2^k e^r,   r = x - k ln 2,  |r| <= ln(2) / 2,   e^r = 1 + r + g
 //
-// g is summed by itself, so e^r - 1 - r has full relative precision near zero, where the KL divergence needs it. 2^k is kept
-// as two factors, so y exp(x) is finite wherever the product is, even where exp(x) alone overflows (y is not denormal).
+// g is summed by itself, so e^r - 1 - r has full relative precision near zero, where the KL divergence needs it. The value is
+// kept as two factors, so y exp(x) is finite wherever the product is, even where exp(x) alone overflows (y is not denormal).
 template <class T>
-struct Exp {
-  T k;             // a whole number
-  T r, g;          // e^r = 1 + r + g
+struct TwoFactors {
   T scaled, rest;  // 2^half e^r and 2^(k - half), half = k / 2 rounded down
 
   VAE_FN T times(T y) const { return (y * scaled) * rest; }
   VAE_FN T value() const { return scaled * rest; }
 };
 
-// Beyond +-bound exp(x) is 0 or infinite in T: below, exp() gives 0; above, k stays as it is at the bound and r goes on growing, so
-// that an infinite x gives infinity. NaN passes through both comparisons.
+template <class T>
+struct Exp : TwoFactors<T> {
+  T k;     // a whole number
+  T r, g;  // e^r = 1 + r + g
+};
+
+// Beyond +-bound exp(x) is 0 or infinite in T: below, exp() gives 0; above, k stays as it is at the bound and r goes on
+// growing, so that an infinite x gives infinity. NaN passes through both comparisons.
 template <class T>
 VAE_FN T clamp_keeping_nan(T x, T bound) {
   x = x > bound ? bound : x;
@@ -125,7 +129,7 @@ template <class T>
 VAE_FN Exp<T> exp_of_parts(T x, T bound, T k, int32_t n, T r, T g) {
   const int32_t half = n >> 1;
   const T scaled = (T(1) + (r + g)) * power_of_two(half, T());
-  return {k, r, g, x < -bound ? T(0) : scaled, power_of_two(n - half, T())};
+  return {{x < -bound ? T(0) : scaled, power_of_two(n - half, T())}, k, r, g};
 }
 
 VAE_FN Exp<float> exp(float x) {

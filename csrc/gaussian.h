@@ -16,6 +16,11 @@
 namespace vae {
 
 template <class T>
+struct Gradient {
+  T mu, logvar;
+};
+
+template <class T>
 struct Gaussian {
   T mu, logvar;
   Exp<T> e;  // exp(logvar / 2), in parts
@@ -24,25 +29,30 @@ struct Gaussian {
 
   VAE_FN T sigma() const { return e.value(); }
 
-  // exp(logvar) - 1 - logvar, where it is small enough to cancel: |logvar| <= ln 2.
-  VAE_FN T excess_near_zero() const { return e.r * e.r + e.g * (T(2) + T(2) * e.r + e.g); }
-
   VAE_FN T kl() const {
     const T s = sigma();
     const T excess = e.k == T(0) ? excess_near_zero() : (s * s - T(1)) - logvar;
     return T(0.5) * (mu * mu + excess);
   }
 
-  // Gradients. grad_z and grad_z_eps: what comes for z, and its product with eps, each summed over the samples.
-  // dz/dmu = 1, dkl/dmu = mu.
-  VAE_FN T grad_mu(T grad_z, T grad_kl) const { return grad_z + grad_kl * mu; }
+  // The gradient from those of z, of z times eps, and of kl: dz/dmu = 1, dkl/dmu = mu, dz/dlogvar = sigma eps / 2. slope is
+  // dlogvar/drho. All factors are multiplied in before the exponential, so the gradient is finite wherever the product is.
+  VAE_FN Gradient<T> gradient(T grad_z, T grad_z_eps, T grad_kl, T slope) const {
+    return {grad_z + grad_kl * mu, T(0.5) * (e.times(slope * grad_z_eps) + twice_kl_gradient(slope * grad_kl))};
+  }
 
-  // dz/dlogvar = sigma eps / 2. What comes is multiplied in before the exponential, so the gradient is finite wherever the
-  // product is.
-  VAE_FN T grad_logvar(T grad_z_eps, T twice_from_kl) const { return T(0.5) * (e.times(grad_z_eps) + twice_from_kl); }
+  // The same without kl: at an infinite mu a grad_kl of 0 would give 0 inf = NaN. grad_ratio, of the log-ratio, or 0: beside
+  // its gradient through z (add_log_ratio_gradient) it has d/dlogvar = 1 / 2.
+  VAE_FN Gradient<T> gradient_without_kl(T grad_z, T grad_z_eps, T grad_ratio, T slope) const {
+    return {grad_z, T(0.5) * (e.times(slope * grad_z_eps) + slope * grad_ratio)};
+  }
 
-  // 2 dkl/dlogvar = exp(logvar) - 1.
-  VAE_FN T twice_from_kl(T grad_kl) const {
+ private:
+  // exp(logvar) - 1 - logvar, where it is small enough to cancel: |logvar| <= ln 2.
+  VAE_FN T excess_near_zero() const { return e.r * e.r + e.g * (T(2) + T(2) * e.r + e.g); }
+
+  // 2 dkl/dlogvar = exp(logvar) - 1, times what comes.
+  VAE_FN T twice_kl_gradient(T grad_kl) const {
     return e.k == T(0) ? grad_kl * (T(2) * e.r + excess_near_zero()) : e.times(e.times(grad_kl)) - grad_kl;
   }
 };
@@ -52,6 +62,13 @@ struct Gaussian {
 template <class T>
 VAE_FN T log_ratio(T logvar, T z, T eps) {
   return T(0.5) * (logvar + (eps - z) * (eps + z));
+}
+
+// grad_z with the log-ratio's gradient through z: d log_ratio/dz = -z = -(mu + sigma eps). sigma in two factors: it may
+// overflow where the product does not.
+template <class T>
+VAE_FN T add_log_ratio_gradient(T grad_z, T grad_ratio, T mu, const TwoFactors<T>& sigma, T eps) {
+  return grad_z - (grad_ratio * mu + sigma.times(grad_ratio * eps));
 }
 
 // A scale that is given as sigma = softplus(rho) = ln(1 + exp(rho)): the same Gaussian at logvar = 2 ln softplus(rho).

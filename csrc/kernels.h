@@ -1,4 +1,4 @@
-// What the tensor code in bindings.cpp asks of a device: raw pointers, sizes and strides; no PyTorch.
+// What the tensor code in torch/ asks of a device: raw pointers, sizes and strides; no PyTorch.
 //
 // B rows of D elements, K Monte Carlo samples. Strides count elements. Z: the inputs' type; A: the type of the
 // arithmetic and of kl, double for double and float for every other.
@@ -30,60 +30,63 @@ struct Inputs {
   const void* mu;              // [B, D] Z
   const void* logvar;          // [B, D] Z; rho with kSoftplus
   int64_t mu_stride, logvar_stride;
-  const int64_t* key;          // [2], seed and step, on the device
-  uint32_t row_offset;         // of row 0 in the global batch
+  const int64_t* key;   // [2], seed and step, on the device
+  uint32_t row_offset;  // of row 0 in the global batch
 };
 
 struct Forward : Inputs {
-  void* z;                     // [K, B, D] Z
-  void* kl;                    // A: kKlSum [B], kKl [B, D], kLogRatio [K, B]
+  void* z;   // [K, B, D] Z
+  void* kl;  // A: kKlSum [B], kKl [B, D], kLogRatio [K, B]
 };
 
 struct Backward : Inputs {
-  const void* grad_z;          // [K, B, D] Z; null: zero
-  const void* grad_kl;         // like kl; null: zero
-  void* grad_mu;               // [B, D] Z
-  void* grad_logvar;           // [B, D] Z
-  int64_t grad_stride;         // of both: 2 D where they are the halves of one tensor
+  const void* grad_z;   // [K, B, D] Z; null: zero
+  const void* grad_kl;  // like kl; null: zero
+  void* grad_mu;        // [B, D] Z
+  void* grad_logvar;    // [B, D] Z
+  int64_t grad_stride;  // of both: 2 D where they are the halves of one tensor
 };
 
 // The decoder's logits of bytes 0 .. 255, which stand for probabilities of a white pixel.
 struct Bernoulli {
   Dtype dtype;
-  int64_t rows, images, dim;   // K B, B, D; row r is of image r mod B
-  const void* logits;          // [K B, D] Z
+  int64_t rows, images, dim;  // K B, B, D; row r is of image r mod B
+  const void* logits;         // [K B, D] Z
   int64_t logits_stride;
-  const uint8_t* pixels;       // [B, D]
+  const uint8_t* pixels;  // [B, D]
   int64_t pixels_stride;
 };
 
 struct LogProb : Bernoulli {
-  void* log_prob;              // [K B] A
+  static constexpr bool kValue = true, kGrad = false;
+  void* log_prob;  // [K B] A
 };
 
 struct LogProbBackward : Bernoulli {
-  const void* grad;            // [K B] A
-  void* grad_logits;           // [K B, D] Z
+  static constexpr bool kValue = false, kGrad = true;
+  const void* grad;   // [K B] A
+  void* grad_logits;  // [K B, D] Z
 };
 
 // Both in one pass; what comes for every log_prob is the same number.
 struct LogProbAndGradient : Bernoulli {
-  double weight;               // rounded to A
-  void* log_prob;              // [K B] A
-  void* grad_logits;           // [K B, D] Z
+  static constexpr bool kValue = true, kGrad = true;
+  double weight;      // rounded to A
+  void* log_prob;     // [K B] A
+  void* grad_logits;  // [K B, D] Z
 };
 
 // Rows of images; each byte as it is, or drawn to 0 or 255 with its own probability. Indices outside 0 .. N - 1: the CPU's loop
 // trusts that there are none, the GPU's kernel asserts it.
 struct TakePixels {
-  int64_t images, rows, dim;   // N, B, D
-  const uint8_t* source;       // [N, D]
+  int64_t images, rows, dim;  // N, B, D
+  const uint8_t* source;      // [N, D]
   int64_t source_stride;
-  const int64_t* index;        // [B], on the device; null: row i is image i
-  const int64_t* key;          // [2], seed and step, on the device; null: nothing is drawn
-  uint32_t row_offset;         // of row 0 in the global batch
-  uint8_t* pixels;             // [B, D]
-  float* x;                    // [B, D], pixels / 255; null: not wanted
+  const int64_t* index;  // [B], on the device; null: row i is image i
+  const int64_t* key;    // [2], seed and step, on the device; null: nothing is drawn
+  uint32_t row_offset;   // of row 0 in the global batch
+  uint8_t* pixels;       // [B, D]
+  float* x;              // [B, D], pixels / 255; null: not wanted
 };
 
 namespace cpu {

@@ -25,16 +25,14 @@ VAE_FN NoiseKey noise_key(int64_t seed, int64_t step) {
   return {static_cast<uint32_t>(s), static_cast<uint32_t>(s >> 32), static_cast<uint32_t>(step)};
 }
 
-VAE_FN uint32_t high_word(uint32_t a, uint32_t b) {
-  return static_cast<uint32_t>((static_cast<uint64_t>(a) * b) >> 32);
-}
+VAE_FN uint32_t high_word(uint32_t a, uint32_t b) { return static_cast<uint32_t>((static_cast<uint64_t>(a) * b) >> 32); }
 
 VAE_FN Words philox(Words c, uint32_t key0, uint32_t key1) {
   constexpr uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
   constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
   for (int round = 0; round < 10; ++round) {
-    c = {high_word(kMultiplier1, c.x2) ^ c.x1 ^ key0, kMultiplier1 * c.x2,
-         high_word(kMultiplier0, c.x0) ^ c.x3 ^ key1, kMultiplier0 * c.x0};
+    c = {high_word(kMultiplier1, c.x2) ^ c.x1 ^ key0, kMultiplier1 * c.x2, high_word(kMultiplier0, c.x0) ^ c.x3 ^ key1,
+         kMultiplier0 * c.x0};
     key0 += kWeyl0;
     key1 += kWeyl1;
   }

@@ -77,7 +77,7 @@ def binarize(pixels: Tensor, key: Tensor, *, row_offset: int = 0) -> Tensor:
     check_counts(None, row_offset, pixels.shape[0])
     if by_reference(pixels):
         return reference.binarize(pixels, key, row_offset)
-    drawn: Tensor = call_kernel(torch.ops.vae_ext.binarize, pixels, key, row_offset)
+    drawn: Tensor = call_kernel(torch.ops.vae_ext.binarize, pixels, key, row_offset=row_offset)
     return drawn
 
 
@@ -116,7 +116,7 @@ def take_pixels(images: Tensor, rows: Tensor, key: Tensor | None = None, *, row_
     check_counts(None, row_offset, rows.shape[0])
     if by_reference(images):
         return reference.take_pixels(images, rows, key, row_offset)
-    pixels, x = call_kernel(torch.ops.vae_ext.take_pixels, images, rows, key, row_offset)
+    pixels, x = call_kernel(torch.ops.vae_ext.take_pixels, images, rows, key, row_offset=row_offset)
     return pixels, x
 
 
@@ -171,14 +171,16 @@ def _register() -> None:
     def fake_log_prob(logits: Tensor, pixels: Tensor) -> Tensor:
         return logits.new_empty(logits.shape[0], dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
 
-    def fake_log_prob_and_gradient(logits: Tensor, pixels: Tensor, _weight: float) -> tuple[Tensor, Tensor]:
+    def fake_log_prob_and_gradient(logits: Tensor, pixels: Tensor, *, weight: float = 1.0) -> tuple[Tensor, Tensor]:
         return fake_log_prob(logits, pixels), logits.new_empty(logits.shape)
 
-    def fake_binarize(pixels: Tensor, _key: Tensor, row_offset: int) -> Tensor:
+    def fake_binarize(pixels: Tensor, _key: Tensor, *, row_offset: int = 0) -> Tensor:
         check_known(pixels.shape[0], row_offset)
         return pixels.new_empty(pixels.shape)
 
-    def fake_take_pixels(images: Tensor, rows: Tensor, _key: Tensor | None, row_offset: int) -> tuple[Tensor, Tensor]:
+    def fake_take_pixels(
+        images: Tensor, rows: Tensor, _key: Tensor | None = None, *, row_offset: int = 0
+    ) -> tuple[Tensor, Tensor]:
         check_known(rows.shape[0], row_offset)
         shape = (rows.shape[0], images.shape[1])
         return images.new_empty(shape), images.new_empty(shape, dtype=torch.float32)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from enum import IntEnum
-from typing import Any, Literal, NamedTuple
+from enum import StrEnum
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -18,23 +18,24 @@ from vae_ext.noise import check_counts, check_key, check_whole
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 Pair = tuple[Tensor, Tensor]
 Scale = Literal["exp", "softplus"]
+SCALES = ("exp", "softplus")
 
 
-class Output(IntEnum):
-    """What comes beside z, as csrc/kernels.h numbers it."""
+class Output(StrEnum):
+    """What comes beside z, by the names of the raw operators."""
 
-    KL_SUM = 0
-    KL = 1
-    LOG_RATIO = 2
+    KL_SUM = "kl_sum"
+    KL = "kl"
+    LOG_RATIO = "log_ratio"
 
 
-class Options(NamedTuple):
-    """The raw operators' arguments after their tensors."""
+class Options(TypedDict, total=False):
+    """The raw operators' keyword arguments, but for those that have their defaults: each costs half a microsecond a call."""
 
-    num_samples: int | None
+    num_samples: int
     row_offset: int
-    scale: int
-    output: int
+    scale: str
+    output: str
 
 
 def reparam_kl(
@@ -134,11 +135,11 @@ def reparam_kl_packed(
     rows = packed if packed.dim() == 2 else packed.reshape(math.prod(packed.shape[:-1]), packed.shape[-1])
     if by_reference(packed):
         mu, logvar = rows.chunk(2, dim=-1)
-        z, kl = reference.reparam_kl(mu, logvar, key, *options)
+        z, kl = reference.reparam_kl(mu, logvar, key, **options)
     elif wants_gradient(packed):
-        z, kl = _Packed.apply(rows, key, *options)
+        z, kl = _Packed.apply(rows, key, options)
     else:
-        z, kl = call_kernel(torch.ops.vae_ext.reparam_kl_packed, rows, key, *options)
+        z, kl = call_kernel(torch.ops.vae_ext.reparam_kl_packed, rows, key, **options)
     return _unflatten(z, kl, packed.shape[:-1], options)
 
 
@@ -161,11 +162,11 @@ def _of_pair(
     if len(lead) != 1:
         mu, logvar = (t.reshape(math.prod(lead), t.shape[-1]) for t in (mu, logvar))
     if by_reference(mu):
-        z, out = reference.reparam_kl(mu, logvar, key, *options)
+        z, out = reference.reparam_kl(mu, logvar, key, **options)
     elif wants_gradient(mu, logvar):
-        z, out = _OfPair.apply(mu, logvar, key, *options)
+        z, out = _OfPair.apply(mu, logvar, key, options)
     else:
-        z, out = call_kernel(torch.ops.vae_ext.reparam_kl, mu, logvar, key, *options)
+        z, out = call_kernel(torch.ops.vae_ext.reparam_kl, mu, logvar, key, **options)
     return _unflatten(z, out, lead, options)
 
 
@@ -190,15 +191,15 @@ def wants_gradient(*tensors: Tensor) -> bool:
     return wanted and not torch.compiler.is_compiling()
 
 
-def call_kernel(operator: Any, *args: Any) -> Any:
+def call_kernel(operator: Any, *args: Any, **options: Any) -> Any:
     """One call of a raw operator: below autograd, which a call from above goes through in Python even without a gradient.
 
     A traced program gets the operator as it is, and its gradients from ``register_autograd``.
     """
     if torch.compiler.is_compiling():
-        return operator.default(*args)
+        return operator.default(*args, **options)
     with torch._C._AutoDispatchBelowAutograd():
-        return operator.default(*args)
+        return operator.default(*args, **options)
 
 
 def _common(
@@ -213,29 +214,32 @@ def _common(
     if key.device != t.device:
         raise ValueError(f"key: expected the device of {name}, {t.device}, got {key.device}")
     check_counts(num_samples, row_offset, math.prod(t.shape[:-1]))
-    if scale not in ("exp", "softplus"):
+    if scale not in SCALES:
         raise ValueError(f'scale: expected "exp" or "softplus", got {scale!r}')
-    return key, Options(num_samples, row_offset, int(scale == "softplus"), int(output))
+    options: Options = {}
+    if num_samples is not None:
+        options["num_samples"] = num_samples
+    if row_offset != 0:
+        options["row_offset"] = row_offset
+    if scale != "exp":
+        options["scale"] = scale
+    if output != Output.KL_SUM:
+        options["output"] = output.value
+    return key, options
 
 
 def _unflatten(z: Tensor, out: Tensor, lead: torch.Size, options: Options) -> Pair:
     """Rows back to the leading dimensions that they came from."""
     if len(lead) == 1:
         return z, out
-    samples = () if options.num_samples is None else (options.num_samples,)
+    samples = (options["num_samples"],) if "num_samples" in options else ()
     shape = {Output.KL_SUM: lead, Output.KL: (*lead, z.shape[-1]), Output.LOG_RATIO: (*samples, *lead)}
-    return z.reshape(*samples, *lead, z.shape[-1]), out.reshape(shape[Output(options.output)])
+    return z.reshape(*samples, *lead, z.shape[-1]), out.reshape(shape[Output(options.get("output", Output.KL_SUM))])
 
 
-def _save_pair(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    mu, logvar, key, *ctx.options = inputs
-    ctx.save_for_backward(mu, logvar, key)
-    ctx.set_materialize_grads(False)
-
-
-def _save_packed(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    packed, key, *ctx.options = inputs
-    ctx.save_for_backward(packed, key)
+def _save(ctx: Any, inputs: tuple[Tensor, ...], keyword_only_inputs: Any, output: Any = None) -> None:
+    ctx.save_for_backward(*inputs)
+    ctx.options = keyword_only_inputs
     ctx.set_materialize_grads(False)
 
 
@@ -246,44 +250,53 @@ class _OfPair(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, mu: Tensor, logvar: Tensor, key: Tensor, *options: Any) -> Pair:
-        _save_pair(ctx, (mu, logvar, key, *options), None)
-        z, out = call_kernel(torch.ops.vae_ext.reparam_kl, mu, logvar, key, *options)
+    def forward(ctx: Any, mu: Tensor, logvar: Tensor, key: Tensor, options: Options) -> Pair:
+        _save(ctx, (mu, logvar, key), options)
+        z, out = call_kernel(torch.ops.vae_ext.reparam_kl, mu, logvar, key, **options)
         return z, out
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_out: Tensor | None) -> tuple[Tensor | None, ...]:
-        mu, logvar, key = ctx.saved_tensors
-        grads: tuple[Tensor | None, ...] = (None, None)
-        if torch.is_grad_enabled():
-            grads = _differentiable(grad_z, grad_out, (mu, logvar), key, ctx.options)
-        elif grad_z is not None or grad_out is not None:
-            grads = call_kernel(torch.ops.vae_ext.reparam_kl_backward, grad_z, grad_out, mu, logvar, key, *ctx.options)
-        return *grads, None, None, None, None, None
+        return *_of_pair_backward(ctx, grad_z, grad_out), None
 
 
 class _Packed(torch.autograd.Function):
     """The same for one input."""
 
     @staticmethod
-    def forward(ctx: Any, packed: Tensor, key: Tensor, *options: Any) -> Pair:
-        _save_packed(ctx, (packed, key, *options), None)
-        z, out = call_kernel(torch.ops.vae_ext.reparam_kl_packed, packed, key, *options)
+    def forward(ctx: Any, packed: Tensor, key: Tensor, options: Options) -> Pair:
+        _save(ctx, (packed, key), options)
+        z, out = call_kernel(torch.ops.vae_ext.reparam_kl_packed, packed, key, **options)
         return z, out
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_out: Tensor | None) -> tuple[Tensor | None, ...]:
-        packed, key = ctx.saved_tensors
-        grad: Tensor | None = None
-        if torch.is_grad_enabled():
-            (grad,) = _differentiable(grad_z, grad_out, (packed,), key, ctx.options)
-        elif grad_z is not None or grad_out is not None:
-            grad = call_kernel(torch.ops.vae_ext.reparam_kl_packed_backward, grad_z, grad_out, packed, key, *ctx.options)
-        return grad, None, None, None, None, None
+        return *_packed_backward(ctx, grad_z, grad_out), None
+
+
+def _of_pair_backward(ctx: Any, grad_z: Tensor | None, grad_out: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The gradients of mu, logvar and the key; :class:`_OfPair` has the options beside them, a raw operator as keywords."""
+    mu, logvar, key = ctx.saved_tensors
+    grads: tuple[Tensor | None, ...] = (None, None)
+    if torch.is_grad_enabled():
+        grads = _differentiable(grad_z, grad_out, (mu, logvar), key, ctx.options)
+    elif grad_z is not None or grad_out is not None:
+        grads = call_kernel(torch.ops.vae_ext.reparam_kl_backward, grad_z, grad_out, mu, logvar, key, **ctx.options)
+    return *grads, None
+
+
+def _packed_backward(ctx: Any, grad_z: Tensor | None, grad_out: Tensor | None) -> tuple[Tensor | None, ...]:
+    packed, key = ctx.saved_tensors
+    grad: Tensor | None = None
+    if torch.is_grad_enabled():
+        (grad,) = _differentiable(grad_z, grad_out, (packed,), key, ctx.options)
+    elif grad_z is not None or grad_out is not None:
+        grad = call_kernel(torch.ops.vae_ext.reparam_kl_packed_backward, grad_z, grad_out, packed, key, **ctx.options)
+    return grad, None
 
 
 def _differentiable(
-    grad_z: Tensor | None, grad_out: Tensor | None, inputs: tuple[Tensor, ...], key: Tensor, options: list[Any]
+    grad_z: Tensor | None, grad_out: Tensor | None, inputs: tuple[Tensor, ...], key: Tensor, options: Options
 ) -> tuple[Tensor | None, ...]:
     """The gradients as a graph of their own, for second derivatives (``create_graph=True``): the reference's.
 
@@ -292,7 +305,7 @@ def _differentiable(
     """
     inputs = tuple(t.view_as(t) for t in inputs)
     mu, logvar = inputs if len(inputs) == 2 else inputs[0].chunk(2, dim=-1)
-    pairs = zip(reference.reparam_kl(mu, logvar, key, *options), (grad_z, grad_out), strict=True)
+    pairs = zip(reference.reparam_kl(mu, logvar, key, **options), (grad_z, grad_out), strict=True)
     used = [(out, grad) for out, grad in pairs if grad is not None and out.requires_grad]
     if not used:
         return (None,) * len(inputs)
@@ -310,18 +323,20 @@ def check_known(rows: int, row_offset: int) -> None:
         raise ValueError(f"row_offset: expected 0 to 2**32 - {rows} for {rows} rows, got {row_offset}")
 
 
-def _check_options(t: Tensor, num_samples: int | None, row_offset: int, scale: int, output: int) -> None:
+def _check_options(
+    t: Tensor, num_samples: int | None = None, row_offset: int = 0, scale: str = "exp", output: str = "kl_sum"
+) -> None:
     if num_samples is not None:
         check_whole("num_samples", num_samples, 1, 2**32)
     check_known(t.shape[0], row_offset)
-    check_whole("scale", scale, 0, 1)
-    check_whole("output", output, 0, 2)
+    for name, value, names in (("scale", scale, SCALES), ("output", output, tuple(Output))):
+        if value not in names:
+            raise ValueError(f"{name}: expected one of {', '.join(names)}; got {value}")
 
 
-def _fake(t: Tensor, dim: int, options: tuple[Any, ...]) -> Pair:
+def _fake(t: Tensor, dim: int, *, num_samples: int | None = None, output: str = "kl_sum", **options: Any) -> Pair:
     """Shapes and dtypes without data, for torch.compile and torch.export."""
-    _check_options(t, *options)
-    num_samples, _, _, output = options
+    _check_options(t, num_samples, output=output, **options)
     rows = t.shape[0]
     samples = () if num_samples is None else (num_samples,)
     shape = {Output.KL_SUM: (rows,), Output.KL: (rows, dim), Output.LOG_RATIO: (*samples, rows)}[Output(output)]
@@ -329,20 +344,20 @@ def _fake(t: Tensor, dim: int, options: tuple[Any, ...]) -> Pair:
     return t.new_empty((*samples, rows, dim)), t.new_empty(shape, dtype=out_dtype)
 
 
-def _fake_grad(t: Tensor, options: tuple[Any, ...]) -> Tensor:
-    _check_options(t, *options)
+def _fake_grad(t: Tensor, **options: Any) -> Tensor:
+    _check_options(t, **options)
     return t.new_empty(t.shape)
 
 
 def _register() -> None:
     """Makes the raw operators whole: shapes for tracing, and gradients for whoever calls them directly."""
     fake = torch.library.register_fake
-    fake("vae_ext::reparam_kl", lambda mu, _l, _k, *options: _fake(mu, mu.shape[1], options))
-    fake("vae_ext::reparam_kl_packed", lambda packed, _k, *options: _fake(packed, packed.shape[1] // 2, options))
-    fake("vae_ext::reparam_kl_backward", lambda _z, _o, mu, _l, _k, *options: tuple(_fake_grad(mu, options) for _ in range(2)))
-    fake("vae_ext::reparam_kl_packed_backward", lambda _z, _o, packed, _k, *options: _fake_grad(packed, options))
-    torch.library.register_autograd("vae_ext::reparam_kl", _OfPair.backward, setup_context=_save_pair)
-    torch.library.register_autograd("vae_ext::reparam_kl_packed", _Packed.backward, setup_context=_save_packed)
+    fake("vae_ext::reparam_kl", lambda mu, _l, _k, **options: _fake(mu, mu.shape[1], **options))
+    fake("vae_ext::reparam_kl_packed", lambda packed, _k, **options: _fake(packed, packed.shape[1] // 2, **options))
+    fake("vae_ext::reparam_kl_backward", lambda _z, _o, mu, _l, _k, **opts: tuple(_fake_grad(mu, **opts) for _ in range(2)))
+    fake("vae_ext::reparam_kl_packed_backward", lambda _z, _o, packed, _k, **options: _fake_grad(packed, **options))
+    torch.library.register_autograd("vae_ext::reparam_kl", _of_pair_backward, setup_context=_save)
+    torch.library.register_autograd("vae_ext::reparam_kl_packed", _packed_backward, setup_context=_save)
 
 
 # Something that is asked for and cannot be had is an error where the operator is used, not where it is imported.

@@ -13,7 +13,13 @@ from vae_ext.noise import standard_normal, words
 
 
 def reparam_kl(
-    mu: Tensor, logvar: Tensor, key: Tensor, num_samples: int | None, row_offset: int, scale: int, output: int
+    mu: Tensor,
+    logvar: Tensor,
+    key: Tensor,
+    num_samples: int | None = None,
+    row_offset: int = 0,
+    scale: str = "exp",
+    output: str = "kl_sum",
 ) -> tuple[Tensor, Tensor]:
     """z, and what the operator gives beside it, of ``[B, D]`` inputs; :mod:`vae_ext.ops` says what the arguments are.
 
@@ -23,15 +29,15 @@ def reparam_kl(
     """
     dtype = mu.dtype
     mu, logvar = (t if t.dtype == torch.float64 else t.float() for t in (mu, logvar))
-    if scale == 1:
+    if scale == "softplus":
         logvar = logvar_of_softplus(logvar)
     rows, dim = mu.shape
     eps = standard_normal(key, rows, dim, num_samples=num_samples, row_offset=row_offset).to(mu.dtype)
     z = reparameterize(mu, logvar, eps)
-    if output == 2:
+    if output == "log_ratio":
         return z.to(dtype), log_ratio(logvar, z, eps).sum(-1)
     kl = kl_divergence(mu, logvar)
-    return z.to(dtype), kl.sum(-1) if output == 0 else kl
+    return z.to(dtype), kl.sum(-1) if output == "kl_sum" else kl
 
 
 def logvar_of_softplus(rho: Tensor) -> Tensor:

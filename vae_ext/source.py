@@ -20,17 +20,22 @@ MARK = b"vae_ext source digest "
 
 def is_checkout() -> bool:
     """Whether this package stands in a source tree, beside the sources of its compiled module."""
-    return (ROOT / "csrc" / "bindings.cpp").is_file() and (ROOT / "setup.py").is_file()
+    return (ROOT / "csrc" / "torch" / "module.cpp").is_file() and (ROOT / "setup.py").is_file()
 
 
 def source_digest() -> str:
-    """Sha256 of everything that decides what the compiled module does: names and contents of csrc/*, and setup.py."""
+    """Sha256 of everything that decides what the compiled module does: names and contents of csrc/ and setup.py."""
     digest = hashlib.sha256()
-    for path in [ROOT / "setup.py", *sorted((ROOT / "csrc").glob("*"))]:
+    for path in [ROOT / "setup.py", *sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())]:
         content = path.read_bytes()
-        digest.update(f"{path.name} {len(content)}\n".encode())
+        digest.update(f"{path.relative_to(ROOT).as_posix()} {len(content)}\n".encode())
         digest.update(content)
     return digest.hexdigest()
+
+
+def sources_in(folder: str) -> list[Path]:
+    """What is compiled of a folder of csrc/: "torch", "cpu" or "cuda"."""
+    return sorted(path for path in (ROOT / "csrc" / folder).iterdir() if path.suffix in (".cpp", ".cu"))
 
 
 def cuda_home() -> Path | None:

@@ -26,7 +26,7 @@ def fused(mu: Tensor, logvar: Tensor, key: Tensor, samples: int | None) -> Pair:
 
 
 def plain(mu: Tensor, logvar: Tensor, key: Tensor, samples: int | None, row_offset: int = 0) -> Pair:
-    return reference.reparam_kl(mu, logvar, key, samples, row_offset, 0, 0)
+    return reference.reparam_kl(mu, logvar, key, samples, row_offset)
 
 
 def textbook(mu: Tensor, logvar: Tensor, _key: Tensor | None = None, samples: int | None = None) -> Pair:

@@ -48,7 +48,8 @@ struct Failures {
   long count = 0;
 
   void add(const std::string& where, const char* what, int64_t element) {
-    if (++count <= 30) std::printf("%s %s: %s at element %lld\n", where.c_str(), test_case.c_str(), what, static_cast<long long>(element));
+    if (++count <= 30)
+      std::printf("%s %s: %s at element %lld\n", where.c_str(), test_case.c_str(), what, static_cast<long long>(element));
   }
 };
 inline Failures failures;
@@ -58,8 +59,11 @@ inline std::mt19937_64 random_bits;
 class Buffer {
  public:
   Buffer(int64_t n, size_t element_bytes, int64_t offset = 0)
-      : element_(element_bytes), bytes_(static_cast<size_t>(n) * element_bytes), before_(kGuard + static_cast<size_t>(offset) * element_bytes),
-        all_((before_ + bytes_ + kGuard + 63) / 64 * 64), base_(static_cast<unsigned char*>(std::aligned_alloc(64, all_))) {
+      : element_(element_bytes),
+        bytes_(static_cast<size_t>(n) * element_bytes),
+        before_(kGuard + static_cast<size_t>(offset) * element_bytes),
+        all_((before_ + bytes_ + kGuard + 63) / 64 * 64),
+        base_(static_cast<unsigned char*>(std::aligned_alloc(64, all_))) {
     std::memset(base_, kGuardByte, all_);
     fill(0);
     poison();
@@ -81,7 +85,8 @@ class Buffer {
     unpoison();
     for (size_t i = 0; i < all_; ++i) {
       if ((i < before_ || i >= before_ + bytes_) && base_[i] != kGuardByte) {
-        failures.add(name, "a write out of bounds", (static_cast<int64_t>(i) - static_cast<int64_t>(before_)) / static_cast<int64_t>(element_));
+        failures.add(name, "a write out of bounds",
+                     (static_cast<int64_t>(i) - static_cast<int64_t>(before_)) / static_cast<int64_t>(element_));
         break;
       }
     }
@@ -90,7 +95,7 @@ class Buffer {
 
   // Sums of four uniforms, roughly normal; with `special`, an eighth of them from the ends of the range, infinite or NaN.
   void fill_with_numbers(Dtype dtype, bool special, double deviation) const {
-    static const double kSpecial[] = {0.0,   -0.0,   INFINITY, -INFINITY, NAN,   1e-40, -1e-310, 88.0,
+    static const double kSpecial[] = {0.0,    -0.0,  INFINITY, -INFINITY, NAN,   1e-40, -1e-310, 88.0,
                                       -104.0, 200.0, -400.0,   1e30,      -1e30, 700.0, 65504.0};
     for (int64_t i = 0; i < size(); ++i) {
       const uint64_t word = random_bits();
@@ -104,7 +109,8 @@ class Buffer {
 
   // Of three bytes two are anything, and one is black or white.
   void fill_with_pixels() const {
-    for (int64_t i = 0; i < size(); ++i) *at(i) = static_cast<unsigned char>(random_bits() % 3 == 0 ? 255 * (random_bits() % 2) : random_bits());
+    for (int64_t i = 0; i < size(); ++i)
+      *at(i) = static_cast<unsigned char>(random_bits() % 3 == 0 ? 255 * (random_bits() % 2) : random_bits());
   }
 
  private:
@@ -121,8 +127,8 @@ class Buffer {
   unsigned char* base_;
 };
 
-// Where one result of a call is written: by the CPU, and twice by the emulated GPU, onto memory of other bytes each time, so that
-// an element which nothing writes differs.
+// Where one result of a call is written: by the CPU, and twice by the emulated GPU, onto memory of other bytes each time, so
+// that an element which nothing writes differs.
 class Result {
  public:
   enum Side { kCpu, kCuda, kCudaAgain };
@@ -148,7 +154,10 @@ class Result {
 
  private:
   Result(const char* kernel, const char* name, int64_t n, size_t bytes, int64_t offset, Dtype dtype, bool numbers)
-      : name_(std::string(kernel) + ", " + name), dtype_(dtype), numbers_(numbers), bytes_(bytes),
+      : name_(std::string(kernel) + ", " + name),
+        dtype_(dtype),
+        numbers_(numbers),
+        bytes_(bytes),
         sides_{{n, bytes, offset}, {n, bytes, offset}, {n, bytes, offset}} {
     sides_[kCuda].fill(0xA5);
     sides_[kCudaAgain].fill(0x3C);

@@ -1,4 +1,4 @@
-"""Builds the check of the emulated CUDA kernels: main.cpp, csrc/cuda.cu as C++, and the CPU's kernels to stand beside."""
+"""Builds the check of the emulated CUDA kernels: main.cpp, csrc/cuda/*.cu as C++, and the CPU's kernels to stand beside."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch.utils.cpp_extension import include_paths
 
-from vae_ext.source import ROOT
+from vae_ext.source import ROOT, sources_in
 
 HERE = Path(__file__).parent
 # Unoptimised enough to compile in seconds. What decides bits is as in setup.py.
@@ -27,24 +27,27 @@ class Build(enum.Enum):
     RACES = ("-g", "-fsanitize=thread")
 
 
-def compile_object(source: Path, target: Path, *flags: str) -> Path:
-    """One translation unit; a SystemExit with what the compiler says if it fails."""
+def compile_objects(sources: Sequence[Path], folder: Path, suffix: str, *flags: str) -> list[Path]:
+    """A translation unit each, one after the other; a SystemExit with what the compiler says if one fails."""
     includes = [flag for path in include_paths() for flag in ("-isystem", path)]
-    _run(["g++", *FLAGS, *flags, "-I", str(HERE), *includes, "-c", "-x", "c++", str(source), "-o", str(target)])
-    return target
+    objects = [folder / f"{source.stem}{suffix}" for source in sources]
+    for source, target in zip(sources, objects, strict=True):
+        _run(["g++", *FLAGS, *flags, "-I", str(HERE), *includes, "-c", "-x", "c++", str(source), "-o", str(target)])
+    return objects
 
 
-def build_cpu(folder: Path) -> Path:
+def build_cpu(folder: Path) -> list[Path]:
     """The CPU's kernels, which every build stands beside; never instrumented."""
-    return compile_object(ROOT / "csrc" / "cpu.cpp", folder / "cpu.o", "-I", str(ROOT / "csrc"))
+    return compile_objects(sources_in("cpu"), folder, ".cpu.o", "-I", str(ROOT / "csrc"))
 
 
-def build_main(folder: Path, build: Build) -> Path:
-    return compile_object(HERE / "main.cpp", folder / f"main.{build.name}.o", "-I", str(ROOT / "csrc"), *build.value)
+def build_main(folder: Path, build: Build) -> list[Path]:
+    return compile_objects([HERE / "main.cpp"], folder, f".{build.name}.o", "-I", str(ROOT / "csrc"), *build.value)
 
 
-def build_cuda(folder: Path, build: Build, csrc: Path = ROOT / "csrc") -> Path:
-    return compile_object(csrc / "cuda.cu", folder / f"cuda.{build.name}.o", "-I", str(csrc), *build.value)
+def build_cuda(folder: Path, build: Build, csrc: Path = ROOT / "csrc") -> list[Path]:
+    sources = [csrc / "cuda" / source.name for source in sources_in("cuda")]
+    return compile_objects(sources, folder, f".cuda.{build.name}.o", "-I", str(csrc), *build.value)
 
 
 def link(objects: Sequence[Path], program: Path, build: Build) -> Path:

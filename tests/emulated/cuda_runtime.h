@@ -1,9 +1,9 @@
-// As much of CUDA as csrc/cuda.cu uses, on the CPU: g++ -x c++ -I tests/emulated csrc/cuda.cu.
+// As much of CUDA as csrc/cuda/*.cu use, on the CPU: g++ -x c++ -I tests/emulated csrc/cuda/gaussian.cu.
 //
-// The threads of a thread block are fibers. Each runs until it waits at a barrier or a shuffle; when all wait or have ended, those
-// that wait for each other go on. A barrier that not every thread of the block reaches, and a shuffle that not every lane of its
-// mask reaches, end the program with a message. Thread blocks run one after the other. What it does not show: speed, streams,
-// graphs, memory that is ordered more weakly than the CPU's, and what nvcc makes of the code.
+// The threads of a thread block are fibers. Each runs until it waits at a barrier or a shuffle; when all wait or have ended,
+// those that wait for each other go on. A barrier that not every thread of the block reaches, and a shuffle that not every lane
+// of its mask reaches, end the program with a message. Thread blocks run one after the other. What it does not show: speed,
+// streams, graphs, memory that is ordered more weakly than the CPU's, and what nvcc makes of the code.
 #pragma once
 
 #include <algorithm>
@@ -59,8 +59,8 @@ inline std::set<const void*> kernels_launched;
 enum class State { kReady, kAtBarrier, kAtShuffle, kEnded };
 struct Thread {
   State state;
-  int line;                // where it waits, or waited last
-  unsigned mask, source;   // of a shuffle: its lanes, and the one whose value this one receives
+  int line;               // where it waits, or waited last
+  unsigned mask, source;  // of a shuffle: its lanes, and the one whose value this one receives
   uint64_t sent, received;
   Fiber fiber;
 };
@@ -111,7 +111,8 @@ inline bool pass_shuffles() {
       const bool together = other.state == State::kAtShuffle && other.line == thread.line && other.mask == thread.mask;
       if (in_mask(lane) && !together) fail("a shuffle that not every lane of its mask reaches", thread, other);
     }
-    if (!in_mask(i % kWarpSize) || !in_mask(thread.source)) fail("a shuffle of a lane outside its mask", thread, warp[thread.source]);
+    if (!in_mask(i % kWarpSize) || !in_mask(thread.source))
+      fail("a shuffle of a lane outside its mask", thread, warp[thread.source]);
     thread.received = warp[thread.source].sent;
     passed = true;
   }
@@ -123,7 +124,8 @@ inline bool pass_shuffles() {
 
 // Lets all threads go on, which wait at one barrier; false: all have ended.
 inline bool pass_barrier() {
-  const auto waiting = std::find_if(threads.begin(), threads.end(), [](const Thread& t) { return t.state == State::kAtBarrier; });
+  const auto waiting =
+      std::find_if(threads.begin(), threads.end(), [](const Thread& t) { return t.state == State::kAtBarrier; });
   if (waiting == threads.end()) return false;
   for (const Thread& other : threads) {
     const bool together = other.state == State::kAtBarrier && other.line == waiting->line;
@@ -180,7 +182,8 @@ EMULATOR_NOT_INSTRUMENTED inline void __syncthreads(int line = __builtin_LINE())
 
 // Orders no accesses to memory, as on the GPU.
 template <class T>
-EMULATOR_NOT_INSTRUMENTED T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, int line = __builtin_LINE()) {
+EMULATOR_NOT_INSTRUMENTED T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32,
+                                             int line = __builtin_LINE()) {
   static_assert(sizeof(T) <= sizeof(uint64_t), "one register or two");
   const unsigned lane = emulator::current % emulator::kWarpSize, segment = static_cast<unsigned>(width);
   emulator::Thread& self = emulator::threads[emulator::current];
@@ -209,6 +212,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 }
 
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) { return *value = emulator::multiprocessors, cudaSuccess; }
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  return *value = emulator::multiprocessors, cudaSuccess;
+}
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : "invalid configuration"; }

@@ -1,8 +1,8 @@
-// Fibers: stacks that take turns on one CPU thread, for the threads of an emulated thread block; and what the sanitizers must be
-// told of them.
+// Fibers: stacks that take turns on one CPU thread, for the threads of an emulated thread block; and what the sanitizers must
+// be told of them.
 //
-// ThreadSanitizer takes each fiber for a thread of its own. Switching orders nothing for it: only release() and acquire() do, so
-// that accesses of two fibers to the same memory are a race unless a barrier lies between them.
+// ThreadSanitizer takes each fiber for a thread of its own. Switching orders nothing for it: only release() and acquire() do,
+// so that accesses of two fibers to the same memory are a race unless a barrier lies between them.
 #pragma once
 
 #include <ucontext.h>

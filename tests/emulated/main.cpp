@@ -1,5 +1,5 @@
-// The CUDA kernels, emulated on the CPU as cuda_runtime.h describes, beside the CPU's own: the same bits, every element written,
-// nothing outside. Prints each difference with its kernel and case, and ends with 1 if there is one.
+// The CUDA kernels, emulated on the CPU as cuda_runtime.h describes, beside the CPU's own: the same bits, every element
+// written, nothing outside. Prints each difference with its kernel and case, and ends with 1 if there is one.
 //
 //     main [EVERY [FIRST [DTYPES]]]    cases FIRST, FIRST + EVERY, ... of the first DTYPES types; all by default
 #include <cstdlib>
@@ -16,8 +16,8 @@ namespace {
 struct Shape {
   int64_t rows, dim;
 };
-constexpr Shape kShapes[] = {{1, 1},   {7, 20},    {3, 33}, {130, 64}, {5, 1271}, {128, 20},
-                             {1000, 3}, {1, 10000}, {300, 4}, {5, 0},   {3, 1024}, {2, 1028}};
+constexpr Shape kShapes[] = {{1, 1},    {7, 20},    {3, 33},  {130, 64}, {5, 1271}, {128, 20},
+                             {1000, 3}, {1, 10000}, {300, 4}, {5, 0},    {3, 1024}, {2, 1028}};
 
 // How the rows of the arguments lie in memory.
 struct Layout {
@@ -42,7 +42,7 @@ constexpr Layout kLayouts[] = {
 
 constexpr const char* kDtypes[] = {"float32", "float64", "bfloat16", "float16"};  // in the order of Dtype
 constexpr int64_t kSamples[] = {1, 2, 5};
-constexpr const char* kForms[] = {"kl",         "kl, softplus",        "kl an element", "kl an element, softplus",
+constexpr const char* kForms[] = {"kl",        "kl, softplus",        "kl an element", "kl an element, softplus",
                                   "log ratio", "log ratio, softplus", "pixels"};  // output, then scale
 
 struct Key {
@@ -85,9 +85,18 @@ void check_gaussian(const Case& c) {
   const Buffer first(n, bytes, l.input_offset), second(l.packed ? 0 : n, bytes, l.input_offset);
   first.fill_with_numbers(c.dtype, c.special, 2);
   second.fill_with_numbers(c.dtype, c.special, 2);
-  const vae::Inputs inputs{c.dtype, static_cast<vae::Scale>(c.form % 2), output, c.samples, rows, dim,
-                           first.data(), l.packed ? first.at(dim) : second.data(), stride, stride,
-                           c.key.seed_and_step.data(), c.key.row_offset};
+  const vae::Inputs inputs{c.dtype,
+                           static_cast<vae::Scale>(c.form % 2),
+                           output,
+                           c.samples,
+                           rows,
+                           dim,
+                           first.data(),
+                           l.packed ? first.at(dim) : second.data(),
+                           stride,
+                           stride,
+                           c.key.seed_and_step.data(),
+                           c.key.row_offset};
 
   const int64_t kl_size = output == vae::Output::kKl ? rows * dim : output == vae::Output::kKlSum ? rows : c.samples * rows;
   const Dtype arithmetic = arithmetic_of(c.dtype);
@@ -186,8 +195,9 @@ Case case_of(int64_t number, size_t dtypes) {
   c.key = kKeys[random_bits() % std::size(kKeys)];
   c.order = random_bits() % 2 == 0 ? emulator::Order::kReverse : emulator::Order::kRandom;
   c.max_blocks = static_cast<unsigned>(random_bits() % 3);
-  failures.test_case = std::string("(") + kDtypes[dtype] + " [" + std::to_string(c.samples) + ", " + std::to_string(c.shape.rows) + ", " +
-                       std::to_string(c.shape.dim) + "], " + kForms[c.form] + ", " + c.layout.name + (c.special ? ", special values)" : ")");
+  failures.test_case = std::string("(") + kDtypes[dtype] + " [" + std::to_string(c.samples) + ", " +
+                       std::to_string(c.shape.rows) + ", " + std::to_string(c.shape.dim) + "], " + kForms[c.form] + ", " +
+                       c.layout.name + (c.special ? ", special values)" : ")");
   return c;
 }
 
@@ -197,7 +207,8 @@ int main(int arguments, char** argument) {
   const auto number = [&](int i, int64_t otherwise) { return arguments > i ? std::atoll(argument[i]) : otherwise; };
   const int64_t every = number(1, 1), first = number(2, 0);
   const auto dtypes = static_cast<size_t>(number(3, std::size(kDtypes)));
-  const auto total = static_cast<int64_t>(dtypes * std::size(kForms) * std::size(kLayouts) * std::size(kShapes) * std::size(kSamples));
+  const auto total =
+      static_cast<int64_t>(dtypes * std::size(kForms) * std::size(kLayouts) * std::size(kShapes) * std::size(kSamples));
   int64_t cases = 0;
   for (int64_t i = first; i < total; i += every) {
     random_bits.seed(static_cast<uint64_t>(i));
@@ -206,7 +217,7 @@ int main(int arguments, char** argument) {
     check(c);
     ++cases;
   }
-  std::printf("%lld cases, %zu kernels, %ld barriers, %ld differences\n", static_cast<long long>(cases), emulator::kernels_launched.size(),
-              emulator::barriers_passed, failures.count);
+  std::printf("%lld cases, %zu kernels, %ld barriers, %ld differences\n", static_cast<long long>(cases),
+              emulator::kernels_launched.size(), emulator::barriers_passed, failures.count);
   return failures.count == 0 ? 0 : 1;
 }

@@ -1,6 +1,6 @@
 // Walks all threads of the GPU's grid over awkward shapes: each block of four elements belongs to exactly one thread, each
 // row's partial sums are those that kernels.h fixes, and nothing lies out of bounds.
-#include "grid.h"
+#include "cuda/grid.h"
 
 #include <cstdio>
 #include <vector>
@@ -12,9 +12,9 @@ bool covers_once(int64_t rows, int64_t dim) {
   const auto blocks = static_cast<int64_t>(grid.blocks);
   if (blocks != (dim + 3) / 4) return false;
   std::vector<int> touched(static_cast<size_t>(rows * blocks), 0);
-  for (int64_t team = 0; team < grid.teams; ++team) {
+  for (int64_t row_group = 0; row_group < grid.row_groups; ++row_group) {
     for (int thread = 0; thread < vae::kThreads; ++thread) {
-      const int64_t row = grid.row(team, thread);
+      const int64_t row = grid.row(row_group, thread);
       for (uint32_t block = static_cast<uint32_t>(grid.lane(thread)); block < grid.blocks_of(row); block += grid.lanes()) {
         if (row >= rows || block >= blocks) return false;
         // kernels.h: block j belongs to the partial sum j mod kPartials; with fewer blocks than that, to its own.
@@ -35,10 +35,10 @@ bool reaches_the_end(int64_t rows, int64_t dim) {
   const vae::Grid grid(rows, dim);
   int64_t last = -1;
   for (int thread = 0; thread < vae::kThreads; ++thread) {
-    const int64_t row = grid.row(grid.teams - 1, thread);
+    const int64_t row = grid.row(grid.row_groups - 1, thread);
     if (grid.blocks_of(row) > 0 && row > last) last = row;
   }
-  return last == rows - 1 && grid.row(grid.teams - 1, 0) < rows;
+  return last == rows - 1 && grid.row(grid.row_groups - 1, 0) < rows;
 }
 
 }  // namespace
@@ -52,7 +52,8 @@ int main() {
       ++shapes;
     }
   }
-  for (const auto& [rows, dim] : {std::pair<int64_t, int64_t>{3'000'000'000, 1}, {50'000'000, 64}, {1, 8'000'000'000}, {4'000'000'000, 1000}}) {
+  for (const auto& [rows, dim] :
+       {std::pair<int64_t, int64_t>{3'000'000'000, 1}, {50'000'000, 64}, {1, 8'000'000'000}, {4'000'000'000, 1000}}) {
     if (!reaches_the_end(rows, dim)) return std::printf("[%ld, %ld] ends early or late\n", long(rows), long(dim)), 1;
     ++shapes;
   }

@@ -57,7 +57,8 @@ class Block {
   void* data_;
 };
 
-uint64_t run(uint64_t checksum, vae::Dtype dtype, vae::Scale scale, vae::Output output, int64_t samples, int64_t rows, int64_t dim, int64_t gap) {
+uint64_t run(uint64_t checksum, vae::Dtype dtype, vae::Scale scale, vae::Output output, int64_t samples, int64_t rows,
+             int64_t dim, int64_t gap) {
   const auto arithmetic = dtype == vae::Dtype::kFloat64 ? dtype : vae::Dtype::kFloat32;
   const int64_t stride = dim + gap;
   const int64_t in_size = rows == 0 ? 0 : (rows - 1) * stride + dim;
@@ -65,7 +66,8 @@ uint64_t run(uint64_t checksum, vae::Dtype dtype, vae::Scale scale, vae::Output 
   const Block mu(in_size, dtype, 0), logvar(in_size, dtype, 1), z(samples * rows * dim, dtype, 2), kl(kl_size, arithmetic, 3);
   const Block grad_mu(in_size, dtype, 4), grad_logvar(in_size, dtype, 5);
   const std::vector<int64_t> key{-1, 4294967295};
-  const vae::Inputs inputs{dtype, scale, output, samples, rows, dim, mu.get(), logvar.get(), stride, stride, key.data(), 4294967290u};
+  const vae::Inputs inputs{dtype,    scale,        output, samples, rows,       dim,
+                           mu.get(), logvar.get(), stride, stride,  key.data(), 4294967290u};
   const int64_t half = rows / 2;
   for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, half}, {half, rows}}) {
     vae::cpu::run(vae::Forward{inputs, z.get(), kl.get()}, begin, end);
@@ -89,12 +91,20 @@ uint64_t run_bernoulli(uint64_t checksum, vae::Dtype dtype, int64_t samples, int
   const std::vector<int64_t> key{-1, 4294967295};
   const auto* bytes = static_cast<const uint8_t*>(pixels.get());
   const vae::Bernoulli inputs{dtype, rows, images, dim, logits.get(), stride, bytes, stride};
-  const vae::TakePixels binarize{images, images, dim, bytes, stride, nullptr, key.data(), 4294967290u,
-                                 static_cast<uint8_t*>(drawn.get()), nullptr};
+  const vae::TakePixels binarize{
+      images, images, dim, bytes, stride, nullptr, key.data(), 4294967290u, static_cast<uint8_t*>(drawn.get()), nullptr};
   std::vector<int64_t> index;
   for (int64_t row = 0; row < rows; ++row) index.push_back(images - 1 - row * 5 % images);
-  vae::TakePixels take{images, rows, dim, bytes, stride, index.data(), nullptr, 4294967290u,
-                       static_cast<uint8_t*>(taken.get()), static_cast<float*>(x.get())};
+  vae::TakePixels take{images,
+                       rows,
+                       dim,
+                       bytes,
+                       stride,
+                       index.data(),
+                       nullptr,
+                       4294967290u,
+                       static_cast<uint8_t*>(taken.get()),
+                       static_cast<float*>(x.get())};
   for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, rows / 2}, {rows / 2, rows}}) {
     vae::cpu::run(vae::LogProb{inputs, log_prob.get()}, begin, end);
     vae::cpu::run(vae::LogProbBackward{inputs, log_prob.get(), grad_logits.get()}, begin, end);

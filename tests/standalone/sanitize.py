@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from tests.emulated.build import Build, build_cpu, build_cuda, build_main, compile_object, link
-from vae_ext.source import ROOT
+from tests.emulated.build import Build, build_cpu, build_cuda, build_main, compile_objects, link
+from vae_ext.source import ROOT, sources_in
 
 SHARDS = 8  # of the cases of a build: what runs at a time
 
@@ -25,13 +25,12 @@ SHARDS = 8  # of the cases of a build: what runs at a time
 def build_kernels(folder: Path) -> Path:
     """The CPU's kernels and the program that runs them, both instrumented."""
     flags = [*Build.MEMORY.value, "-fno-omit-frame-pointer", "-I", str(ROOT / "csrc")]
-    sources = [ROOT / "csrc" / "cpu.cpp", Path(__file__).with_name("main.cpp")]
-    objects = [compile_object(source, folder / f"{source.stem}.instrumented.o", *flags) for source in sources]
-    return link(objects, folder / "kernels", Build.MEMORY)
+    sources = [*sources_in("cpu"), Path(__file__).with_name("main.cpp")]
+    return link(compile_objects(sources, folder, ".instrumented.o", *flags), folder / "kernels", Build.MEMORY)
 
 
-def build_emulated(folder: Path, build: Build, cpu: Path) -> Path:
-    return link([build_cuda(folder, build), build_main(folder, build), cpu], folder / f"emulated.{build.name}", build)
+def build_emulated(folder: Path, build: Build, cpu: Sequence[Path]) -> Path:
+    return link([*build_cuda(folder, build), *build_main(folder, build), *cpu], folder / f"emulated.{build.name}", build)
 
 
 def run(command: list[str]) -> tuple[int, str]:

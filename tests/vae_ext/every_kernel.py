@@ -43,7 +43,7 @@ def call_pixels(device: str, dtype: torch.dtype) -> None:
         logits = torch.randn(k, rows, dim, device=device).to(dtype).requires_grad_()
         pixels = torch.randint(256, (rows, dim), device=device).to(torch.uint8)
         vae_ext.bernoulli_log_prob(logits, vae_ext.binarize(pixels, key)).sum().backward()
-        torch.ops.vae_ext.bernoulli_log_prob_and_gradient(logits.detach().flatten(0, 1), pixels, 0.5)
+        torch.ops.vae_ext.bernoulli_log_prob_and_gradient(logits.detach().flatten(0, 1), pixels, weight=0.5)
         taken = torch.randint(rows, (2 * rows + 1,), device=device)
         for draws in (None, key):
             vae_ext.take_pixels(pixels, taken, draws)

@@ -134,7 +134,7 @@ def test_same_bits_on_every_instruction_set_and_thread_count(
                         [
                             torch.ops.vae_ext.bernoulli_log_prob(logits, pixels),
                             torch.ops.vae_ext.bernoulli_log_prob_backward(upstream, logits, pixels),
-                            *torch.ops.vae_ext.bernoulli_log_prob_and_gradient(logits, pixels, -0.3),
+                            *torch.ops.vae_ext.bernoulli_log_prob_and_gradient(logits, pixels, weight=-0.3),
                         ]
                     )
             for result in results:
@@ -152,7 +152,7 @@ def test_value_and_gradient_in_one_pass_are_the_bits_of_the_two(device: torch.de
         wide[-1] = torch.tensor([float("nan"), float("inf"), -float("inf")], device=device).repeat(dim + 1)[: dim + 1]
         for part, weight in ((slice(0, dim), -1 / 3), (slice(1, dim + 1), 1e30), (slice(0, dim), 0.0)):
             logits, pixels = wide[:, part], wide_pixels[:, part]
-            log_prob, grad = ops.bernoulli_log_prob_and_gradient(logits, pixels, weight)
+            log_prob, grad = ops.bernoulli_log_prob_and_gradient(logits, pixels, weight=weight)
             assert_same_bits(log_prob, ops.bernoulli_log_prob(logits, pixels))
             assert_same_bits(grad, ops.bernoulli_log_prob_backward(torch.full_like(log_prob, weight), logits, pixels))
 
@@ -288,11 +288,11 @@ def test_raw_operators_pass_opcheck(module: ModuleType, device: torch.device, dt
         torch.library.opcheck(torch.ops.vae_ext.bernoulli_log_prob, (logits, pixels))
         upstream = torch.randn(rows, dtype=torch.promote_types(dtype, torch.float32), device=device)
         torch.library.opcheck(torch.ops.vae_ext.bernoulli_log_prob_backward, (upstream, logits.detach(), pixels))
-        torch.library.opcheck(torch.ops.vae_ext.bernoulli_log_prob_and_gradient, (logits.detach(), pixels, 0.5))
+        torch.library.opcheck(torch.ops.vae_ext.bernoulli_log_prob_and_gradient, (logits.detach(), pixels), {"weight": 0.5})
     key, taken = noise_key(1, device=device), torch.tensor([2, 0, 1, 2], device=device)
-    torch.library.opcheck(torch.ops.vae_ext.binarize, (pixels, key, 3))
-    torch.library.opcheck(torch.ops.vae_ext.take_pixels, (pixels, taken, key, 3))
-    torch.library.opcheck(torch.ops.vae_ext.take_pixels, (pixels, taken, None, 0))
+    torch.library.opcheck(torch.ops.vae_ext.binarize, (pixels, key), {"row_offset": 3})
+    torch.library.opcheck(torch.ops.vae_ext.take_pixels, (pixels, taken, key), {"row_offset": 3})
+    torch.library.opcheck(torch.ops.vae_ext.take_pixels, (pixels, taken))
 
 
 def test_binarize_is_the_reference_on_every_instruction_set_and_thread_count(
@@ -540,17 +540,17 @@ def test_raw_operators_refuse_what_they_cannot_read(module: ModuleType) -> None:
         with pytest.raises(RuntimeError, match=re.escape(message)):
             ops.bernoulli_log_prob_backward(upstream, logits, wrong)
         with pytest.raises(RuntimeError, match=re.escape(message)):
-            ops.bernoulli_log_prob_and_gradient(logits, wrong, 1.0)
+            ops.bernoulli_log_prob_and_gradient(logits, wrong)
     with pytest.raises(RuntimeError, match="grad: expected the shape of its output"):
         ops.bernoulli_log_prob_backward(upstream[:2], logits, BYTES)
     with pytest.raises(RuntimeError, match="grad: expected the dtype of its output"):
         ops.bernoulli_log_prob_backward(upstream.double(), logits, BYTES)
     with pytest.raises(RuntimeError, match=re.escape("pixels: expected uint8 [B, D]")):
-        ops.binarize(logits, noise_key(0), 0)
+        ops.binarize(logits, noise_key(0))
     with pytest.raises(RuntimeError, match=re.escape("images: expected uint8 [N, D]")):
-        ops.take_pixels(logits, ROWS, None, 0)
+        ops.take_pixels(logits, ROWS)
     for wrong in (ROWS.int(), ROWS[None]):
         with pytest.raises(RuntimeError, match=re.escape("rows: expected int64 [B]")):
-            ops.take_pixels(BYTES, wrong, None, 0)
+            ops.take_pixels(BYTES, wrong)
     with pytest.raises(RuntimeError, match=re.escape("key: expected int64 [2], seed and step")):
-        ops.take_pixels(BYTES, ROWS, ROWS[:1], 0)
+        ops.take_pixels(BYTES, ROWS, ROWS[:1])

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ import torch
 from torch.utils.cpp_extension import include_paths
 
 from tests.vae_ext.probe import run_in_new_process
-from vae_ext.source import ROOT, cuda_home, nvcc_of, wants_cuda, why_no_cuda
+from vae_ext.source import ROOT, cuda_home, nvcc_of, sources_in, wants_cuda, why_no_cuda
 
 ON_PATH = shutil.which("nvcc")
 FROM_PIP = Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin" / "nvcc"
@@ -28,23 +28,25 @@ USUAL = "sm_90"  # and its PTX is what newer ones get
 FROM_PTX = "sm_100"
 
 
-def compile_cuda(nvcc: str, *flags: str) -> str:
-    """Compiles the kernels as setup.py does, with warnings as errors; what the compiler says."""
-    includes = [flag for path in include_paths() for flag in ("-I", path)]
+class Built(NamedTuple):
+    """Of one compilation: what the assembler says of the kernels, their PTX, and of the usual one object files to link."""
+
+    said: str
+    ptx: dict[str, str]
+    linkable: dict[str, bytes]
+
+
+def compile_cuda(nvcc: str, sources: Iterable[Path], folder: Path, *flags: str) -> str:
+    """Compiles as setup.py does, with warnings as errors, into object files of a folder; what the compiler says."""
+    includes = [flag for path in (ROOT / "csrc", *include_paths()) for flag in ("-I", str(path))]
     command = [nvcc, "-std=c++17", "-O3", "--fmad=false", "-Werror", "all-warnings", *includes, *flags]
     # With nothing but itself: pip's must not find what another toolkit has.
     alone = {name: value for name, value in os.environ.items() if name not in ("CUDA_HOME", "CUDA_PATH")}
-    run = subprocess.run([*command, str(ROOT / "csrc" / "cuda.cu")], env=alone, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    return run.stdout + run.stderr
-
-
-class Built(NamedTuple):
-    """Of one compilation: what the assembler says of the kernels, their PTX, and of the usual one an object file to link."""
-
-    said: str
-    ptx: str
-    linkable: bytes | None = None
+    commands = [[*command, str(path), "-o", str(folder / f"{path.stem}.o")] for path in sources]
+    runs = [subprocess.Popen(c, env=alone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for c in commands]
+    said = "".join(run.communicate()[0] for run in runs)
+    assert all(run.returncode == 0 for run in runs), said
+    return said
 
 
 @functools.cache
@@ -54,20 +56,17 @@ def built_for(architecture: str) -> Built:
     known = subprocess.run([NVCC, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
     if architecture not in known:
         pytest.skip(f"this nvcc does not know {architecture}")
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder, "built")
+    flags = (f"-arch={architecture}", "-Xptxas", "-v")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         if architecture == FROM_PTX:  # by the driver, which has the same assembler
-            Path(folder, "cuda.ptx").write_text(ptx := built_for(USUAL).ptx, encoding="utf-8")
-            command = [NVCC, f"-arch={architecture}", "-Xptxas", "-v", "-cubin", "-o", str(output), f"{folder}/cuda.ptx"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
-            return Built(done.stdout + done.stderr, ptx)
-        flags = (f"-arch={architecture}", "-Xptxas", "-v", "--keep", "--keep-dir", folder, "-o", str(output))
-        if architecture != USUAL:
-            said = compile_cuda(NVCC, *flags, "-cubin")
-            return Built(said, Path(folder, "cuda.ptx").read_text(encoding="utf-8"))
-        said = compile_cuda(NVCC, *flags, "-Xcompiler", "-fPIC", "-c")
-        return Built(said, Path(folder, "cuda.ptx").read_text(encoding="utf-8"), output.read_bytes())
+            for file, text in built_for(USUAL).ptx.items():
+                (folder / file).write_text(text, encoding="utf-8")
+            return Built(compile_cuda(NVCC, sorted(folder.iterdir()), folder, *flags, "-cubin"), {}, {})
+        output = ("-Xcompiler", "-fPIC", "-c") if architecture == USUAL else ("-cubin",)
+        said = compile_cuda(NVCC, sources_in("cuda"), folder, *flags, "--keep", "--keep-dir", name, *output)
+        ptx = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.ptx")}
+        return Built(said, ptx, {path.name: path.read_bytes() for path in folder.glob("*.o")})
 
 
 # One now, the others in make test-all.
@@ -77,7 +76,7 @@ def built_for(architecture: str) -> Built:
 def test_no_kernel_spills_or_keeps_an_array_in_local_memory(architecture: str) -> None:
     said = built_for(architecture).said
     usage = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
-    # With and without vectors: forward and backward of four types, plain and not; log_prob's three of four; take_pixels.
+    # With and without vectors: forward and backward of four types, the default and not; log_prob's three of four; take_pixels.
     assert len(usage) == 2 * (2 * 4 * 2 + 3 * 4 + 1)
     assert set(usage) == {("0", "0", "0")}
 
@@ -85,21 +84,23 @@ def test_no_kernel_spills_or_keeps_an_array_in_local_memory(architecture: str) -
 @pytest.fixture
 def kernels() -> dict[str, str]:
     """The kernels' PTX by their mangled names."""
-    return dict(re.findall(r"\.entry (\S+?)\((.*?)(?=\.entry|\Z)", built_for(USUAL).ptx, flags=re.DOTALL))
+    text = "".join(built_for(USUAL).ptx.values())
+    return dict(re.findall(r"\.entry (\S+?)\((.*?)(?=\.entry|\Z)", text, flags=re.DOTALL))
 
 
-# With vectors, float32 and plain, as compilers spell it; how many vectors are read and written, and single numbers at most.
+# With vectors, float32 and the default variant, as compilers spell it; how many vectors are read and written, and single
+# numbers at most.
 @pytest.mark.parametrize(
     ("name", "element", "reads", "writes", "singles"),
     [
         ("14forward_kernelIfLb1ELb1E", "[buf]32", 2, 1, 2),  # mu, logvar -> z; the key's step, kl
         ("15backward_kernelIfLb1ELb1E", "[buf]32", 3, 2, 3),  # mu, logvar, grad_z -> two gradients; the step, grad_kl
-        ("15log_prob_kernelIfLb1E", "[buf]32", 1, 0, 1),  # logits; log_prob
-        ("24log_prob_backward_kernelIfLb1E", "[buf]32", 1, 1, 1),  # logits -> their gradient; grad
-        ("28log_prob_and_gradient_kernelIfLb1E", "[buf]32", 1, 1, 1),  # logits -> their gradient; log_prob
-        ("15log_prob_kernelIfLb1E", "[bu]8", 1, 0, 0),  # pixels
-        ("24log_prob_backward_kernelIfLb1E", "[bu]8", 1, 0, 0),
-        ("28log_prob_and_gradient_kernelIfLb1E", "[bu]8", 1, 0, 0),
+        ("16bernoulli_kernelIfLb1ENS_7LogProbE", "[buf]32", 1, 0, 1),  # logits; log_prob
+        ("16bernoulli_kernelIfLb1ENS_15LogProbBackwardE", "[buf]32", 1, 1, 1),  # logits -> their gradient; grad
+        ("16bernoulli_kernelIfLb1ENS_18LogProbAndGradientE", "[buf]32", 1, 1, 1),  # logits -> their gradient; log_prob
+        ("16bernoulli_kernelIfLb1ENS_7LogProbE", "[bu]8", 1, 0, 0),  # pixels
+        ("16bernoulli_kernelIfLb1ENS_15LogProbBackwardE", "[bu]8", 1, 0, 0),
+        ("16bernoulli_kernelIfLb1ENS_18LogProbAndGradientE", "[bu]8", 1, 0, 0),
         ("18take_pixels_kernelILb1E", "[bu]8", 1, 1, 0),
         ("18take_pixels_kernelILb1E", "[buf]32", 0, 1, 1),  # x; the key's step
     ],
@@ -116,12 +117,13 @@ def test_four_neighbours_are_moved_at_once(
 @pytest.mark.long
 @pytest.mark.skipif(not FROM_PIP.is_file(), reason="NVIDIA's packages for pip are not installed")
 def test_pip_alone_compiles_and_links_the_kernels(tmp_path: Path) -> None:
-    here = tmp_path / "cuda.o"
-    here.write_bytes(built_for(USUAL).linkable or b"")  # by pip's nvcc, which is taken before another
+    for name, content in built_for(USUAL).linkable.items():  # by pip's nvcc, which is taken before another
+        (tmp_path / name).write_bytes(content)
+    objects = [str(path) for path in tmp_path.iterdir()]
     # The runtime is there under its full name alone; setup.py gives it the short one.
     (runtime,) = FROM_PIP.parents[1].glob("lib/libcudart.so.*")
     (tmp_path / "libcudart.so").symlink_to(runtime)
-    link = ["g++", "-shared", "-Wl,-z,defs", str(here), f"-L{tmp_path}", "-lcudart", "-o", str(tmp_path / "cuda.so")]
+    link = ["g++", "-shared", "-Wl,-z,defs", *objects, f"-L{tmp_path}", "-lcudart", "-o", str(tmp_path / "cuda.so")]
     run = subprocess.run(link, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
 
@@ -148,11 +150,12 @@ def test_every_element_belongs_to_one_thread(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("standard", ["c++17", pytest.param("c++20", marks=pytest.mark.long)])
-def test_bindings_with_cuda_compile_without_a_warning(standard: str) -> None:
+def test_tensor_code_with_cuda_compiles_without_a_warning(standard: str) -> None:
     includes = [flag for path in [*include_paths(), sysconfig.get_path("include")] for flag in ("-isystem", path)]
     defines = ['-DVAE_EXT_WITH_CUDA="13.0"', "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000", '-DVAE_EXT_DIGEST="0"']
+    includes += ["-I", str(ROOT / "csrc")]
     command = ["g++", f"-std={standard}", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", *defines, *includes]
-    run = subprocess.run([*command, str(ROOT / "csrc" / "bindings.cpp")], capture_output=True, text=True, check=False)
+    run = subprocess.run([*command, *map(str, sources_in("torch"))], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
 
 

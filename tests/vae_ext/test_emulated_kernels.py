@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.emulated.build import Build, build_cpu, build_cuda, build_main, compile_object, link
+from tests.emulated.build import Build, build_cpu, build_cuda, build_main, compile_objects, link
 from tests.standalone import sanitize
-from vae_ext.source import ROOT
+from vae_ext.source import ROOT, sources_in
 
 KERNELS = 2 * (2 * 4 * 2 + 3 * 4 + 1)  # with and without vectors: see test_cuda_source.py
 EVERY = 29  # case; all of them: make sanitize
@@ -24,8 +24,8 @@ class Objects:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._cpu: Path | None = None
-        self._main: dict[Build, Path] = {}
+        self._cpu: list[Path] | None = None
+        self._main: dict[Build, list[Path]] = {}
 
     def program(self, build: Build, csrc: Path, program: Path) -> Path:
         """The check of the kernels in a folder."""
@@ -36,7 +36,7 @@ class Objects:
             self._main[build] = main.result() if main else self._main[build]
             self._cpu = cpu.result() if cpu else self._cpu
             assert self._cpu is not None
-            return link([cuda.result(), self._main[build], self._cpu], program, build)
+            return link([*cuda.result(), *self._main[build], *self._cpu], program, build)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def test_emulated_kernels_under_sanitizers(monkeypatch: pytest.MonkeyPatch, caps
     """`make sanitize` with some of its cases; of the CPU's kernels, which take a minute to compile so, the syntax alone."""
 
     def build_kernels(folder: Path) -> Path:
-        for source in ("csrc/cpu.cpp", "tests/standalone/main.cpp"):
-            compile_object(ROOT / source, folder / "nothing", "-I", str(ROOT / "csrc"), "-fsyntax-only", *Build.MEMORY.value)
+        sources = [*sources_in("cpu"), ROOT / "tests" / "standalone" / "main.cpp"]
+        compile_objects(sources, folder, ".nothing", "-I", str(ROOT / "csrc"), "-fsyntax-only", *Build.MEMORY.value)
         return Path("/bin/true")
 
     monkeypatch.setattr(sanitize, "build_kernels", build_kernels)
@@ -86,7 +86,7 @@ class Fault(NamedTuple):
 FAULTS = [
     Fault(
         "no barrier before shared memory is written again",
-        "four.cuh",
+        "cuda/vec4.cuh",
         "    __syncthreads();  // the sum before this one has been read\n",
         "",
         "data race",
@@ -94,7 +94,7 @@ FAULTS = [
     ),
     Fault(
         "no barrier between the halves",
-        "four.cuh",
+        "cuda/vec4.cuh",
         "      __syncthreads();\n      if (lane < width)",
         "      if (lane < width)",
         "data race",
@@ -102,28 +102,28 @@ FAULTS = [
     ),
     Fault(
         "threads without elements do not sum",
-        "cuda.cu",
+        "cuda/gaussian.cu",
         "if (output == Output::kKl || !(of_sample || sums_kl)) continue;",
         "if (output == Output::kKl || !(of_sample || sums_kl) || blocks == 0) continue;",
         "every lane of its mask reaches",
     ),
     Fault(
         "threads past the last row do not sum",
-        "cuda.cu",
+        "cuda/bernoulli.cu",
         "    const int64_t image = row % call.images;\n    T partial = 0;",
         "    const int64_t image = row % call.images;\n    if (row >= call.rows) continue;\n    T partial = 0;",
         "every lane of its mask reaches",
     ),
     Fault(
         "a store one element too far",
-        "four.cuh",
+        "cuda/vec4.cuh",
         "if (first + j < dim) row[first + j]",
         "if (first + j <= dim) row[first + j]",
         "a write out of bounds",
     ),
     Fault(
         "a load one element too far",
-        "four.cuh",
+        "cuda/vec4.cuh",
         "first + j < dim ? static_cast<T>(row[first + j])",
         "first + j <= dim ? static_cast<T>(row[first + j])",
         "AddressSanitizer",
@@ -131,21 +131,21 @@ FAULTS = [
     ),
     Fault(
         "sums of rows that are not there",
-        "cuda.cu",
+        "cuda/gaussian.cu",
         "if (lane == 0 && row < call.rows) sums[",
         "if (lane == 0) sums[",
         "forward, kl",
     ),
     Fault(
         "a mask of half a warp",
-        "four.cuh",
+        "cuda/vec4.cuh",
         "0xffffffffu",
         "0x0000ffffu",
         "a shuffle of a lane outside its mask",
     ),
     Fault(
         "vectors into an unaligned z",
-        "cuda.cu",
+        "cuda/gaussian.cu",
         " && aligned<Z>(c.z, c.dim) &&",
         " &&",
         "misaligned address",
@@ -153,56 +153,51 @@ FAULTS = [
     ),
     Fault(
         "elements past a row's end in the log-ratio",
-        "cuda.cu",
+        "cuda/gaussian.cu",
         "4 * static_cast<int64_t>(block) + j < in.dim ? soft.logvar : T(0)",
         "soft.logvar",
         "forward, kl",
     ),
     Fault(
         "no row offset in the backward pass",
-        "cuda.cu",
-        """    const uint32_t noise_row = call.row_offset + static_cast<uint32_t>(row);
-    for (uint32_t block = grid.lane""",
-        """    const uint32_t noise_row = static_cast<uint32_t>(row);
-    for (uint32_t block = grid.lane""",
+        "cuda/gaussian.cu",
+        "  const uint32_t noise_row = call.row_offset + static_cast<uint32_t>(row);\n  Upstream<T> sum{};",
+        "  const uint32_t noise_row = static_cast<uint32_t>(row);\n  Upstream<T> sum{};",
         "backward of z, gradient of logvar",
     ),
     Fault(
         "four neighbours summed in another order",
-        "four.cuh",
-        "(four.at[0] + four.at[1]) + (four.at[2] + four.at[3])",
-        "((four.at[0] + four.at[1]) + four.at[2]) + four.at[3]",
+        "cuda/vec4.cuh",
+        "(vec.at[0] + vec.at[1]) + (vec.at[2] + vec.at[3])",
+        "((vec.at[0] + vec.at[1]) + vec.at[2]) + vec.at[3]",
         "other bits than the CPU's",
     ),
     Fault(
         "rows done twice and never",
-        "grid.h",
-        "return team * (kThreads >> log_lanes) + (thread >> log_lanes);",
-        "return (team & 1) * (kThreads >> log_lanes) + (thread >> log_lanes);",
+        "cuda/grid.h",
+        "return row_group * (kThreads >> log_lanes) + (thread >> log_lanes);",
+        "return (row_group & 1) * (kThreads >> log_lanes) + (thread >> log_lanes);",
         "not written",
     ),
     Fault(
         "samples left out where thread blocks share them",
-        "cuda.cu",
+        "cuda/gaussian.cu",
         "of_sample ? call.samples : gridDim.y;",
         "of_sample ? call.samples : gridDim.y + 1;",
         "forward, z",
     ),
     Fault(
-        "only as many teams as thread blocks",
-        "cuda.cu",
-        """    const uint32_t noise_row = call.row_offset + static_cast<uint32_t>(row);
-    for (uint32_t block = grid.lane""",
-        """    if (team >= gridDim.x) break;
-    const uint32_t noise_row = call.row_offset + static_cast<uint32_t>(row);
-    for (uint32_t block = grid.lane""",
+        "only as many row groups as thread blocks",
+        "cuda/gaussian.cu",
+        "    const uint32_t blocks = grid.blocks_of(row);\n",
+        "    if (row_group >= gridDim.x) break;\n    const uint32_t blocks = grid.blocks_of(row);\n",
         "not written",
     ),
     Fault(
         "0 times an infinite mu",
-        "cuda.cu",
-        "has_grad_kl ? gaussian.grad_mu(sum_z.at[j], grad_kl.at[j]) : sum_z.at[j];",
-        "gaussian.grad_mu(sum_z.at[j], grad_kl.at[j]);",
+        "gaussian.h",
+        "return {grad_z, T(0.5)",
+        "return {grad_z + T(0) * mu, T(0.5)",
         "backward of z, gradient of mu",
     ),
 ]
@@ -217,12 +212,10 @@ def test_emulated_kernels_with_a_fault_are_found_out(fault: Fault, objects: Obje
     assert fault.old in source
     (csrc / fault.file).write_text(source.replace(fault.old, fault.new), encoding="utf-8")
     # Of one type, to compile in half the time.
-    cuda = (csrc / "cuda.cu").read_text(encoding="utf-8")
-    others = [line for line in cuda.splitlines() if "case Dtype::k" in line and "kFloat32" not in line]
-    for line in others:
-        cuda = cuda.replace(f"{line}\n", "")
-    cuda = cuda.replace("  switch (call.dtype) {", "  switch (call.dtype) {\n    default: return;")
-    (csrc / "cuda.cu").write_text(cuda, encoding="utf-8")
+    launch = csrc / "cuda" / "launch.cuh"
+    lines = launch.read_text(encoding="utf-8").splitlines()
+    kept = "\n".join(line for line in lines if "case Dtype::k" not in line or "kFloat32" in line)
+    launch.write_text(kept.replace("  switch (dtype) {", "  switch (dtype) {\n    default: return;"), encoding="utf-8")
     done = run(objects.program(fault.build, csrc, tmp_path / "check"), 23, 0, 1)
     assert done.returncode != 0
     assert fault.found in done.stdout + done.stderr

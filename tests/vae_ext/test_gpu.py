@@ -76,7 +76,7 @@ def test_log_prob_and_its_gradient_are_the_cpus_bits(dtype: torch.dtype, lead: t
                 assert_same_bits(a, b.cpu())
             ours, theirs = (
                 torch.ops.vae_ext.bernoulli_log_prob_and_gradient(
-                    logits.flatten(0, -2).to(device)[:, part], pixels.to(device)[:, part], -1 / 3
+                    logits.flatten(0, -2).to(device)[:, part], pixels.to(device)[:, part], weight=-1 / 3
                 )
                 for device in ("cpu", "cuda")
             )
@@ -145,7 +145,7 @@ def test_nothing_synchronises() -> None:
         value_and_gradient(packed, binarize(pixels, key), upstream[1])
         bernoulli_log_prob(packed, pixels)
         taken, _ = take_pixels(pixels, rows, key)
-        torch.ops.vae_ext.bernoulli_log_prob_and_gradient(packed.detach(), taken, 0.5)
+        torch.ops.vae_ext.bernoulli_log_prob_and_gradient(packed.detach(), taken, weight=0.5)
         take_pixels(pixels, rows)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -24,17 +24,19 @@ BYTES, ROWS = torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.i
 
 # Every raw operator that has a row_offset, of two rows.
 WITH_OFFSET: dict[str, Callable[[torch.device, int], Any]] = {
-    "reparam_kl": lambda d, offset: torch.ops.vae_ext.reparam_kl(MU.to(d), MU.to(d), KEY.to(d), None, offset, 0, 0),
-    "log_ratio": lambda d, offset: torch.ops.vae_ext.reparam_kl(MU.to(d), MU.to(d), KEY.to(d), 2, offset, 0, 2),
+    "reparam_kl": lambda d, offset: torch.ops.vae_ext.reparam_kl(MU.to(d), MU.to(d), KEY.to(d), row_offset=offset),
+    "log_ratio": lambda d, offset: torch.ops.vae_ext.reparam_kl(
+        MU.to(d), MU.to(d), KEY.to(d), num_samples=2, row_offset=offset, output="log_ratio"
+    ),
     "reparam_kl_backward": lambda d, offset: torch.ops.vae_ext.reparam_kl_backward(
-        MU.to(d), None, MU.to(d), MU.to(d), KEY.to(d), None, offset, 0, 0
+        MU.to(d), None, MU.to(d), MU.to(d), KEY.to(d), row_offset=offset
     ),
-    "reparam_kl_packed": lambda d, offset: torch.ops.vae_ext.reparam_kl_packed(PACKED.to(d), KEY.to(d), None, offset, 0, 0),
+    "reparam_kl_packed": lambda d, offset: torch.ops.vae_ext.reparam_kl_packed(PACKED.to(d), KEY.to(d), row_offset=offset),
     "reparam_kl_packed_backward": lambda d, offset: torch.ops.vae_ext.reparam_kl_packed_backward(
-        MU.to(d), None, PACKED.to(d), KEY.to(d), None, offset, 0, 0
+        MU.to(d), None, PACKED.to(d), KEY.to(d), row_offset=offset
     ),
-    "binarize": lambda d, offset: torch.ops.vae_ext.binarize(BYTES.to(d), KEY.to(d), offset),
-    "take_pixels": lambda d, offset: torch.ops.vae_ext.take_pixels(BYTES.to(d), ROWS.to(d), KEY.to(d), offset),
+    "binarize": lambda d, offset: torch.ops.vae_ext.binarize(BYTES.to(d), KEY.to(d), row_offset=offset),
+    "take_pixels": lambda d, offset: torch.ops.vae_ext.take_pixels(BYTES.to(d), ROWS.to(d), KEY.to(d), row_offset=offset),
 }
 BEYOND = (2**32 - 1, 2**32, 2**32 + 5, 2**63 - 1, -1, -(2**63))
 
@@ -69,14 +71,36 @@ def test_a_row_beyond_32_bits_is_refused_in_compiled_code(module: ModuleType, na
             compiled(offset)
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(("option", "names"), [("scale", "exp, softplus"), ("output", "kl_sum, kl, log_ratio")])
+def test_a_scale_or_an_output_that_is_not_known_is_refused(module: ModuleType, option: str, names: str, device: str) -> None:
+    for wrong in ("", "KL", "kl_sum "):
+        with pytest.raises(Exception, match=f"{option}: expected one of {names}; got {wrong}"):
+            torch.ops.vae_ext.reparam_kl(MU.to(device), MU.to(device), KEY.to(device), **{option: wrong})
+
+
+def test_a_call_keeps_no_memory(module: ModuleType) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+
+    def call(times: int) -> None:
+        for _ in range(times):
+            torch.ops.vae_ext.reparam_kl(MU, MU, KEY, scale="softplus", output="log_ratio")
+
+    call(10_000)
+    before = resident()
+    call(100_000)
+    assert resident() - before < 20 * 100_000  # bytes; torch's own conversion of a string would keep 32 of each
+
+
 @pytest.mark.parametrize("count", [0, -1, 2**32 + 1, (2**64 + 2) // 3, 2**63 - 1])
 def test_a_number_of_samples_that_cannot_be_is_refused(module: ModuleType, count: int) -> None:
     ops = torch.ops.vae_ext
     for call in (
-        lambda: ops.reparam_kl(MU, MU, KEY, count, 0, 0, 0),
-        lambda: ops.reparam_kl_backward(MU, None, MU, MU, KEY, count, 0, 0, 0),
-        lambda: ops.reparam_kl_packed(PACKED, KEY, count, 0, 0, 0),
-        lambda: ops.reparam_kl_packed_backward(MU, None, PACKED, KEY, count, 0, 0, 0),
+        lambda: ops.reparam_kl(MU, MU, KEY, num_samples=count),
+        lambda: ops.reparam_kl_backward(MU, None, MU, MU, KEY, num_samples=count),
+        lambda: ops.reparam_kl_packed(PACKED, KEY, num_samples=count),
+        lambda: ops.reparam_kl_packed_backward(MU, None, PACKED, KEY, num_samples=count),
     ):
         with pytest.raises(RuntimeError, match=rf"num_samples: expected 1 to 2\*\*32, got {count}"):
             call()
@@ -85,19 +109,19 @@ def test_a_number_of_samples_that_cannot_be_is_refused(module: ModuleType, count
 def test_sizes_whose_product_wraps_are_refused(module: ModuleType) -> None:
     # K B D = 2^64 + 2 is 2 modulo 2^64, as many elements as grad_z has.
     with pytest.raises(RuntimeError, match="num_samples: expected"):
-        torch.ops.vae_ext.reparam_kl_backward(torch.zeros(2), None, MU[:1], MU[:1], KEY, (2**64 + 2) // 3, 0, 0, 0)
+        torch.ops.vae_ext.reparam_kl_backward(torch.zeros(2), None, MU[:1], MU[:1], KEY, num_samples=(2**64 + 2) // 3)
     many = torch.zeros(1, 1).expand(2**31, 1)
     with pytest.raises(RuntimeError, match=r"num_samples: 4294967296 samples of \[2147483648, 1\] are more elements than"):
-        torch.ops.vae_ext.reparam_kl_backward(None, None, many, many, KEY, 2**32, 0, 0, 0)
+        torch.ops.vae_ext.reparam_kl_backward(None, None, many, many, KEY, num_samples=2**32)
 
 
 def test_a_gradient_of_as_many_elements_and_another_shape_is_refused(module: ModuleType) -> None:
     ops = torch.ops.vae_ext
     for wrong in (torch.zeros(3, 2), torch.zeros(6), torch.zeros(1, 2, 3)):
         with pytest.raises(RuntimeError, match="grad_z: expected the shape of its output"):
-            ops.reparam_kl_backward(wrong, None, MU, MU, KEY, None, 0, 0, 0)
+            ops.reparam_kl_backward(wrong, None, MU, MU, KEY)
         with pytest.raises(RuntimeError, match="grad_kl: expected the shape of its output"):
-            ops.reparam_kl_packed_backward(None, wrong, PACKED, KEY, None, 0, 0, 1)
+            ops.reparam_kl_packed_backward(None, wrong, PACKED, KEY, output="kl")
 
 
 OPERATORS = (
@@ -171,7 +195,10 @@ class Hostile:
             return self.random.choice((0.5, float("nan"), float("inf")))
         if kind in ("int", "Optional[int]") and self.odd():
             return self.random.choice(INTEGERS)
-        return {"num_samples": self.samples, "row_offset": 7, "scale": self.random.randrange(2), "output": 0}.get(name)
+        if kind == "str" and self.odd():
+            return self.random.choice(("", "kl\0_sum", "\u00fc" * 1000))
+        scale = self.random.choice(("exp", "softplus"))
+        return {"num_samples": self.samples, "row_offset": 7, "scale": scale, "output": "kl_sum"}.get(name)
 
 
 def hostile_calls(count: int) -> dict[str, int]:
@@ -185,9 +212,10 @@ def hostile_calls(count: int) -> dict[str, int]:
     for seed in range(count):
         for schema in schemas:
             hostile = Hostile(seed)
-            arguments = [hostile.argument(a.name, str(a.type)) for a in schema.arguments]
+            values = {a.name: hostile.argument(a.name, str(a.type)) for a in schema.arguments}
+            positional = [values.pop(a.name) for a in schema.arguments if not a.kwarg_only]
             try:
-                getattr(torch.ops.vae_ext, schema.name.removeprefix("vae_ext::"))(*arguments)
+                getattr(torch.ops.vae_ext, schema.name.removeprefix("vae_ext::"))(*positional, **values)
                 results[schema.name] += 1
             except (RuntimeError, IndexError, MemoryError):
                 pass

@@ -69,7 +69,7 @@ def test_forward_and_backward_agree_with_float64_autograd(
         assert kl.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
         mu64, logvar64 = (t.detach().double().requires_grad_() for t in (mu, logvar))
-        z64, kl64 = reference.reparam_kl(mu64, logvar64, key, samples, 0, scale == "softplus", output)
+        z64, kl64 = reference.reparam_kl(mu64, logvar64, key, samples, 0, scale, output)
         assert_close(z, z64, dtype)
         # kl is never rounded to a half type.
         assert_close(kl, kl64, torch.float64 if dtype == torch.float64 else torch.float32)
@@ -156,8 +156,8 @@ def test_same_bits_on_every_instruction_set_thread_count_and_row_split(
             assert module.set_cpu_capability(name)
             for count in (1, 2):
                 torch.set_num_threads(count)
-                forward = torch.ops.vae_ext.reparam_kl(mu, logvar, key, None, 0, 0, 0)
-                backward = torch.ops.vae_ext.reparam_kl_backward(grad_z, grad_kl, mu, logvar, key, None, 0, 0, 0)
+                forward = torch.ops.vae_ext.reparam_kl(mu, logvar, key)
+                backward = torch.ops.vae_ext.reparam_kl_backward(grad_z, grad_kl, mu, logvar, key)
                 results.append([*forward, *backward])
         half = rows // 2
         parts = [reparam_kl(mu[part], logvar[part], key, row_offset=part.start) for part in (slice(0, half), slice(half, rows))]
@@ -400,13 +400,15 @@ def test_raw_operators_pass_opcheck(
     key = noise_key(1, device=device)
     packed = torch.randn(6, 20, device=device).to(dtype).requires_grad_(grads[0])
     # What is given beside z does not depend on whose gradient is wanted.
-    for options in [(None, 3, 0, 0), (2, 3, 1, 1), (2, 3, 0, 2)] if all(grads) else [(2, 3, 0, 2)]:
-        torch.library.opcheck(torch.ops.vae_ext.reparam_kl, (mu, logvar, key, *options))
-        torch.library.opcheck(torch.ops.vae_ext.reparam_kl_packed, (packed, key, *options))
+    log_ratio: dict[str, Any] = {"num_samples": 2, "row_offset": 3, "output": "log_ratio"}
+    other: list[dict[str, Any]] = [{}, {"row_offset": 3}, {"num_samples": 2, "scale": "softplus", "output": "kl"}]
+    for options in [*other, log_ratio] if all(grads) else [log_ratio]:
+        torch.library.opcheck(torch.ops.vae_ext.reparam_kl, (mu, logvar, key), options)
+        torch.library.opcheck(torch.ops.vae_ext.reparam_kl_packed, (packed, key), options)
     upstream = torch.randn_like(mu), torch.randn(6, dtype=torch.promote_types(dtype, torch.float32), device=device)
-    rest = (key, None, 3, 0, 0)
-    torch.library.opcheck(torch.ops.vae_ext.reparam_kl_backward, (*upstream, mu.detach(), logvar.detach(), *rest))
-    torch.library.opcheck(torch.ops.vae_ext.reparam_kl_packed_backward, (*upstream, packed.detach(), *rest))
+    at_row = {"row_offset": 3}
+    torch.library.opcheck(torch.ops.vae_ext.reparam_kl_backward, (*upstream, mu.detach(), logvar.detach(), key), at_row)
+    torch.library.opcheck(torch.ops.vae_ext.reparam_kl_packed_backward, (*upstream, packed.detach(), key), at_row)
 
 
 def test_compiles_without_a_graph_break(device: torch.device) -> None:
@@ -460,7 +462,7 @@ def test_bad_input_is_named(wrong: dict[str, Any], error: type[Exception], messa
 
 def test_raw_operator_refuses_what_it_cannot_read(module: ModuleType) -> None:
     with pytest.raises(RuntimeError, match="logvar: expected the shape of mu"):
-        torch.ops.vae_ext.reparam_kl(torch.zeros(2, 3), torch.zeros(2, 4), noise_key(0), None, 0, 0, 0)
+        torch.ops.vae_ext.reparam_kl(torch.zeros(2, 3), torch.zeros(2, 4), noise_key(0))
 
 
 def test_z_is_the_textbook_formula_of_the_noise(device: torch.device) -> None:

@@ -10,12 +10,7 @@
 // copies, 6 in place).
 #pragma once
 
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
-#include <algorithm>
-#include <type_traits>
-
+#include "cpu/foreign.h"
 #include "elementary.h"
 #include "kernels.h"
 
@@ -27,31 +22,25 @@ constexpr int kTile = 4 * kPartials;
 // Some whole rows, or a part of one row. Element j of the tile's row i stands at i * width() + j; a last block that is
 // not full is padded.
 struct Tile {
-  int64_t row, block;   // of its first element
-  int rows, blocks;     // how many rows, and how many blocks of each
-  int valid;            // elements of each row, without the padding
-  bool first, last;     // does it begin a row, does it end one
+  int64_t row, block;  // of its first element
+  int rows, blocks;    // how many rows, and how many blocks of each
+  int valid;           // elements of each row, without the padding
+  bool first, last;    // does it begin a row, does it end one
 
   VAE_FN int width() const { return 4 * blocks; }
   VAE_FN int size() const { return rows * width(); }
 };
 
+// visit is called in one place: it is inlined, and in two places it would take twice as long to compile.
 template <class F>
-VAE_FN void for_each_tile(int64_t begin, int64_t end, int64_t dim, const F& visit) {
-  const int64_t blocks = (dim + 3) / 4;
-  if (blocks <= kPartials) {
-    const int rows = static_cast<int>(kPartials / blocks);
-    for (int64_t row = begin; row < end; row += rows) {
-      visit(Tile{row, 0, static_cast<int>(std::min<int64_t>(rows, end - row)), static_cast<int>(blocks),
-                 static_cast<int>(dim), true, true});
-    }
-    return;
-  }
-  for (int64_t row = begin; row < end; ++row) {
+void for_each_tile(int64_t begin, int64_t end, int64_t dim, const F& visit) {
+  const int64_t blocks = (dim + 3) / 4, rows_of_tile = std::max<int64_t>(1, kPartials / blocks);
+  for (int64_t row = begin; row < end; row += rows_of_tile) {
+    const int rows = static_cast<int>(std::min(rows_of_tile, end - row));
     for (int64_t block = 0; block < blocks; block += kPartials) {
       const int count = static_cast<int>(std::min<int64_t>(kPartials, blocks - block));
-      visit(Tile{row, block, 1, count, static_cast<int>(std::min<int64_t>(4 * count, dim - 4 * block)), block == 0,
-                 block + count == blocks});
+      const int valid = static_cast<int>(std::min<int64_t>(4 * count, dim - 4 * block));
+      visit(Tile{row, block, rows, count, valid, block == 0, block + count == blocks});
     }
   }
 }
@@ -79,8 +68,7 @@ void with_type(Dtype dtype, const F& visit) {
   }
 }
 
-// Copies of a tile, from and to a tensor; base: row 0 of [.., dim]. They move memory, and there is a loop for each type, so
-// they are neither inlined nor compiled for each instruction set.
+// Copies of a tile, from and to a tensor; base: row 0 of [.., dim]. Not inlined: there is a loop for each type.
 template <class T>
 __attribute__((noinline)) void load(T* tile, const Tile& t, Dtype dtype, const void* base, int64_t stride) {
   with_type<T>(dtype, [&](auto type) {
@@ -154,9 +142,10 @@ VAE_FN T sum_by_halves(T* partial, int n) {
   return partial[0];
 }
 
-// Adds the tile's rows to their partial sums, in the order that kernels.h fixes, and writes the sums of rows that end here.
+// Adds the tile's rows to their partial sums, in the order that kernels.h fixes, and writes the sums of rows that end here. Not
+// inlined: which of two NaNs a sum keeps is decided where it is compiled, and should be the same for every operator.
 template <class T>
-VAE_FN void sum_rows(T* sums, T* partial, const T* tile, const Tile& t, int64_t dim) {
+__attribute__((noinline)) void sum_rows(T* sums, T* partial, const T* tile, const Tile& t, int64_t dim) {
   const int blocks = t.rows * t.blocks;
   if (t.first) std::fill(partial, partial + blocks, T(0));
   for (int i = 0; i < blocks; ++i) {

@@ -1,4 +1,4 @@
-// A thread's four neighbours on the GPU: how they are loaded, stored, and summed with the row's others; tile.h's twin.
+// A thread's four neighbours on the GPU: how they are loaded, stored, and summed with the row's others; cpu/tile.h's twin.
 //
 // kVector: each access of four elements is one of 16 bytes (two in float64, half of one in the half types, a quarter for
 // pixels), which needs rows that begin at a multiple of it.
@@ -7,13 +7,13 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "grid.h"
+#include "cuda/grid.h"
 
 namespace vae {
 namespace {
 
 template <class T>
-struct Four {
+struct Vec4 {
   T at[4];
 };
 
@@ -27,32 +27,32 @@ struct alignas(4 * sizeof(Z) < kWidestAccess ? 4 * sizeof(Z) : kWidestAccess) Pa
 
 // Elements 4 block .. 4 block + 3 of a row; zero past its end.
 template <bool kVector, class T, class Z>
-__device__ Four<T> load(const Z* row, uint32_t block, int64_t dim) {
-  Four<T> four;
+__device__ Vec4<T> load(const Z* row, uint32_t block, int64_t dim) {
+  Vec4<T> vec;
   const int64_t first = 4 * static_cast<int64_t>(block);
   if constexpr (kVector) {
     const Packed<Z> packed = *reinterpret_cast<const Packed<Z>*>(row + first);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) four.at[j] = static_cast<T>(packed.at[j]);
+    for (int j = 0; j < 4; ++j) vec.at[j] = static_cast<T>(packed.at[j]);
   } else {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) four.at[j] = first + j < dim ? static_cast<T>(row[first + j]) : T(0);
+    for (int j = 0; j < 4; ++j) vec.at[j] = first + j < dim ? static_cast<T>(row[first + j]) : T(0);
   }
-  return four;
+  return vec;
 }
 
 template <bool kVector, class T, class Z>
-__device__ void store(const Four<T>& four, Z* row, uint32_t block, int64_t dim) {
+__device__ void store(const Vec4<T>& vec, Z* row, uint32_t block, int64_t dim) {
   const int64_t first = 4 * static_cast<int64_t>(block);
   if constexpr (kVector) {
     Packed<Z> packed;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) packed.at[j] = static_cast<Z>(four.at[j]);
+    for (int j = 0; j < 4; ++j) packed.at[j] = static_cast<Z>(vec.at[j]);
     *reinterpret_cast<Packed<Z>*>(row + first) = packed;
   } else {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      if (first + j < dim) row[first + j] = static_cast<Z>(four.at[j]);
+      if (first + j < dim) row[first + j] = static_cast<Z>(vec.at[j]);
     }
   }
 }
@@ -64,8 +64,8 @@ bool aligned(const void* base, int64_t stride) {
 }
 
 template <class T>
-__device__ T sum_of(const Four<T>& four) {
-  return (four.at[0] + four.at[1]) + (four.at[2] + four.at[3]);
+__device__ T sum_of(const Vec4<T>& vec) {
+  return (vec.at[0] + vec.at[1]) + (vec.at[2] + vec.at[3]);
 }
 
 constexpr int kWarp = 32;

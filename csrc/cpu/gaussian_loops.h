@@ -1,0 +1,204 @@
+// The reparameterised sample, what comes beside it, and their gradients.
+#pragma once
+
+#include "cpu/tile_noise.h"
+#include "gaussian.h"
+
+namespace vae {
+namespace {
+
+// The tile of sample k: in [K, B, D] its rows follow those of the samples before it.
+Tile of_sample(Tile t, int64_t k, int64_t rows) {
+  t.row += k * rows;
+  return t;
+}
+
+// logvar, to read. slope: dlogvar/drho, with kSoftplus.
+template <class T>
+const T* read_logvar(T* copy, T* slope, const Tile& t, const Inputs& in) {
+  if (in.scale == Scale::kExp) return read(copy, t, in.dtype, in.logvar, in.logvar_stride);
+  load(copy, t, in.dtype, in.logvar, in.logvar_stride);
+  for (int i = 0; i < t.size(); ++i) {
+    const Softplus<T> scale = softplus(copy[i]);
+    copy[i] = scale.logvar;
+    slope[i] = scale.slope;
+  }
+  clear_padding(copy, t);
+  return copy;
+}
+
+// Samples first .. last - 1 of some rows.
+template <class T>
+void forward_samples(const Forward& call, int64_t begin, int64_t end, int64_t first, int64_t last) {
+  const NoiseKey key = noise_key(call.key[0], call.key[1]);
+  auto* sums = static_cast<T*>(call.kl);
+
+  T mu_copy[kTile], logvar_copy[kTile], z_copy[kTile], slope[kTile], sigma[kTile], kl[kTile], partial[kPartials];
+  float eps[kTile];
+  for_each_tile(begin, end, call.dim, [&](const Tile& t) {
+    const T* mu = read(mu_copy, t, call.dtype, call.mu, call.mu_stride);
+    const T* logvar = read_logvar(logvar_copy, slope, t, call);
+    for (int i = 0; i < t.size(); ++i) {
+      const Gaussian<T> gaussian(mu[i], logvar[i]);
+      sigma[i] = gaussian.sigma();
+      kl[i] = gaussian.kl();
+    }
+    if (call.output == Output::kKl) store(kl, t, kDtypeOf<T>, call.kl, call.dim);
+    if (call.output == Output::kKlSum) sum_rows(sums, partial, kl, t, call.dim);
+    for (int64_t k = first; k < last; ++k) {
+      const Tile sample = of_sample(t, k, call.rows);
+      T* z = write(z_copy, sample, call.dtype, call.z, call.dim);
+      fill_normals(eps, t, key, static_cast<uint32_t>(k), call.row_offset);
+      for (int i = 0; i < t.size(); ++i) z[i] = mu[i] + sigma[i] * static_cast<T>(eps[i]);
+      if (call.output == Output::kLogRatio) {
+        for (int i = 0; i < t.size(); ++i) kl[i] = log_ratio(logvar[i], z[i], static_cast<T>(eps[i]));
+        sum_rows(sums + k * call.rows, partial, kl, t, call.dim);
+      }
+      written(z, z_copy, sample, call.dtype, call.z, call.dim);
+    }
+  });
+}
+
+template <class T>
+void process_rows(const Forward& call, int64_t begin, int64_t end) {
+  if (call.dim == 0) {
+    const int64_t sums = call.output == Output::kKl ? 0 : call.output == Output::kKlSum ? 1 : call.samples;
+    for (int64_t k = 0; k < sums; ++k) std::fill_n(static_cast<T*>(call.kl) + k * call.rows + begin, end - begin, T(0));
+    return;
+  }
+  // A sum over several tiles is kept for one sample at a time.
+  const bool apart = call.output == Output::kLogRatio && call.dim > kTile;
+  int64_t k = 0;
+  do {
+    const int64_t next = apart ? std::min(k + 1, call.samples) : call.samples;
+    forward_samples<T>(call, begin, end, k, next);
+    k = next;
+  } while (k < call.samples);
+}
+
+// The backward pass of a tile: load, accumulate, write.
+template <class T>
+class BackwardTile {
+ public:
+  explicit BackwardTile(const Backward& call)
+      : call_(call),
+        key_(noise_key(call.key[0], call.key[1])),
+        has_grad_kl_(call.grad_kl != nullptr && call.output != Output::kLogRatio),
+        has_grad_ratio_(call.grad_kl != nullptr && call.output == Output::kLogRatio) {
+    // With kExp it stays 1: a branch, or a second array, costs more.
+    std::fill_n(slope_, kTile, T(1));
+  }
+
+  void process(const Tile& t) {
+    load(t);
+    accumulate(t);
+    write(t);
+  }
+
+ private:
+  // The inputs, and what comes for kl, an element each; for the log-ratio, whose samples are summed in its place, 0.
+  void load(const Tile& t) {
+    mu_ = read(mu_copy_, t, call_.dtype, call_.mu, call_.mu_stride);
+    logvar_ = read_logvar(logvar_copy_, slope_, t, call_);
+    grad_kl_ = grad_kl_copy_;
+    if (!has_grad_kl_) {
+      std::fill_n(grad_kl_copy_, t.size(), T(0));
+    } else if (call_.output == Output::kKl) {
+      grad_kl_ = read(grad_kl_copy_, t, kDtypeOf<T>, call_.grad_kl, call_.dim);
+    } else {
+      broadcast(grad_kl_copy_, t, static_cast<const T*>(call_.grad_kl) + t.row);
+    }
+  }
+
+  // Sums over the samples of grad_z and of grad_z eps; of one sample, grad_z itself.
+  void accumulate(const Tile& t) {
+    const int64_t samples = call_.grad_z != nullptr || has_grad_ratio_ ? call_.samples : 0;
+    sum_z_ = z_sum_;
+    if (samples != 1) {
+      std::fill_n(z_sum_, t.size(), T(0));
+      std::fill_n(z_eps_sum_, t.size(), T(0));
+    }
+    if (has_grad_ratio_) {
+      for (int i = 0; i < t.size(); ++i) {
+        const TwoFactors<T> sigma = Gaussian<T>(mu_[i], logvar_[i]).e;
+        scaled_[i] = sigma.scaled;
+        rest_[i] = sigma.rest;
+      }
+    }
+    for (int64_t k = 0; k < samples; ++k) {
+      fill_normals(eps_, t, key_, static_cast<uint32_t>(k), call_.row_offset);
+      const T* grad_z = read_grad_z(t, k);
+      if (samples == 1) {
+        sum_z_ = grad_z;
+        for (int i = 0; i < t.size(); ++i) z_eps_sum_[i] = grad_z[i] * static_cast<T>(eps_[i]);
+        return;
+      }
+      for (int i = 0; i < t.size(); ++i) {
+        z_sum_[i] += grad_z[i];
+        z_eps_sum_[i] += grad_z[i] * static_cast<T>(eps_[i]);
+      }
+    }
+  }
+
+  // What comes for z of sample k, with what comes by way of the log-ratio.
+  const T* read_grad_z(const Tile& t, int64_t k) {
+    const T* grad_z = grad_z_copy_;
+    if (call_.grad_z != nullptr) {
+      grad_z = read(grad_z_copy_, of_sample(t, k, call_.rows), call_.dtype, call_.grad_z, call_.dim);
+    } else {
+      std::fill_n(grad_z_copy_, t.size(), T(0));
+    }
+    if (!has_grad_ratio_) return grad_z;
+    broadcast(grad_ratio_, t, static_cast<const T*>(call_.grad_kl) + k * call_.rows + t.row);
+    for (int i = 0; i < t.size(); ++i) {
+      const TwoFactors<T> sigma{scaled_[i], rest_[i]};
+      grad_z_copy_[i] = add_log_ratio_gradient(grad_z[i], grad_ratio_[i], mu_[i], sigma, static_cast<T>(eps_[i]));
+      grad_kl_copy_[i] += grad_ratio_[i];
+    }
+    return grad_z_copy_;
+  }
+
+  void write(const Tile& t) {
+    T* grad_mu = vae::write(grad_mu_copy_, t, call_.dtype, call_.grad_mu, call_.grad_stride);
+    T* grad_logvar = vae::write(grad_logvar_copy_, t, call_.dtype, call_.grad_logvar, call_.grad_stride);
+    if (has_grad_kl_) {
+      gradients<true>(t, grad_mu, grad_logvar);
+    } else {
+      gradients<false>(t, grad_mu, grad_logvar);
+    }
+    written(grad_mu, grad_mu_copy_, t, call_.dtype, call_.grad_mu, call_.grad_stride);
+    written(grad_logvar, grad_logvar_copy_, t, call_.dtype, call_.grad_logvar, call_.grad_stride);
+  }
+
+  // restrict: compilers check at most so many pairs of pointers for overlap, and would not vectorise.
+  template <bool kHasKl>
+  void gradients(const Tile& t, T* __restrict grad_mu, T* __restrict grad_logvar) const {
+    for (int i = 0; i < t.size(); ++i) {
+      const Gaussian<T> gaussian(mu_[i], logvar_[i]);
+      const Gradient<T> grad = kHasKl ? gaussian.gradient(sum_z_[i], z_eps_sum_[i], grad_kl_[i], slope_[i])
+                                      : gaussian.gradient_without_kl(sum_z_[i], z_eps_sum_[i], grad_kl_[i], slope_[i]);
+      grad_mu[i] = grad.mu;
+      grad_logvar[i] = grad.logvar;
+    }
+  }
+
+  const Backward& call_;
+  const NoiseKey key_;
+  const bool has_grad_kl_, has_grad_ratio_;
+
+  const T *mu_, *logvar_, *grad_kl_, *sum_z_;
+  alignas(64) T mu_copy_[kTile], logvar_copy_[kTile], grad_kl_copy_[kTile], grad_z_copy_[kTile];
+  alignas(64) T grad_mu_copy_[kTile], grad_logvar_copy_[kTile];
+  alignas(64) T slope_[kTile], scaled_[kTile], rest_[kTile], grad_ratio_[kTile], z_sum_[kTile], z_eps_sum_[kTile];
+  alignas(64) float eps_[kTile];
+};
+
+template <class T>
+void process_rows(const Backward& call, int64_t begin, int64_t end) {
+  if (call.dim == 0) return;
+  BackwardTile<T> tile(call);
+  for_each_tile(begin, end, call.dim, [&](const Tile& t) { tile.process(t); });
+}
+
+}  // namespace
+}  // namespace vae

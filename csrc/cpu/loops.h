@@ -1,0 +1,29 @@
+// The loops of every operator, a table of them for each instruction set; dispatch.cpp chooses one at run time.
+//
+// Not GCC's target_clones: its choice cannot be overridden, and a test must be able to run every copy on one machine. A table
+// is the one symbol of its file: what two of them had in common the linker would keep once, for an instruction set that a
+// machine may not have.
+#pragma once
+
+#include "kernels.h"
+
+namespace vae::cpu {
+
+template <class Call>
+using Loop = void (*)(const Call& call, int64_t begin, int64_t end);
+
+struct Loops {
+  Loop<Forward> forward;
+  Loop<Backward> backward;
+  Loop<LogProb> log_prob;
+  Loop<LogProbBackward> log_prob_backward;
+  Loop<LogProbAndGradient> log_prob_and_gradient;
+  Loop<TakePixels> take_pixels;
+};
+
+extern const Loops kDefaultLoops;
+#if defined(__x86_64__)
+extern const Loops kAvx2Loops, kAvx512Loops;
+#endif
+
+}  // namespace vae::cpu
