@@ -17,7 +17,7 @@ help:
 	@echo "make sweep   experiments over beta (BETAS=0.1,0.3,1,3,10 EPOCHS=5), and rate against distortion"
 	@echo "make seeds   the same experiment with other seeds (SEEDS=1,2,3,4,5): mean and standard deviation"
 	@echo "make verify  make repro, and whether what it found is what other seeds found"
-	@echo "make checks  ruff, mypy and import-linter"
+	@echo "make checks  ruff, clang-format, mypy and import-linter"
 	@echo "make test    the same, and the tests"
 	@echo "make test-all        the same, and the tests marked long: other GPU architectures, a kernel that an experiment compiles"
 	@echo "make bench   the operator's speed beside the reference's, PyTorch's and torch.compile's, as a table: under two minutes"
@@ -99,6 +99,7 @@ test-all: checks
 checks: $(READY)
 	$(ACTIVE) ruff check .
 	$(ACTIVE) ruff format --check .
+	$(ACTIVE) clang-format --dry-run --Werror csrc/*.h csrc/*/* tests/*/*.h tests/*/*.cpp
 	$(ACTIVE) mypy
 	$(ACTIVE) lint-imports --no-cache
 
