@@ -40,7 +40,7 @@ SYSTEM = {
 }  # not ours to test
 
 HERE, PIPELINE, BENCHMARKS = "tests/test_commands_shown.py", "tests/pipeline", "tests/benchmarks/test_benchmarks.py"
-VAE = f"{PIPELINE}/test_commands.py::test_every_command_runs_on_every_kind_of_model"
+VAE = f"{PIPELINE}/trained/test_commands.py::test_every_command_runs_on_every_kind_of_model"
 BETA = f"{PIPELINE}/test_dvc.py::test_another_beta_skips_prepare_and_trades_rate_for_distortion_and_one_command_leads_back"
 COMMITS = f"{PIPELINE}/test_experiments.py::test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache"
 PLOTS = f"{PIPELINE}/test_experiments.py::test_plots_are_shown_and_compared_without_a_network"
@@ -116,7 +116,7 @@ TESTS = {
     "dvc exp run -S data.path=data/raw/mine": OWN_DATA,
     # The model in use
     "python -m pipeline": PULL,
-    "vae COMMAND --help": f"{PIPELINE}/test_commands.py::test_help_teaches_by_examples",
+    "vae COMMAND --help": f"{PIPELINE}/trained/test_commands.py::test_help_teaches_by_examples",
     "vae sample -n 64 --seed 1 -o out/grid.png": VAE,
     "vae reconstruct data/prepared/test_images.npy:17 -o out/": VAE,
     "vae interpolate data/prepared/test_images.npy:0 data/prepared/test_images.npy:1 -o out/way.png": VAE,
@@ -124,7 +124,7 @@ TESTS = {
     "vae score data/prepared/test_images.npy -o out/scores.csv": VAE,
     "vae info": VAE,
     "vae export --format onnx -o out/": (
-        f"{PIPELINE}/test_commands.py::test_onnxruntime_computes_what_pytorch_does_in_batches_of_any_size"
+        f"{PIPELINE}/trained/test_commands.py::test_onnxruntime_computes_what_pytorch_does_in_batches_of_any_size"
     ),
     "python: import pipeline": README,
     "dvc remote add --default storage /some/folder": PULL,

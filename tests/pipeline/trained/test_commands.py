@@ -1,4 +1,4 @@
-"""The trained model in use: the `vae` commands, and `pipeline.load`."""
+"""The `vae` commands on trained models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +21,6 @@ import torch
 from PIL import Image
 
 import pipeline
-from pipeline import __main__ as command
-from pipeline import evaluate, prepare, train
 from pipeline.config.paths import DEFAULT
 from pipeline.data.prepared import Manifest, read_split
 from pipeline.inference.arguments import COMMANDS
@@ -31,53 +28,8 @@ from pipeline.inference.info import info
 from pipeline.models.metadata import read_header
 from pipeline.models.serialization import save_model
 from pipeline.runtime.errors import UserError
-from tests.pipeline.conftest import ROOT, SMALL, set_params, small_mnist
-from tests.pipeline.own_images import colours
-
-KINDS: dict[str, dict[str, object]] = {
-    "plain": {},
-    "binarized": {"binarize": True, "model.scale": "softplus"},
-    "gaussian": {"model.likelihood": "gaussian"},
-    "categorical": {"model.likelihood": "categorical", "model.conv": [[4, 2]]},
-    "autoencoder": {"model.posterior": "deterministic", "train.epochs": 1},
-    "colours": {"data.path": "data/raw/x.npz", "data.validation": 20, "data.test": 20, "model.conv": [[4, 2], [8, 2]]},
-}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs, one of each kind, through evaluation."""
-    folder = tmp_path_factory.mktemp("models")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, changes in KINDS.items():
-            (folder / name / "data/raw").mkdir(parents=True)
-            patch.chdir(folder / name)
-            small_mnist(Path("data/raw/small"))
-            np.savez("data/raw/x.npz", images=colours(100, 13, 17))
-            shutil.copy(ROOT / "params.yaml", ".")
-            set_params(Path("params.yaml"), {**SMALL, **changes})
-            for stage in (prepare, train, evaluate):
-                stage.main()
-    return folder
-
-
-@pytest.fixture(params=KINDS)
-def kind(trained: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Of a model, in whose folder the test runs."""
-    monkeypatch.chdir(trained / request.param)
-    return str(request.param)
-
-
-@pytest.fixture
-def plain(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(trained / "plain")
-    return trained / "plain"
-
-
-def vae(words: str) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["vae", *words.split()])
-        command.main()
+from tests.pipeline.conftest import ROOT
+from tests.pipeline.trained.program import vae
 
 
 def pixels(path: str) -> npt.NDArray[Any]:
@@ -171,55 +123,6 @@ def test_a_reconstruction_is_named_as_its_image_and_leaves_what_lies_beside(plai
     np.testing.assert_allclose(pixels("mine/a/1.png") / 255, expected, atol=0.5 / 255 + 1e-6)
 
 
-def test_the_same_seed_samples_the_same_and_more_begin_with_fewer(plain: Path) -> None:
-    model = pipeline.load("models/default")
-    assert torch.equal(model.sample(9, seed=1), model.sample(9, seed=1))
-    torch.testing.assert_close(model.sample(600, seed=1)[:9], model.sample(9, seed=1))
-    assert not torch.equal(model.sample(9, seed=1), model.sample(9, seed=2))
-
-
-def test_bytes_floats_flat_and_shaped_images_are_the_same_and_others_are_refused(plain: Path) -> None:
-    model = pipeline.load(DEFAULT.weights)
-    images = np.array(read_split("test").images[:5])
-    expected = model.encode(images)[0]
-    for same in (torch.from_numpy(images), images.reshape(5, -1), images / 255, torch.from_numpy(images / 255).float()):
-        assert torch.equal(model.encode(same)[0], expected)
-    for wrong in (images[:, 1:], images.astype(np.int64), images / 128, np.full((1, 28, 28), np.nan)):
-        with pytest.raises(ValueError, match="expected"):
-            model.encode(wrong)
-    with pytest.raises(ValueError, match=r"expected z \[N, 4\], got \[2, 3\]"):
-        model.decode(torch.zeros(2, 3))
-    bound, tighter = (model.log_prob(images, samples).mean() for samples in (1, 200))
-    assert bound < tighter < 0
-
-
-def test_images_in_every_layout_and_byte_order_are_the_same(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("plain", "colours"):
-        monkeypatch.chdir(trained / name)
-        model = pipeline.load("models/default")
-        images = np.array(read_split("test").images[:5])
-        expected = model.encode(images)[0]
-        first = images if name == "colours" else images[:, None]
-        last = np.moveaxis(first, 1, -1)
-        same: dict[str, Any] = {
-            "colours first": first,
-            "colours last": last,
-            "flat": images.reshape(5, -1),
-            "big-endian": (images / 255).astype(">f4"),
-            "big-endian, 64 bits": (images / 255).astype(">f8"),
-            "a rounding above 1": (images / 255 * (1 + 1e-7)).astype(np.float32),
-            "negative strides": images[::-1].copy()[::-1],
-            "Fortran order": np.asfortranarray(images),
-            "not contiguous": torch.from_numpy(np.ascontiguousarray(last)).movedim(-1, 1),
-            "with a gradient": torch.from_numpy(images / 255).requires_grad_(),
-        }
-        for layout, array in same.items():
-            assert torch.equal(model.encode(array)[0], expected), layout
-        alone = {"shaped": images[2], "colours first": first[2], "colours last": last[2], "flat": images[2].reshape(-1)}
-        for layout, array in alone.items():
-            assert torch.allclose(model.encode(array)[0], expected[2:3], atol=1e-6), layout
-
-
 def test_arrays_in_every_layout_have_the_same_codes(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("plain", "colours"):
         monkeypatch.chdir(trained / name)
@@ -236,29 +139,6 @@ def test_arrays_in_every_layout_have_the_same_codes(trained: Path, monkeypatch: 
         np.savez("of-a-test.npz", test_images=images, test_labels=np.arange(5))  # the only images are those that are meant
         vae("encode of-a-test.npz -o codes.csv")
         np.testing.assert_allclose(pd.read_csv("codes.csv").filter(like="mu_"), codes[:5], atol=1e-6)
-
-
-def test_images_that_are_not_scaled_are_said(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    masks = (np.array(read_split("test").images[:2]) > 99).astype(np.uint8)  # 0 and 1, not 0 and 255
-    np.save("masks.npy", masks)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        vae("encode masks.npy -o codes.csv")
-    assert "note: no pixel is above 1, and white is 255: are these images scaled?\n" in capsys.readouterr().out
-    with pytest.warns(UserWarning, match="no pixel is above 1, and white is 255"):
-        pipeline.load("models/default").encode(masks)
-
-
-def test_what_a_model_draws_it_can_encode(kind: str) -> None:
-    model = pipeline.load("models/default")
-    images = model.sample(64, seed=1)
-    mu, _ = model.encode(images)
-    model.encode(model.decode(100 * mu))  # far out, where a Gaussian's mean is far from [0, 1]
-
-
-def test_an_autoencoder_has_no_log_prob(trained: Path) -> None:
-    with pytest.raises(ValueError, match="an autoencoder has no p"):
-        pipeline.load(trained / "autoencoder/models/default").log_prob(np.zeros((1, 28, 28), np.uint8))
 
 
 def test_onnxruntime_computes_what_pytorch_does_in_batches_of_any_size(kind: str) -> None:

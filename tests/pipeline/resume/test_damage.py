@@ -1,0 +1,168 @@
+"""Checkpoints that are damaged or cannot be written: they are named, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline import train
+from pipeline.config.paths import DEFAULT
+from pipeline.runtime.main import run
+from pipeline.training.checkpoints import content_hash, file_hash
+from tests.pipeline.resume.runs import EPOCHS, STEPS, Files, KilledError, checkpoints, results, train_killed_after
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
+@pytest.mark.parametrize("fault", ["flip", "cut", "empty", "missing"])
+def test_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str, fault: str
+) -> None:
+    train_killed_after(3 * STEPS + 2, monkeypatch)
+    older, newest = checkpoints()
+    path = newest / file
+    content = path.read_bytes()
+    if fault == "missing":
+        path.unlink()
+    else:
+        middle = len(content) // 2
+        # In JSON a digit is changed to another: what parses is not yet whole.
+        digit = content.index(b"0.", middle) + 2 if file == "state.json" else middle
+        flipped = content[:digit] + bytes([content[digit] ^ 1]) + content[digit + 1 :]
+        path.write_bytes({"flip": flipped, "cut": content[:middle], "empty": b""}[fault])
+    capsys.readouterr()
+    train.main()
+    said = capsys.readouterr()
+    assert f"{newest}: damaged, " in said.err
+    assert f"{older}: going on after 2 of {EPOCHS} epochs" in said.out
+    assert results() == undisturbed
+
+
+def renamed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name if name != "parameters" else "weights": tensor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: (t | {"record": t["record"][:2]}, {}), "record: expected torch.float32 [5, 3], got torch.float32 [2, 3]"),
+        (
+            lambda t: (t | {"record": t["record"].double()}, {}),
+            "record: expected torch.float32 [5, 3], got torch.float64 [5, 3]",
+        ),
+        (lambda t: (renamed(t), {}), "parameters: expected torch.float32"),
+        (lambda t: (t, {"step": "15"}), "state.json: step: "),
+        (lambda t: (t, {"curves": []}), "state.json has the curves of 0 epochs after 15 steps"),
+        (lambda t: (t, {"curves": [1, 2, 3]}), "state.json: curves.0: "),
+        (lambda t: (t, {"environment": None}), "state.json: environment: "),
+    ],
+)
+def test_checkpoint_of_another_kind_is_taken_as_damaged_though_its_checksums_are_right(
+    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: Any, said: str
+) -> None:
+    train_killed_after(3 * STEPS + 2, monkeypatch)
+    older, newest = checkpoints()
+    progress = json.loads((newest / "state.json").read_text(encoding="utf-8"))["content"]["progress"]
+    tensors, changes = change(load_file(newest / "state.safetensors"))
+    save_file(tensors, newest / "state.safetensors")
+    content = {"progress": progress | changes, "tensors": file_hash(newest / "state.safetensors")}
+    state = json.dumps({"content": content, "sha256": content_hash(content)})
+    (newest / "state.json").write_text(state, encoding="utf-8")
+    capsys.readouterr()
+    train.main()
+    printed = capsys.readouterr()
+    assert f"{newest}: damaged, state." in printed.err
+    assert said in printed.err
+    assert f"{older}: going on after 2 of {EPOCHS} epochs" in printed.out
+    assert results() == undisturbed
+
+
+def test_no_whole_checkpoint_means_from_the_start(
+    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_killed_after(3 * STEPS, monkeypatch)
+    for path in checkpoints():
+        (path / "state.json").write_text("{}", encoding="utf-8")
+    capsys.readouterr()
+    train.main()
+    said = capsys.readouterr()
+    assert said.err.count("damaged") == 2
+    assert "going on" not in said.out
+    assert results() == undisturbed
+
+
+def test_damaged_checkpoints_do_not_stand_in_the_way_of_new_ones(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_killed_after(4 * STEPS, monkeypatch)
+    for path in checkpoints():
+        (path / "state.json").unlink()
+    train_killed_after(2 * STEPS, monkeypatch)
+    assert [path.name for path in checkpoints()] == ["step-0000000005", "step-0000000010"]
+
+
+def test_checkpoint_that_cannot_be_written_is_said_and_the_run_goes_on(
+    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipeline.training.checkpoints.save_file", full)
+    train.main()
+    assert capsys.readouterr().out.count("the checkpoint could not be written: [Errno 28] No space left on device") == EPOCHS
+    assert results() == undisturbed
+    assert checkpoints() == []
+
+
+def test_weights_that_were_not_written_are_written_from_the_last_checkpoint(
+    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "save_model", lambda *_: (_ for _ in ()).throw(KilledError))
+        with pytest.raises(KilledError):
+            train.main()
+    capsys.readouterr()
+    train.main()
+    assert "ELBO train" not in capsys.readouterr().out
+    assert results() == undisturbed
+
+
+@contextmanager
+def full_disk(kept: int) -> Iterator[None]:
+    """No file can become larger, for what the system can tell."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kept, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(("function", "file"), [("save_model", "models/default/vae.safetensors"), ("log", "results/train")])
+def test_disk_that_is_full_is_one_line_with_the_files_name_and_loses_nothing(
+    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], function: str, file: str
+) -> None:
+    train_killed_after(2 * STEPS, monkeypatch)
+    write = getattr(train, function)
+
+    def without_room(*args: Any) -> None:
+        with full_disk(kept=1):
+            write(*args)
+
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(train, function, without_room)
+        with pytest.raises(SystemExit) as ended:
+            run(train.main)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and said[0].startswith(f"error: {file}") and said[0].endswith("File too large"), said
+    assert not DEFAULT.weights.exists()
+    train.main()
+    assert "going on after" in capsys.readouterr().out
+    assert results() == undisturbed

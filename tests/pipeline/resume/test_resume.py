@@ -1,0 +1,205 @@
+"""A run that is killed, interrupted or finds its checkpoint damaged ends with the bits of one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import prepare, train
+from pipeline.config.code import loaded_code
+from pipeline.config.paths import CHECKPOINTS, DEFAULT
+from pipeline.config.validation import load_params
+from pipeline.runtime.errors import Interrupted
+from pipeline.runtime.parent import PARENT_ENDED
+from pipeline.training.checkpoints import run_key
+from pipeline.training.step import TrainStep
+from pipeline.training.stop_signals import handle_stop_signals
+from tests.pipeline.conftest import ROOT, set_params
+from tests.pipeline.resume.runs import EPOCHS, STEPS, Files, checkpoints, results, train_killed_after
+
+
+@pytest.mark.parametrize("steps", [0, 3, STEPS, 2 * STEPS + 1, EPOCHS * STEPS - 1])
+def test_killed_run_resumes_to_the_same_weights_and_curves(
+    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], steps: int
+) -> None:
+    train_killed_after(steps, monkeypatch)
+    assert not DEFAULT.weights.exists()
+    capsys.readouterr()
+    train.main()
+    said = capsys.readouterr().out
+    assert ("going on after" in said) == (steps >= STEPS)
+    assert said.count("ELBO train") == EPOCHS - steps // STEPS
+    assert results() == undisturbed
+
+
+def test_finished_run_leaves_no_checkpoints_and_a_second_one_trains_again(
+    undisturbed: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        capsys.readouterr()
+        train.main()
+        assert checkpoints() == []
+        assert capsys.readouterr().out.count("ELBO train") == EPOCHS
+    assert results() == undisturbed
+
+
+def test_two_checkpoints_are_kept_as_often_as_the_parameter_says(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_killed_after(5 * STEPS, monkeypatch)
+    assert [path.name for path in checkpoints()] == ["step-0000000020", "step-0000000025"]
+    set_params(prepared / "params.yaml", {"train.checkpoint_every": 4, "seed": 2})
+    train_killed_after(5 * STEPS, monkeypatch)
+    assert [path.name for path in checkpoints() if run_key(load_params()) in str(path)] == ["step-0000000020"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"beta": 0.5}, {"seed": 2}, {"train.epochs": EPOCHS + 1}, {"model.hidden": [16]}, {"binarize": True}]
+)
+def test_other_parameters_never_resume_it(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: dict[str, object]
+) -> None:
+    train_killed_after(3 * STEPS, monkeypatch)
+    set_params(prepared / "params.yaml", change)
+    capsys.readouterr()
+    train.main()
+    assert "going on" not in capsys.readouterr().out
+    assert len(checkpoints()) == 2  # the first run's, which can still go on
+
+
+def test_key_is_of_parameters_code_and_data(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = run_key(load_params())
+    assert {"train.py", "step.py", "objectives.py", "ops.py", "reference.py"} <= {path.name for path in loaded_code()}
+    assert run_key(load_params()) == key
+    for name, value in {"checkpoint_every": 3, "processes": 2, "threads": 1, "memmap": True}.items():
+        set_params(prepared / "params.yaml", {f"train.{name}": value})
+    assert run_key(load_params()) == key
+    set_params(prepared / "params.yaml", {"data.validation": 99})
+    prepare.main()
+    other_data = run_key(load_params())
+    monkeypatch.setattr("vae_ext.source.source_digest", lambda: "another kernel")
+    assert len({key, other_data, run_key(load_params())}) == 3
+
+
+def test_another_way_to_compute_resumes_it_and_says_what_differs(
+    undisturbed: Files, prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_killed_after(3 * STEPS, monkeypatch)
+    before = torch.get_num_threads()
+    set_params(prepared / "params.yaml", {"train.threads": before + 1, "train.checkpoint_every": 2})
+    capsys.readouterr()
+    try:
+        train.main()
+    finally:
+        torch.set_num_threads(before)
+    assert f"made with threads {before}, going on with {before + 1}: expect other rounding" in capsys.readouterr().out
+
+
+def start() -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pipeline.train"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_epoch(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    assert any("ELBO train" in line for line in process.stdout), process.stderr and process.stderr.read()
+
+
+def test_sigkill_and_then_sigterm_at_any_moment_change_no_bit(prepared: Path) -> None:
+    set_params(prepared / "params.yaml", {"train.epochs": 20, "train.batch_size": 4})
+    train.main()
+    undisturbed = results()
+    DEFAULT.weights.unlink()
+    process = start()
+    wait_for_epoch(process)
+    time.sleep(random.Random(1).uniform(0, 0.3))
+    process.kill()
+    process.communicate()
+    assert not DEFAULT.weights.exists()
+    # SIGTERM: it saves within the epoch.
+    process = start()
+    wait_for_epoch(process)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    (newest,) = checkpoints()[-1:]
+    step = json.loads((newest / "state.json").read_text(encoding="utf-8"))["content"]["progress"]["step"]
+    assert said == f"interrupted after {step} steps; run it again, and it goes on from there\n"
+    out, _ = start().communicate()
+    assert "going on after" in out
+    assert results() == undisturbed
+
+
+@pytest.mark.parametrize("batch_size", [64, 300])  # five steps an epoch, and one
+def test_interrupt_at_an_epochs_last_step_loses_no_curve(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    set_params(prepared / "params.yaml", {"train.batch_size": batch_size, "train.checkpoint_every": 10})
+    train.main()
+    undisturbed = results()
+    advance = TrainStep.advance
+
+    def interrupting(self: TrainStep) -> int:
+        if self.position == self.steps - 1:
+            signal.raise_signal(signal.SIGTERM)
+        return advance(self)
+
+    for epoch in range(1, EPOCHS):
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainStep, "advance", interrupting)
+            with pytest.raises(Interrupted, match=f"interrupted after {epoch * -(-300 // batch_size)} steps"):
+                train.main()
+    train.main()
+    assert results() == undisturbed
+
+
+def test_run_waits_for_another_that_trains_the_same(
+    prepared: Path, undisturbed: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = prepared / CHECKPOINTS / f"{run_key(load_params())}.lock"
+    code = f"import filelock, time; l = filelock.FileLock({str(lock)!r}); l.acquire(); print('held', flush=True); time.sleep(1)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        train.main()
+    assert "another process trains the same; waiting for it to end" in capsys.readouterr().out
+    assert results() == undisturbed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, PARENT_ENDED])
+def test_signal_between_steps_is_granted_once(prepared: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    advance = TrainStep.advance
+
+    def interrupting(self: TrainStep) -> int:
+        if self.position == 2:
+            signal.raise_signal(number)
+        return advance(self)
+
+    monkeypatch.setattr(TrainStep, "advance", interrupting)
+    # One of its own: nohup, or a shell that starts something in the background, may have set this process to ignore it.
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(Interrupted, match="interrupted after 3 steps"):
+            train.main()
+        # That the parent has ended comes again, if it had several threads.
+        assert signal.getsignal(number) == (signal.SIG_IGN if number == PARENT_ENDED else signal.SIG_DFL)
+    finally:
+        signal.signal(number, before)
+    assert [path.name for path in checkpoints()] == ["step-0000000003"]
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with handle_stop_signals() as request:
+            signal.raise_signal(signal.SIGHUP)
+        assert not request.made
+    finally:
+        signal.signal(signal.SIGHUP, before)
