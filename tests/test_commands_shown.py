@@ -11,33 +11,13 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from markdown_it import MarkdownIt
 from mypy.main import process_options
 
 from tests.programs import outside_make
-
-ROOT = Path(__file__).resolve().parents[1]
-PROGRAMS = {"make", "vae", "dvc", "git", "python", "python3", "pip", "torchrun", "ruff", "mypy", "pytest", "."}
-SYSTEM = {
-    "apt",
-    "cat",
-    "cd",
-    "chmod",
-    "echo",
-    "exit",
-    "grep",
-    "mkdir",
-    "nproc",
-    "printf",
-    "rm",
-    "sed",
-    "test",
-    "touch",
-}  # not ours to test
+from tests.shown_commands import ROOT, commands_of, shown, shown_in, targets
 
 HERE, PIPELINE, BENCHMARKS = "tests/test_commands_shown.py", "tests/pipeline", "tests/benchmarks/test_benchmarks.py"
 VAE = f"{PIPELINE}/trained/test_commands.py::test_every_command_runs_on_every_kind_of_model"
@@ -163,80 +143,6 @@ TESTS = {
         f"{BENCHMARKS}::test_make_bench_pythae_takes_turns_with_a_process_of_its_own"
     ),
 }
-
-
-# Of a shell: text, what it puts in place of $(...), and what stands between two commands.
-QUOTED = r"""'[^']*'|"(?:\\.|[^"\\])*\""""
-ARITHMETIC = r"\$\(\(.*?\)\)"
-SUBSTITUTION = r"\$\((?!\()((?:[^()]|\([^()]*\))*)\)"
-BETWEEN = r"(?:^|(?<=\s))(?:#.*|[{}](?=\s|$))|[;&|()]"
-
-
-def commands_of(line: str) -> Iterator[str]:
-    """The commands of a line of shell that are ours, without comments, variables and the code of python -c."""
-    runs = re.sub(QUOTED, lambda found: found[0] if found[0].startswith('"') else "", line)
-    for substituted in re.findall(SUBSTITUTION, runs):
-        yield from commands_of(substituted)
-    kept = f"(?:{QUOTED}|{ARITHMETIC}|{SUBSTITUTION}|[<>]&)"
-    for part in re.sub(f"(?P<kept>{kept})|{BETWEEN}", lambda found: found["kept"] or "\n", line).splitlines():
-        command = re.sub(r'^(?:[A-Z_]+=(?:"[^"]*"|\$\(\(.*?\)\)|\S*)\s+)+', "", part.strip().lstrip("@"))
-        command = re.sub(r"( -c) .*", r"\1", command)
-        if command and first_word(command) not in SYSTEM:
-            yield command
-
-
-def first_word(command: str) -> str:
-    return command.split(" ")[0].rsplit("/")[-1]
-
-
-def shown_in(page: str) -> Iterator[str]:
-    """The commands of a page; a block of Python or of output counts as one, by its first line."""
-    for token in MarkdownIt().enable("table").parse(page):
-        if token.type in ("code_block", "fence"):
-            lines = [line for line in token.content.splitlines() if line.strip()]
-            if token.info == "python":
-                yield f"python: {lines[0]}"
-            elif first_word(lines[0].split("=", 1)[-1].split(" ", 1)[-1] if "=" in first_word(lines[0]) else lines[0]) not in (
-                PROGRAMS | SYSTEM
-            ):
-                yield f"output: {lines[0]}"
-            else:
-                for line in lines:
-                    yield from commands_of(line)
-        for span in token.children or []:
-            if span.type == "code_inline" and " " in span.content and first_word(span.content) in PROGRAMS:
-                yield from commands_of(span.content)
-
-
-def dry_run(target: str) -> str:
-    """What make would run for a target with its variables, set-up included, without running it."""
-    command = ["make", "--dry-run", "--always-make", "ANY_PYTHON=python3", *shlex.split(target)]
-    done = subprocess.run(command, cwd=ROOT, env=outside_make(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"make {target}: {done.stderr}"
-    return done.stdout.replace("\\\n", "")
-
-
-def targets() -> list[str]:
-    """As `make help` shows them: with what they need."""
-    command = ["make", "--silent", "help"]
-    done = subprocess.run(command, cwd=ROOT, env=outside_make(), capture_output=True, text=True, check=True)
-    return re.findall(r"^make (\S+(?: [A-Z]+=\S+)?)", done.stdout, re.MULTILINE)
-
-
-def shown() -> dict[str, str]:
-    """Each command, and where it is shown; a target of make's stands for what its recipe calls."""
-    found = {"make": "README.md"}
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        for command in shown_in(page.read_text(encoding="utf-8")):
-            found[command] = page.name
-    with_variables = {target.split()[0]: target for target in targets()}
-    made = {command.removeprefix("make ") for command in found if command.startswith("make ")}
-    found = {command: where for command, where in found.items() if not command.startswith("make ")}
-    for target in sorted({*(with_variables.get(target, target) for target in made), *with_variables.values()}):
-        for line in dry_run(target).splitlines():
-            for command in commands_of(line):
-                found.setdefault(command, f"make {target}")
-    return found
 
 
 def test_every_command_that_is_shown_has_a_test() -> None:
