@@ -54,6 +54,7 @@ TESTS = {
     # make test
     "ruff check .": CHECKS,
     "ruff format --check .": CHECKS,
+    "clang-format --dry-run --Werror csrc/*.h csrc/*/* tests/*/*.h tests/*/*.cpp": CHECKS,
     "mypy": CHECKS,
     "lint-imports --no-cache": "tests/pipeline/test_dependencies.py::test_an_import_from_a_room_above_is_refused",
     "pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m 'not long'": CHECKS,
@@ -124,6 +125,9 @@ TESTS = {
     "pip install '.[cuda]'": "tests/vae_ext/test_cuda_source.py::test_pip_alone_compiles_and_links_the_kernels",
     "python -m tests.standalone.sanitize": "tests/vae_ext/test_emulated_kernels.py::test_emulated_kernels_under_sanitizers",
     "python3 -m tests.benchmarks.gpu --budget 360": (
+        "tests/benchmarks/test_gpu.py::test_make_gpu_says_at_once_that_there_is_no_gpu"
+    ),
+    "python3 -m tests.benchmarks.gpu --budget 1200": (
         "tests/benchmarks/test_gpu.py::test_make_gpu_says_at_once_that_there_is_no_gpu"
     ),
     # Benchmarks
@@ -248,11 +252,13 @@ def test_lock_is_what_was_installed_without_what_torch_pins_itself(project: Path
 
 
 def test_what_make_test_calls_knows_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ruff checks this file; mypy and pytest go no further than their options and configuration."""
+    """ruff checks this file, clang-format a header; mypy and pytest go no further than their options and configuration."""
     monkeypatch.chdir(ROOT)
     environment = outside_make() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     for command in ("ruff check", "ruff format --check"):
         subprocess.run([*command.split(), HERE], env=environment, check=True, capture_output=True)
+    (check_format,) = [command for command in TESTS if command.startswith("clang-format ")]
+    subprocess.run([*check_format.split()[:3], "csrc/gaussian.h"], env=environment, check=True, capture_output=True)
     sources, _ = process_options([])
     assert {HERE, "setup.py"} <= {source.path for source in sources}
     options, _ = [shlex.split(command) for command in TESTS if command.startswith("pytest ")]
