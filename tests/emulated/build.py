@@ -45,9 +45,8 @@ def build_main(folder: Path, build: Build) -> list[Path]:
     return compile_objects([HERE / "main.cpp"], folder, f".{build.name}.o", "-I", str(ROOT / "csrc"), *build.value)
 
 
-def build_cuda(folder: Path, build: Build, csrc: Path = ROOT / "csrc") -> list[Path]:
-    sources = [csrc / "cuda" / source.name for source in sources_in("cuda")]
-    return compile_objects(sources, folder, f".cuda.{build.name}.o", "-I", str(csrc), *build.value)
+def build_cuda(folder: Path, build: Build) -> list[Path]:
+    return compile_objects(sources_in("cuda"), folder, f".cuda.{build.name}.o", "-I", str(ROOT / "csrc"), *build.value)
 
 
 def link(objects: Sequence[Path], program: Path, build: Build) -> Path:
