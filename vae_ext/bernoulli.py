@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vae_ext import reference
 from vae_ext.backend import BackendError, compiled_module
+from vae_ext.dispatch import FLOATS, by_reference, call_kernel, check_known, wants_gradient
 from vae_ext.noise import check_counts, check_key
-from vae_ext.ops import FLOATS, by_reference, call_kernel, check_known, wants_gradient
 
 
 def bernoulli_log_prob(logits: Tensor, pixels: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ from pipeline.training.step import TrainStep
 from tests.benchmarks.bench import textbook
 from tests.benchmarks.timing import DEVICES, TURNS, timed
 from tests.plain import plain_params
-from vae_ext import ops, reference
+from vae_ext import dispatch, reference
 from vae_ext.source import ROOT
 
 CASE = "784-400-20"
@@ -157,7 +157,7 @@ def our_epoch(train_step: TrainStep) -> Tensor:
 @contextmanager
 def on_the_reference() -> Iterator[None]:
     """What VAE_EXT_BACKEND=reference does, for a while: every public function of vae_ext takes its reference."""
-    with mock.patch.object(ops, "backend_of", return_value="reference"):
+    with mock.patch.object(dispatch, "backend_of", return_value="reference"):
         yield
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.vae_ext.test_reparam_kl import COPIES, assert_close, assert_same_bits
 from vae_ext import bernoulli_log_prob, binarize, noise_key, reference, take_pixels
-from vae_ext.ops import FLOATS
+from vae_ext.dispatch import FLOATS
 
 DIMS = [1, 2, 33, 401, 784, 1271, 5000]
 

@@ -21,7 +21,8 @@ from vae_ext import (
     standard_normal,
     take_pixels,
 )
-from vae_ext.ops import FLOATS, Output
+from vae_ext.autograd import Output
+from vae_ext.dispatch import FLOATS
 
 LAYOUTS = ("dense", "gap after each row", "columns", "one row for all", "from the middle")
 

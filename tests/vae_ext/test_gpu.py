@@ -11,7 +11,7 @@ import torch
 from tests.vae_ext.test_bernoulli import DIMS, random_bytes, random_logits, some_rows, value_and_gradient
 from tests.vae_ext.test_reparam_kl import assert_same_bits
 from vae_ext import bernoulli_log_prob, binarize, noise_key, reparam_kl, reparam_kl_packed, take_pixels
-from vae_ext.ops import FLOATS
+from vae_ext.dispatch import FLOATS
 from vae_ext.source import ROOT
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

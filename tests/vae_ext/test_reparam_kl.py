@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from vae_ext import noise_key, reference, reparam_kl, reparam_kl_packed, reparam_log_ratio, standard_normal
-from vae_ext.ops import FLOATS, Output
+from vae_ext.autograd import Output
+from vae_ext.dispatch import FLOATS
 
 SHAPES = [(1, 1), (3, 2), (128, 20), (41, 33), (7, 401), (5, 1024), (3, 1271), (2, 5000)]
 # Relative to the largest value, or to the terms of order one that it is a sum of: what rounding to the dtype alone costs,
