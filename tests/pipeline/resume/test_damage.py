@@ -7,6 +7,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from pipeline import train
 from pipeline.config.paths import DEFAULT
 from pipeline.runtime.main import run
+from pipeline.training import trainer
 from pipeline.training.checkpoints import content_hash, file_hash
 from tests.pipeline.resume.runs import EPOCHS, STEPS, Files, KilledError, checkpoints, results, train_killed_after
 
@@ -143,12 +145,21 @@ def full_disk(kept: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize(("function", "file"), [("save_model", "models/default/vae.safetensors"), ("log", "results/train")])
+@pytest.mark.parametrize(
+    ("module", "function", "file"),
+    [(train, "save_model", "models/default/vae.safetensors"), (trainer, "log", "results/train")],
+    ids=["weights", "curves"],
+)
 def test_disk_that_is_full_is_one_line_with_the_files_name_and_loses_nothing(
-    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], function: str, file: str
+    undisturbed: Files,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    module: ModuleType,
+    function: str,
+    file: str,
 ) -> None:
     train_killed_after(2 * STEPS, monkeypatch)
-    write = getattr(train, function)
+    write = getattr(module, function)
 
     def without_room(*args: Any) -> None:
         with full_disk(kept=1):
@@ -156,7 +167,7 @@ def test_disk_that_is_full_is_one_line_with_the_files_name_and_loses_nothing(
 
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr(train, function, without_room)
+        patch.setattr(module, function, without_room)
         with pytest.raises(SystemExit) as ended:
             run(train.main)
     assert ended.value.code == 2
