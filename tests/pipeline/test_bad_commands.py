@@ -12,11 +12,7 @@ from PIL import Image
 from pipeline import __main__ as command
 from pipeline import check, prepare, train
 from pipeline.config.paths import DEFAULT, PARAMS
-from tests.pipeline.bad_data import (
-    GREY,
-    SPLIT,
-    ended,
-)
+from tests.pipeline.bad_data import GREY, SPLIT, ended
 from tests.pipeline.conftest import set_params
 
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.vae_ext.test_reparam_kl import assert_close, assert_same_bits, call
+from tests.vae_ext.tensors import assert_close, assert_same_bits, call
 from vae_ext import (
     bernoulli_log_prob,
     binarize,

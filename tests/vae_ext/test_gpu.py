@@ -8,8 +8,7 @@ import sys
 import pytest
 import torch
 
-from tests.vae_ext.test_bernoulli import DIMS, random_bytes, random_logits, some_rows, value_and_gradient
-from tests.vae_ext.test_reparam_kl import assert_same_bits
+from tests.vae_ext.tensors import DIMS, assert_same_bits, random_bytes, random_logits, some_rows, value_and_gradient
 from vae_ext import bernoulli_log_prob, binarize, noise_key, reparam_kl, reparam_kl_packed, take_pixels
 from vae_ext.dispatch import FLOATS
 from vae_ext.source import ROOT

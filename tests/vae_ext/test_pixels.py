@@ -1,0 +1,268 @@
+"""Pixels drawn and taken, against the reference; and what the operators on pixels refuse."""
+
+from __future__ import annotations
+
+import re
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.vae_ext.tensors import DIMS, assert_same_bits, random_bytes, some_rows
+from vae_ext import bernoulli_log_prob, binarize, noise_key, reference, take_pixels
+
+
+def test_binarize_is_the_reference_on_every_instruction_set_and_thread_count(
+    module: ModuleType, each_capability: list[str], threads: None
+) -> None:
+    key = noise_key(-3, 2**32 - 1)
+    for rows, dim in [(1, 1), (3, 2), (1000, 33), (128, 784), (5, 1271), (2, 5000)]:
+        pixels = random_bytes(rows, dim)
+        expected = reference.binarize(pixels, key, 7)
+        for name in each_capability:
+            assert module.set_cpu_capability(name)
+            for count in (1, 2):
+                torch.set_num_threads(count)
+                assert torch.equal(binarize(pixels, key, row_offset=7), expected), (name, rows, dim)
+
+
+@pytest.mark.parametrize("dim", [6, 33, 784])
+def test_a_part_of_a_batch_has_the_draws_of_the_whole(device: torch.device, dim: int) -> None:
+    pixels, key = random_bytes(100, dim, device), noise_key(4, 5, device=device)
+    whole = binarize(pixels, key, row_offset=3)
+    assert torch.equal(whole, reference.binarize(pixels, key, 3))
+    for part in (slice(0, 41), slice(41, 100), slice(99, 100)):
+        assert torch.equal(binarize(pixels[part], key, row_offset=3 + part.start), whole[part])
+    # Nor do a pixel's draws depend on how many there are beside it.
+    assert torch.equal(binarize(pixels[:, :5], key, row_offset=3), whole[:, :5])
+
+
+def test_each_byte_is_white_as_often_as_it_says(device: torch.device) -> None:
+    rows = 20_000
+    pixels = torch.arange(256, dtype=torch.uint8, device=device).expand(rows, 256)
+    drawn = binarize(pixels, noise_key(1, device=device))
+    assert ((drawn == 0) | (drawn == 255)).all()
+    p = torch.arange(256, device=device) / 255
+    frequency = (drawn == 255).double().mean(0)
+    assert ((frequency - p).abs() <= 5 * (p * (1 - p) / rows).sqrt()).all()  # which leaves no room at 0 and 255
+
+
+def test_black_and_white_are_never_changed(device: torch.device) -> None:
+    pixels = torch.randint(2, (2000, 784), device=device).to(torch.uint8) * 255
+    for seed in range(5):
+        assert torch.equal(binarize(pixels, noise_key(seed, device=device)), pixels)
+
+
+def test_another_step_or_seed_gives_other_draws(device: torch.device) -> None:
+    pixels = torch.full((50, 784), 128, dtype=torch.uint8, device=device)
+    keys = [noise_key(seed, step, device=device) for seed, step in ((1, 1), (1, 2), (2, 1))]
+    first, *others = (binarize(pixels, key) for key in keys)
+    assert torch.equal(binarize(pixels, keys[0]), first)
+    for other in others:
+        assert 0.45 < (first == other).double().mean() < 0.55
+
+
+def assert_taken(result: tuple[Tensor, Tensor], pixels: Tensor) -> None:
+    """The bytes, and their quotients in every bit; on the CPU, where PyTorch's own quotient is one."""
+    assert torch.equal(result[0], pixels)
+    assert result[1].dtype == torch.float32
+    assert_same_bits(result[1].cpu(), pixels.cpu() / 255)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_taken_pixels_are_the_images_rows_and_their_draws(device: torch.device, dim: int) -> None:
+    wide, key = random_bytes(50, dim + 1, device), noise_key(3, 4, device=device)
+    for part in (slice(0, dim), slice(1, dim + 1)):
+        images = wide[:, part]  # rows of any stride and any first element
+        for count in (1, 7, 300):
+            rows = some_rows(count, 50, device)
+            assert_taken(take_pixels(images, rows), images[rows])
+            for offset in (0, 7):
+                assert_taken(take_pixels(images, rows, key, row_offset=offset), binarize(images[rows], key, row_offset=offset))
+
+
+def test_taken_pixels_are_the_references_on_every_instruction_set_and_thread_count(
+    module: ModuleType, each_capability: list[str], threads: None
+) -> None:
+    key = noise_key(-3, 2**32 - 1)
+    for count, dim in [(1, 1), (3, 2), (1000, 33), (128, 784), (40, 1271), (30, 5000)]:
+        images, rows = random_bytes(60, dim), some_rows(count, 60)
+        expected = [reference.take_pixels(images, rows, None, 0), reference.take_pixels(images, rows, key, 7)]
+        for name in each_capability:
+            assert module.set_cpu_capability(name)
+            for threads_used in (1, 2):
+                torch.set_num_threads(threads_used)
+                actual = [take_pixels(images, rows), take_pixels(images, rows, key, row_offset=7)]
+                for (pixels, x), (expected_pixels, expected_x) in zip(actual, expected, strict=True):
+                    assert torch.equal(pixels, expected_pixels), (name, count, dim)
+                    assert_same_bits(x, expected_x)
+
+
+def test_every_byte_is_divided_by_255(device: torch.device) -> None:
+    images = torch.arange(256, dtype=torch.uint8, device=device)[None]
+    rows = torch.zeros(3, dtype=torch.int64, device=device)
+    assert_taken(take_pixels(images, rows), images.expand(3, 256))
+    assert_taken(reference.take_pixels(images, rows, None, 0), images.expand(3, 256))
+
+
+def test_a_part_of_the_rows_has_the_draws_of_the_whole(device: torch.device) -> None:
+    images, rows, key = random_bytes(50, 33, device), some_rows(100, 50, device), noise_key(4, 5, device=device)
+    whole = take_pixels(images, rows, key, row_offset=3)[0]
+    for part in (slice(0, 41), slice(41, 100)):
+        assert torch.equal(take_pixels(images, rows[part], key, row_offset=3 + part.start)[0], whole[part])
+    # Nor is an image that comes twice drawn alike.
+    twice = take_pixels(images, rows[:1].expand(2), key)[0]
+    assert not torch.equal(twice[0], twice[1])
+
+
+def test_pixels_are_taken_in_one_pass_without_a_copy(device: torch.device) -> None:
+    images, rows = random_bytes(50, 40, device)[:, :33], some_rows(20, 50, device)
+    for key in (None, noise_key(1, device=device)):
+        with torch.profiler.profile() as profile:
+            take_pixels(images, rows, key)
+        names = {event.key for event in profile.key_averages() if event.key.startswith(("aten::", "vae_ext::"))}
+        assert names - {"aten::empty_strided"} == {"vae_ext::take_pixels"}
+
+
+def test_images_and_rows_of_any_layout_are_taken(device: torch.device) -> None:
+    key = noise_key(1, device=device)
+    columns, rows = random_bytes(784, 12, device).T, some_rows(20, 12, device)
+    for images in (columns, columns[:1].expand(12, 784), columns.flip(0)[::2].repeat(2, 1)):
+        for chosen in (rows, rows[::3], rows[:1].expand(9)):
+            assert_taken(take_pixels(images, chosen), images[chosen])
+            assert_taken(take_pixels(images, chosen, key), binarize(images[chosen], key))
+
+
+@pytest.mark.parametrize(("images", "count", "dim"), [(3, 0, 5), (0, 0, 5), (3, 4, 0), (0, 0, 0)])
+def test_no_rows_and_no_pixels_are_taken_too(device: torch.device, images: int, count: int, dim: int) -> None:
+    data = torch.zeros(images, dim, dtype=torch.uint8, device=device)
+    rows = torch.zeros(count, dtype=torch.int64, device=device)
+    for key in (None, noise_key(1, device=device)):
+        assert_taken(take_pixels(data, rows, key), data.new_empty(count, dim))
+        assert_taken(reference.take_pixels(data, rows, key, 0), data.new_empty(count, dim))
+
+
+@pytest.mark.parametrize(("images", "dim"), [(5, 3), (1, 2000), (0, 3), (5, 0)])
+def test_a_row_that_is_no_image_is_an_error_before_anything_is_read(images: int, dim: int) -> None:
+    data, key = torch.zeros(images, dim, dtype=torch.uint8), noise_key(1)
+    for wrong in (-1, images, 2**62, -(2**63)):
+        rows = torch.zeros(40, dtype=torch.int64)
+        rows[17] = wrong
+        message = re.escape(f"rows: expected 0 <= row < {images}, got {wrong if images > 0 else 0}")
+        for chosen in (None, key):
+            with pytest.raises(IndexError, match=message):
+                take_pixels(data, rows, chosen)
+        if dim > 0:  # of nothing PyTorch takes any row
+            with pytest.raises(IndexError, match=message):
+                reference.take_pixels(data, rows, None, 0)
+
+
+def test_taken_pixels_under_vmap_export_and_compile(device: torch.device) -> None:
+    class Taken(torch.nn.Module):
+        def forward(self, images: Tensor, rows: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return *take_pixels(images, rows, key), take_pixels(images, rows)[1]
+
+    images, key = random_bytes(12, 33, device), noise_key(2, device=device)
+    rows = some_rows(20, 12, device).view(4, 5)
+    expected = [Taken()(images, row, key) for row in rows]
+    vmapped = torch.func.vmap(lambda rows: Taken()(images, rows, key))(rows)
+    compiled = torch.compile(Taken(), fullgraph=True, backend="aot_eager")(images, rows[0], key)
+    shapes = {"images": {0: torch.export.Dim("images")}, "rows": {0: torch.export.Dim("rows")}, "key": None}
+    exported = torch.export.export(Taken(), (images[:7], rows[:, 0] % 7, key), dynamic_shapes=shapes).module()
+    for i, of_one in enumerate(expected):
+        for a, b in zip((t[i] for t in vmapped), of_one, strict=True):
+            assert torch.equal(a, b)
+        for a, b in zip(exported(images, rows[i], key), of_one, strict=True):
+            assert torch.equal(a, b)
+    for a, b in zip(compiled, expected[0], strict=True):
+        assert torch.equal(a, b)
+
+
+BYTES = torch.zeros(2, 3, dtype=torch.uint8)
+ROWS = torch.zeros(2, dtype=torch.int64)
+LOGITS_ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"logits": [1.0]}, TypeError, "logits: expected a Tensor, got list"),
+    ({"logits": BYTES}, TypeError, "logits: expected float32, float64, bfloat16 or float16, got torch.uint8"),
+    ({"logits": torch.zeros(3)}, ValueError, "logits: expected [..., 2, 3] as pixels, got [3]"),
+    ({"logits": torch.zeros(4, 3)}, ValueError, "logits: expected [..., 2, 3] as pixels, got [4, 3]"),
+    ({"logits": torch.zeros(2, 2, 4)}, ValueError, "logits: expected [..., 2, 3] as pixels, got [2, 2, 4]"),
+    ({"pixels": 1}, TypeError, "pixels: expected a Tensor, got int"),
+    ({"pixels": torch.zeros(2, 3)}, TypeError, "pixels: expected uint8, got torch.float32"),
+    ({"pixels": BYTES[0]}, ValueError, "pixels: expected [B, D], got [3]"),
+    ({"pixels": BYTES.to("meta")}, ValueError, "pixels: expected the device of logits, cpu, got meta"),
+]
+BINARIZE_ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"pixels": 1}, TypeError, "pixels: expected a Tensor, got int"),
+    ({"pixels": torch.zeros(2, 3)}, TypeError, "pixels: expected uint8, got torch.float32"),
+    ({"pixels": BYTES[None]}, ValueError, "pixels: expected [B, D], got [1, 2, 3]"),
+    ({"key": 3}, TypeError, "key: expected a Tensor, as noise_key() gives, got int"),
+    ({"key": torch.zeros(3, dtype=torch.int64)}, ValueError, "key: expected [2], seed and step, got [3]"),
+    ({"key": noise_key(0, device="meta")}, ValueError, "key: expected the device of pixels, cpu, got meta"),
+    ({"row_offset": -1}, ValueError, "row_offset: expected 0 to 4294967295, got -1"),
+    ({"row_offset": 2**32 - 1}, ValueError, "row_offset: expected 0 to 2**32 - 2 for 2 rows, got 4294967295"),
+]
+TAKE_ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"images": 1}, TypeError, "images: expected a Tensor, got int"),
+    ({"images": torch.zeros(2, 3)}, TypeError, "images: expected uint8, got torch.float32"),
+    ({"images": BYTES[0]}, ValueError, "images: expected [N, D], got [3]"),
+    ({"rows": [0]}, TypeError, "rows: expected a Tensor, got list"),
+    ({"rows": ROWS.int()}, TypeError, "rows: expected int64, got torch.int32"),
+    ({"rows": ROWS[:, None]}, ValueError, "rows: expected [B], got [2, 1]"),
+    ({"rows": ROWS.to("meta")}, ValueError, "rows: expected the device of images, cpu, got meta"),
+    ({"key": 3}, TypeError, "key: expected a Tensor, as noise_key() gives, got int"),
+    ({"key": noise_key(0, device="meta")}, ValueError, "key: expected the device of images, cpu, got meta"),
+    ({"row_offset": 2**32 - 1}, ValueError, "row_offset: expected 0 to 2**32 - 2 for 2 rows, got 4294967295"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "error", "message"), LOGITS_ERRORS)
+def test_bad_input_of_log_prob_is_named(wrong: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments = {"logits": torch.zeros(2, 3), "pixels": BYTES} | wrong
+    with pytest.raises(error, match=re.escape(message)):
+        bernoulli_log_prob(**arguments)
+
+
+@pytest.mark.parametrize(("wrong", "error", "message"), BINARIZE_ERRORS)
+def test_bad_input_of_binarize_is_named(wrong: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments = {"pixels": BYTES, "key": noise_key(0)} | wrong
+    with pytest.raises(error, match=re.escape(message)):
+        binarize(**arguments)
+
+
+@pytest.mark.parametrize(("wrong", "error", "message"), TAKE_ERRORS)
+def test_bad_input_of_take_pixels_is_named(wrong: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments = {"images": BYTES, "rows": ROWS, "key": noise_key(0)} | wrong
+    with pytest.raises(error, match=re.escape(message)):
+        take_pixels(**arguments)
+
+
+def test_raw_operators_refuse_what_they_cannot_read(module: ModuleType) -> None:
+    ops = torch.ops.vae_ext
+    logits, upstream = torch.zeros(4, 3), torch.zeros(4)
+    for wrong, message in (
+        (BYTES[:, :2], "pixels: expected [B, D] for logits [K B, D]"),
+        (BYTES[0], "pixels: expected [B, D] for logits [K B, D]"),
+        (torch.zeros(3, 3, dtype=torch.uint8), "logits: expected a multiple of as many rows as pixels"),
+        (torch.zeros(2, 3), "pixels: expected uint8"),
+    ):
+        with pytest.raises(RuntimeError, match=re.escape(message)):
+            ops.bernoulli_log_prob(logits, wrong)
+        with pytest.raises(RuntimeError, match=re.escape(message)):
+            ops.bernoulli_log_prob_backward(upstream, logits, wrong)
+        with pytest.raises(RuntimeError, match=re.escape(message)):
+            ops.bernoulli_log_prob_and_gradient(logits, wrong)
+    with pytest.raises(RuntimeError, match="grad: expected the shape of its output"):
+        ops.bernoulli_log_prob_backward(upstream[:2], logits, BYTES)
+    with pytest.raises(RuntimeError, match="grad: expected the dtype of its output"):
+        ops.bernoulli_log_prob_backward(upstream.double(), logits, BYTES)
+    with pytest.raises(RuntimeError, match=re.escape("pixels: expected uint8 [B, D]")):
+        ops.binarize(logits, noise_key(0))
+    with pytest.raises(RuntimeError, match=re.escape("images: expected uint8 [N, D]")):
+        ops.take_pixels(logits, ROWS)
+    for wrong in (ROWS.int(), ROWS[None]):
+        with pytest.raises(RuntimeError, match=re.escape("rows: expected int64 [B]")):
+            ops.take_pixels(BYTES, wrong)
+    with pytest.raises(RuntimeError, match=re.escape("key: expected int64 [2], seed and step")):
+        ops.take_pixels(BYTES, ROWS, ROWS[:1])
