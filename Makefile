@@ -7,7 +7,7 @@ ACTIVE := PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # For what needs the standard library alone.
 ANY_PYTHON = $(or $(wildcard $(VENV)/bin/python),$(PYTHON))
 
-.PHONY: help setup unmoved named repro restore recipes recipe sweep seeds verify test test-all checks bench bench-full bench-record bench-compare bench-noise bench-pythae sanitize gpu lock
+.PHONY: help setup unmoved named repro restore recipes recipe sweep seeds verify test test-all checks bench bench-full bench-record bench-compare bench-pythae sanitize gpu lock
 help:
 	@echo "make setup   .venv with the locked packages"
 	@echo "make repro   prepare, train, evaluate, plot: what has changed, by dvc repro"
@@ -23,8 +23,7 @@ help:
 	@echo "make bench   the operator's speed beside the reference's, PyTorch's and torch.compile's, as a table: under two minutes"
 	@echo "make bench-full      the same for all shapes: four minutes"
 	@echo "make bench-record    the same into results/benchmarks, which is in git, with figures: six minutes"
-	@echo "make bench-compare   whether the operator became slower than BASE, a commit (default: HEAD), says: two to three minutes"
-	@echo "make bench-noise     how far apart two runs of the same code are, for bench-compare to know: a quarter of an hour"
+	@echo "make bench-compare   whether the operator is slower than at BASE, a commit (default: HEAD), measured in turns: half a minute"
 	@echo "make bench-pythae    training beside pythae's, which is installed into an environment of its own"
 	@echo "make sanitize        the kernels under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, the CUDA ones emulated"
 	@echo "make gpu     on a machine with an NVIDIA GPU, with its own PYTHON: build, test, and measure the CUDA kernels (BUDGET=360 seconds)"
@@ -113,15 +112,11 @@ bench-full: $(READY)
 bench-record: $(READY)
 	$(ACTIVE) python -m tests.benchmarks.measure --full
 	$(ACTIVE) python -m tests.benchmarks.measure --report .benchmarks/again.json
-	$(ACTIVE) python -m tests.benchmarks.summarise .benchmarks/report.json .benchmarks/again.json
-	$(ACTIVE) python -m tests.benchmarks.table .benchmarks/report.json .benchmarks/again.json
+	$(ACTIVE) python -m tests.benchmarks.report .benchmarks/report.json .benchmarks/again.json
 
 BASE ?= HEAD
 bench-compare: $(READY)
 	$(ACTIVE) python -m tests.benchmarks.compare --base $(BASE)
-
-bench-noise: $(READY)
-	$(ACTIVE) python -m tests.benchmarks.noise
 
 PYTHAE := .venv-pythae
 bench-pythae: $(READY) $(PYTHAE)/.ready

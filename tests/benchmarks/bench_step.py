@@ -13,10 +13,8 @@ All train 784-400-20 by Adam on batches of 128 MNIST images, in float32.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +26,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+import vae_ext
 from pipeline.data.batches import InMemoryImages
 from pipeline.data.prepared import SplitName, as_float
 from pipeline.data.readers.idx import read_idx
@@ -36,10 +35,10 @@ from pipeline.models.vae import VAE
 from pipeline.training.distributed import Group
 from pipeline.training.manual_backward import linear_layers
 from pipeline.training.step import TrainStep
-from tests.benchmarks.bench import textbook
-from tests.benchmarks.timing import DEVICES, TURNS, timed
+from tests.benchmarks.cases import DEVICES
+from tests.benchmarks.providers import on_the_reference, textbook
+from tests.benchmarks.timing import TURNS, timed
 from tests.plain import plain_params
-from vae_ext import dispatch, reference
 from vae_ext.source import ROOT
 
 CASE = "784-400-20"
@@ -126,7 +125,7 @@ def check(train_step: TrainStep, example: Example) -> None:
     close(gradient, torch.cat([g.flatten() for g in expected]))
     with torch.no_grad():
         mu, logvar = model.encode(x)
-        z, kl = reference.reparam_kl(mu, logvar, key)
+        z, kl = on_the_reference()(vae_ext.reparam_kl)(mu, logvar, key)
         close((terms.rate, textbook(mu, logvar)[1]), (kl, kl))
         close(example.encode(x), (mu, logvar))
         close(F.binary_cross_entropy(example.decode(z), x, reduction="none").sum(-1), terms.distortion)
@@ -152,13 +151,6 @@ def our_epoch(train_step: TrainStep) -> Tensor:
         if train_step.device.type == "cpu":
             train_step.optimizer.nonfinite.item()
     return train_step.record.cpu()
-
-
-@contextmanager
-def on_the_reference() -> Iterator[None]:
-    """What VAE_EXT_BACKEND=reference does, for a while: every public function of vae_ext takes its reference."""
-    with mock.patch.object(dispatch, "backend_of", return_value="reference"):
-        yield
 
 
 def pipeline(images: Images, device: str, *, by_hand: bool = True, replays: bool = True) -> Epoch:

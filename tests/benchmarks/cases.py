@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
 
 @dataclass(frozen=True)
 class Case:

@@ -1,116 +1,108 @@
-"""Has the operator become slower? `make bench-compare` measures it, and holds the ratios against those in git.
+"""Has the operator become slower than at a commit? `make bench-compare` measures both in turns, side by side.
 
-Ratios, because times belong to a machine. A provider's own luck moves its ratio, but a slower kernel lowers all ratios of its
-case: a case looks slower if it lost against every provider, by more than its band. The band is how far apart two runs of the
-same code were in that sense (`make bench-noise`).
+The operator as it stands here and as the commit has it, each in a process of its own, take turns of two milliseconds, so that
+load on the machine slows both; each pair of turns gives a ratio of times. A case looks slower if the median of its ratios is
+above the threshold. Where a process's memory happens to lie has its share for as long as it lives: what looks slower is
+measured again by new processes, up to four times, and became slower only if it looks so each time.
 
-What looks slower is measured again, up to four times, and became slower only if it looks so each time. Where the operator's
-turns were further apart than the band in every one of these measurements, a loss of that size can't be told from the machine's
-load: the case is inconclusive.
+On a CPU a time is what one thread computes: other programs prolong the time on the clock, and that of threads which wait for
+each other above all. How well two threads share the work is not compared.
 
-exit status: 0 if no case became slower; 1 if one did, or a provider failed; 3 if none did, but one is inconclusive
+exit status: 0 if no case became slower; 1 if one did, or fails here
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
+import statistics
 import subprocess
 import sys
-from typing import Any
-
-import pandas as pd
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.main import run
-from tests.benchmarks.measure import OPERATOR, REPORT, measure
-from tests.benchmarks.noise import NOISE, changes, read_bands
-from tests.benchmarks.report import Report
-from tests.benchmarks.summarise import METRICS, metrics_of
+from tests.benchmarks.cases import DEVICES, chosen
+from tests.benchmarks.partner import Partner
+from vae_ext.source import ROOT
 
+MODES = ("forward", "backward", "both")
+THRESHOLD = 1.08
+PAIRS = 40
 AGAIN = 4
-INCONCLUSIVE = 3  # exit status
+# Memory that was freed serves the next result; else malloc returns it to the system, or not, as a process happens to go.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
 
-def metrics_at(revision: str) -> dict[str, Any]:
-    """The metrics that a commit holds.
+def extract(revision: str, folder: Path) -> None:
+    """The operator of a commit.
 
     Raises:
-        UserError: if there are none.
+        UserError: if there is none.
     """
-    show = subprocess.run(["git", "show", f"{revision}:{METRICS}"], capture_output=True, text=True, check=False)
-    if show.returncode != 0:
-        raise UserError(f"{revision}: expected a commit with {METRICS}: {show.stderr.strip()}")
-    metrics: dict[str, Any] = json.loads(show.stdout)
-    return metrics
+    command = ["git", "archive", "--format=tar", revision, "csrc", "vae_ext", "setup.py"]
+    archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    if archive.returncode != 0:
+        raise UserError(f"{revision}: expected a commit with vae_ext: {archive.stderr.decode().strip()}")
+    subprocess.run(["tar", "-x"], cwd=folder, input=archive.stdout, check=True)
 
 
-def verdict(old: dict[str, Any], new: dict[str, Any], bands: pd.Series) -> pd.DataFrame:
-    """For each line in both: each provider's change of ratio, the kindest of them, the band, and whether it is slower."""
-    table = changes(old, new)
-    table.insert(0, "kindest", table.max(axis=1))
-    # A line whose noise was never measured gets the widest band.
-    table.insert(1, "band", bands.reindex(table.index).fillna(bands.max()))
-    table.insert(2, "slower", table["kindest"] < 1 - table["band"])
-    return table
+def operator_of(tree: Path) -> Partner:
+    """Both are timed by the programs that stand here."""
+    environment = {**os.environ, **MALLOC, "PYTHONPATH": f"{tree}{os.pathsep}{ROOT}"}
+    return Partner([sys.executable, "-m", "tests.benchmarks.turns"], cwd=tree, env=environment)
 
 
-def show(table: pd.DataFrame) -> None:
-    print(f"\n{'':<27} {'kindest':>8} {'band':>5}   new ratio over old, against each provider")
-    for line, row in table.iterrows():
-        each = ", ".join(f"{name} {value:.2f}" for name, value in row.iloc[3:].items() if value == value)
-        print(f"{line!s:<27} {row['kindest']:>8.2f} {row['band']:>5.0%}   {each}{'   looks slower' if row['slower'] else ''}")
-
-
-def spreads(report: Report) -> pd.Series:
-    """For each line, how far apart the operator's turns were: three of four within this fraction of the best."""
-    ours = report.times[report.times["provider"] == "fused"]
-    return ours.set_index(ours["device"] + " " + ours["mode"] + " " + ours["case"])["spread"]
-
-
-def tests_of(suspects: list[str]) -> str:
-    """pytest's -k for what is called "cpu both 128x2" here."""
-    return " or ".join("{0}-{2}-{1}-".format(*line.split()) for line in suspects)
+def ratios_of(lines: Sequence[str], base: Path) -> tuple[dict[str, float], dict[str, str]]:
+    """For each line the median ratio of new processes' turns, and for those that fail here the reason."""
+    pairs: dict[str, list[float]] = {}
+    failures: dict[str, str] = {}
+    with operator_of(ROOT) as new, operator_of(base) as old:
+        for line in lines:  # each is proved, and warms up
+            here, there = new.ask(line), old.ask(line)
+            if isinstance(here, str):
+                failures[line] = here
+            elif isinstance(there, str):
+                print(f"note: {line}: not compared, because it fails there: {there}")
+            else:
+                pairs[line] = []
+        for turn in range(PAIRS):
+            for line, ratios in pairs.items():
+                seconds = {side: side.ask(line) for side in ((new, old) if turn % 2 else (old, new))}
+                ratios.append(seconds[new] / seconds[old])
+    return {line: statistics.median(ratios) for line, ratios in pairs.items()}, failures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="HEAD", help="the commit whose metrics to compare with (default: HEAD)")
-    base = parser.parse_args().base
-    old, bands = metrics_at(base), read_bands(NOISE)
-    report = measure(REPORT, benchmarks=[OPERATOR])
-    here, there = (machine | {"digest": "", "commit": ""} for machine in (report.machine, old["machine"]))
-    for name in sorted(here.keys() | there.keys()):
-        if here.get(name) != there.get(name):
-            print(
-                f"note: {name}: {base} was measured with {there.get(name)}, this is {here.get(name)}; ratios may differ by more"
-            )
-    table = verdict(old, metrics_of(report), bands)
-    show(table)
-    suspects, failures = table[table["slower"]], dict(report.failures)
-    spread = spreads(report).reindex(suspects.index)
-    for count in range(1, AGAIN + 1):
-        if suspects.empty:
-            break
-        print(f"\nlooks slower: {'; '.join(suspects.index)}; measured again, {count} of at most {AGAIN}")
-        report = measure(REPORT.with_name("again.json"), "-k", tests_of(list(suspects.index)), benchmarks=[OPERATOR])
-        again = verdict(old, metrics_of(report), bands)
-        show(again)
-        suspects, failures = again[again["slower"]], failures | report.failures
-        spread = pd.concat([spread, spreads(report)], axis=1).min(axis=1).reindex(suspects.index)
-
-    busy = suspects.index[spread > suspects["band"]]
-    slower = suspects.drop(busy)
-    print()
-    for line, row in slower.iterrows():
-        print(f"slower: {line}: lost at least {1 - row['kindest']:.0%} against every provider; the band is {row['band']:.0%}")
-    for line in busy:
-        print(f"inconclusive: {line}: looks slower, but its turns were never within the band: the machine is too busy")
-    for name, reason in failures.items():
-        print(f"failed: {name}: {reason}")
-    undecided = f", {len(busy)} inconclusive" if len(busy) else ""
-    print(f"{len(slower) or 'none'} of {len(table)} cases became slower than {base} says{undecided}")
-    sys.exit(1 if len(slower) or failures else INCONCLUSIVE if len(busy) else 0)
+    parser.add_argument("--base", default="HEAD", help="the commit to compare with (default: HEAD)")
+    parser.add_argument("--only", default="", metavar="TEXT", help='lines with this in them, such as "cpu 1024x64 both"')
+    arguments = parser.parse_args()
+    lines = [f"{device} {case.name} {mode}" for device in DEVICES for case in chosen(device, full=False) for mode in MODES]
+    with tempfile.TemporaryDirectory() as folder:
+        extract(arguments.base, Path(folder))
+        least, failures = ratios_of([line for line in lines if arguments.only in line], Path(folder))
+        if not least and not failures:
+            raise UserError(f"nothing to compare: no case that {arguments.base} can compute")
+        for line, ratio in least.items():
+            print(f"{line:<30} {ratio:.2f}")
+        for count in range(1, AGAIN + 1):
+            suspects = [line for line, ratio in least.items() if ratio > THRESHOLD]
+            if not suspects:
+                break
+            print(f"looks slower: {'; '.join(suspects)}: measured again, {count} of at most {AGAIN}", flush=True)
+            again, _ = ratios_of(suspects, Path(folder))
+            least |= {line: min(least[line], ratio) for line, ratio in again.items()}
+    slower = {line: ratio for line, ratio in least.items() if ratio > THRESHOLD}
+    for line, ratio in slower.items():
+        print(f"slower: {line}: at least {ratio:.2f} times the time of {arguments.base}, in each of {AGAIN + 1} measurements")
+    for line, reason in failures.items():
+        print(f"failed: {line}: {reason}")
+    more = f"{THRESHOLD - 1:.0%}"
+    print(f"{len(slower) or 'none'} of {len(least)} cases became slower than at {arguments.base} by more than {more}")
+    sys.exit(bool(slower or failures))
 
 
 if __name__ == "__main__":

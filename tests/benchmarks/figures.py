@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -12,80 +13,59 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from pipeline.figures.style import figure
 from tests.benchmarks.cases import CASES, of_pixels
-from tests.benchmarks.report import Report
 
-COLORS = {
-    "fused": "C0",
-    "eager": "C1",
-    "compile": "C2",
-    "max-autotune": "C3",
-    "graph": "C4",
-    "randn": "C5",
-    "reference": "0.6",
-    "copy": "0.2",
-}
+PROVIDERS = ("fused", "eager", "compile", "max-autotune", "graph", "randn")
+COLORS = {**{name: f"C{i}" for i, name in enumerate(PROVIDERS)}, "reference": "0.6", "copy": "0.2"}
 
 
-def devices(report: Report) -> Iterator[tuple[str, str, pd.DataFrame]]:
+def devices(machine: dict[str, Any], times: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Each device's name in file names, what it is, and the times of sample and KL there."""
-    machine, operators = report.machine, report.times[report.times["mode"] != "step"]
-    for device, times in operators[~operators["case"].map(of_pixels).astype(bool)].groupby("device", sort=False):
+    operators = times[times["mode"] != "step"]
+    for device, of_device in operators[~operators["case"].map(of_pixels).astype(bool)].groupby("device", sort=False):
         on_cpu = f"{machine['cpu']}, {machine['threads']} threads, {machine['instruction_set']}"
-        yield str(device), f"{on_cpu if device == 'cpu' else machine['gpu']}, torch {machine['torch']}", times
+        yield str(device), f"{on_cpu if device == 'cpu' else machine['gpu']}, torch {machine['torch']}", of_device
 
 
-def plain_numbers(axes: Axes) -> None:
+def log_scales(axes: Axes, **texts: str) -> None:
     """1, 2, 5, 10 instead of powers of ten."""
+    axes.set(xscale="log", yscale="log", **texts)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def draw_speedups(report: Report, folder: Path) -> None:
+def draw_speedups(machine: dict[str, Any], times: pd.DataFrame, folder: Path) -> None:
     """Lines for one float32 sample; what else was measured as open circles."""
-    for device, machine, times in devices(report):
+    for device, title, of_device in devices(machine, times):
+        cases = of_device["case"].map(CASES.__getitem__)
+        elements = [case.rows * case.dim * (case.samples or 1) for case in cases]
+        simple = [case.samples is None and case.dtype == torch.float32 for case in cases]
+        points = of_device.assign(elements=elements, simple=simple).sort_values(["elements", "speedup"])
         with figure(folder / f"speedup-{device}.png", width=11, height=3.9) as fig:
-            fig.suptitle(f"Speed of the fused operator over others' ({machine})", x=0.01, ha="left", fontsize=11)
+            fig.suptitle(f"Speed of the fused operator over others' ({title})", x=0.01, ha="left", fontsize=11)
             for axes, mode in zip(fig.subplots(1, 3, sharey=True), ("forward", "backward", "both"), strict=True):
-                of_mode = times[(times["mode"] == mode) & ~times["provider"].isin(["fused", "copy"])]
+                of_mode = points[(points["mode"] == mode) & ~points["provider"].isin(["fused", "copy"])]
                 for provider, lines in of_mode.groupby("provider", sort=False):
-                    points = sorted(
-                        (elements(case), speedup, is_plain(case))
-                        for case, speedup in zip(lines["case"], lines["speedup"], strict=True)
-                    )
-                    color = COLORS[str(provider)]
-                    axes.plot(*zip(*[p[:2] for p in points if p[2]], strict=True), ".-", color=color, label=provider)
-                    others = [p[:2] for p in points if not p[2]]
-                    if others:
-                        axes.plot(*zip(*others, strict=True), "o", color=color, markerfacecolor="none", markersize=4)
+                    color, one, others = COLORS[str(provider)], lines[lines["simple"]], lines[~lines["simple"]]
+                    axes.plot(one["elements"], one["speedup"], ".-", color=color, label=provider)
+                    axes.plot(others["elements"], others["speedup"], "o", color=color, markerfacecolor="none", markersize=4)
                 axes.axhline(1, color="0.2", linewidth=0.8)
-                axes.set(xscale="log", yscale="log", title=mode, xlabel="elements of z (open: K > 1 or bfloat16)")
-                plain_numbers(axes)
+                log_scales(axes, title=mode, xlabel="elements of z (open: K > 1 or bfloat16)")
                 if not of_mode.empty:
                     axes.legend(fontsize=8)
             fig.axes[0].set_ylabel("times as fast")
 
 
-def draw_bandwidth(report: Report, folder: Path) -> None:
+def draw_bandwidth(machine: dict[str, Any], times: pd.DataFrame, folder: Path) -> None:
     """Bytes a second over the bytes that must move, under the line of a plain copy: a roofline of the memory."""
-    for device, machine, times in devices(report):
+    for device, title, of_device in devices(machine, times):
+        points = of_device.sort_values("bytes")
         with figure(folder / f"bandwidth-{device}.png", width=7.2, height=4.4) as fig:
             axes = fig.subplots()
-            copies = times[times["provider"] == "copy"].sort_values("bytes")
-            axes.plot(copies["bytes"], copies["gb_s"], "-", color=COLORS["copy"], label="plain copy")
-            for provider in ("fused", "eager", "compile"):
-                for mode, marker in (("forward", "^"), ("backward", "v")):
-                    lines = times[(times["provider"] == provider) & (times["mode"] == mode)].sort_values("bytes")
-                    axes.plot(
-                        lines["bytes"], lines["gb_s"], marker, color=COLORS[provider], label=f"{provider}, {mode}", markersize=5
-                    )
-            axes.set(xscale="log", yscale="log", xlabel="bytes that must move", ylabel="GB/s", title=f"Bandwidth ({machine})")
-            plain_numbers(axes)
+            drawn = [("copy", "forward", "-")]
+            drawn += [(name, *way) for name in PROVIDERS[:3] for way in (("forward", "^"), ("backward", "v"))]
+            for provider, mode, style in drawn:
+                found = points[(points["provider"] == provider) & (points["mode"] == mode)]
+                label = "plain copy" if provider == "copy" else f"{provider}, {mode}"
+                axes.plot(found["bytes"], found["gb_s"], style, color=COLORS[provider], label=label, markersize=5)
+            log_scales(axes, xlabel="bytes that must move", ylabel="GB/s", title=f"Bandwidth ({title})")
             axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-
-
-def elements(case: str) -> int:
-    return CASES[case].rows * CASES[case].dim * (CASES[case].samples or 1)
-
-
-def is_plain(case: str) -> bool:
-    return CASES[case].samples is None and CASES[case].dtype == torch.float32

@@ -16,9 +16,7 @@ from xml.etree import ElementTree
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_json
 from tests.benchmarks.measure import OPERATOR, STEP, measure, run_within
-from tests.benchmarks.report import read_report
-from tests.benchmarks.summarise import summarise
-from tests.benchmarks.table import lines
+from tests.benchmarks.report import lines, read_report, write_results
 from vae_ext import backend, backend_report
 from vae_ext.backend import compiled_module
 
@@ -29,9 +27,9 @@ ENDING = 35.0  # seconds in which benchmarks end by themselves when their own li
 
 # Files, what pytest's -k chooses of them, and options.
 BENCHMARKS: dict[str, tuple[list[str], str, list[str]]] = {
-    "operator": ([OPERATOR], "cuda and test_time and (fused or copy or eager or graph)", ["--full"]),
+    "operator": ([OPERATOR], "cuda and (fused or copy or eager or graph)", ["--full"]),
     "step": ([STEP], "cuda and not example and not reference", []),
-    "compile": ([OPERATOR], "cuda and test_time and compile and both", ["--full"]),
+    "compile": ([OPERATOR], "cuda and compile and both", ["--full"]),
     "example": ([STEP], "cuda and tensors", []),
     "rest": ([OPERATOR, STEP], "cuda", ["--full"]),
 }
@@ -85,7 +83,7 @@ def benchmark(name: str) -> Callable[[Path, float], str]:
         limit = f"--seconds={max(1.0, seconds - ENDING):.0f}"
         report = measure(SCRATCH / f"{name}.json", "-k", chosen, *options, limit, benchmarks=files, within=seconds)
         measured = [path for path in (SCRATCH / f"{part}.json" for part in BENCHMARKS) if path.is_file()]
-        summarise(read_report(*measured), folder)
+        write_results(read_report(*measured), folder)
         print("\n".join(lines(report)), flush=True)
         return f"failed: {', '.join(report.failures)}" if report.failures else "measured"
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from pipeline.runtime.files import write_json
-from tests.benchmarks.bench import Bench, Tensors, capture
 from tests.benchmarks.cases import CASES
-from tests.benchmarks.summarise import digits
+from tests.benchmarks.providers import Bench, Tensors, capture
+from tests.benchmarks.report import digits
 from tests.benchmarks.timing import CLOCKS
 
 # Small calls, which are launches and little else; one in the cache; and 2^26 elements, which are not.
@@ -50,14 +50,13 @@ def time_of(case: str, device: str = "cuda") -> dict[str, float]:
     """Microseconds of the forward pass and of what the backward pass adds, GB/s of a copy, and the share of it that each is."""
     bench, calls = Bench(case, device).on_leaves_of_its_own(), 1 if case in LARGE else CALLS
     values = [t.detach() if isinstance(t, Tensor) else t for t in bench.inputs]
-    forward = seconds(functools.partial(bench.providers["fused"], *values), calls)
 
     def run_both() -> Tensors:
-        outputs, gradients = bench.both("fused")
+        outputs, gradients = bench.both(bench.fused)
         return *outputs, *gradients
 
-    bench.check("fused", *bench.both("fused"))
-    both = seconds(run_both, calls)
+    bench.check(*bench.both(bench.fused), ours=True)
+    forward, both = seconds(functools.partial(bench.fused, *values), calls), seconds(run_both, calls)
     source = torch.randn(CASES[case].bytes_moved("forward") // 8, device=device)  # four bytes in, four out
     target = torch.empty_like(source)
     copy = CASES[case].bytes_moved("forward") / seconds(lambda: (target.copy_(source),), calls)

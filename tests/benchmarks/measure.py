@@ -1,7 +1,6 @@
 """Runs the benchmarks, pytest with pytest-benchmark, into a report; `make bench` prints it as a table.
 
-A provider that fails, or computes something wrong, or a file of benchmarks that can't be imported, is named, and the others are
-measured all the same; the exit status is 1.
+A provider that fails, or computes something wrong, is named, and the others are measured all the same; the exit status is 1.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ from pathlib import Path
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import whole_file
 from pipeline.runtime.main import run
-from tests.benchmarks.report import Report, read_report
-from tests.benchmarks.table import lines
-from tests.benchmarks.timing import DEVICES
+from tests.benchmarks.cases import DEVICES
+from tests.benchmarks.report import Report, lines, read_report
 from vae_ext import backend, backend_report
 
 REPORT = Path(".benchmarks/report.json")
@@ -53,9 +51,8 @@ def measure(path: Path, *options: str, benchmarks: Sequence[str] = (OPERATOR, ST
             raise UserError(
                 f"{device}: expected vae_ext's kernels, got its reference; there is nothing to measure\n{backend_report()}"
             )
-    plugins = ["-p", "no:terminal", "-p", "tests.benchmarks.progress"]
     # torch's own deprecations, which torch.compile meets, are not the user's.
-    command = [sys.executable, "-m", "pytest", *plugins, "-W", "ignore::DeprecationWarning", "--benchmark-quiet"]
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-W", "ignore::DeprecationWarning", "--benchmark-quiet"]
     command.append("--continue-on-collection-errors")
     with whole_file(path) as temporary:
         code = run_within([*command, f"--benchmark-json={temporary}", *benchmarks, *options], within)

@@ -1,22 +1,23 @@
-"""pythae's own trainer on the layers 784-400-20, timed an epoch at a time for a process that drives it.
+"""pythae's own trainer on the layers 784-400-20, timed an epoch at a time for a process that drives it (partner.py).
 
 `python pythae_trainer.py IMAGES.npy`, in an environment that has pythae and torch and nothing of this project, reads uint8
-images [N, 784] and sets all up as pythae's TrainingPipeline and BaseTrainer.train() do. On standard output it prints JSON, a
-line each: {"ready": true, "versions": {...}}, and then, for each line of standard input, {"images": N, "seconds": s}: for
-"epoch" one epoch over the images, for "nll N S" get_nll() of the first N by S samples each. An epoch's seconds are
-train_step()'s: its DataLoader, its steps and its progress bar, which is drawn to nowhere; not what train() does between
-epochs, such as its copy of the best model. It ends when standard input does.
+images [N, 784] and sets all up as pythae's TrainingPipeline and BaseTrainer.train() do. To "versions" it answers those;
+to "epoch" after one over the images, and to "nll N S" after get_nll() of the first N by S samples each, {"images": N,
+"seconds": s}. An epoch's seconds are train_step()'s: its DataLoader, its steps and its progress bar, which is drawn to nowhere;
+not what train() does between epochs, such as its copy of the best model.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -65,36 +66,34 @@ def prepared_trainer(images: np.ndarray[Any, np.dtype[np.uint8]], folder: str) -
     return trainer
 
 
-def say(**line: object) -> None:
-    print(json.dumps(line), flush=True)
+def timed(images: int, run: Callable[[], object]) -> dict[str, float]:
+    start = time.perf_counter()
+    run()
+    return {"images": images, "seconds": time.perf_counter() - start}
 
 
 def main(path: str) -> None:
     logging.disable(logging.INFO)  # what pythae tells of its progress
     images = np.load(path, allow_pickle=False)
     assert images.dtype == np.uint8 and images.shape[1:] == (PIXELS,), f"{path} holds {images.dtype} {images.shape}"
+    data = torch.from_numpy(images.astype(np.float32) / 255)
     with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         trainer = prepared_trainer(images, folder)
         events, config, loader = trainer.callback_handler, trainer.training_config, trainer.train_loader
-        say(ready=True, versions={"pythae": version("pythae"), "torch": version("torch"), "threads": torch.get_num_threads()})
-        data = torch.from_numpy(images.astype(np.float32) / 255)
-        for epoch, line in enumerate(sys.stdin, start=1):
+        for epoch, line in enumerate(sys.stdin):
+            answer: dict[str, Any] = {name: version(name) for name in ("pythae", "torch")}
             if line.startswith("nll"):
                 count, samples = map(int, line.split()[1:])
+                trainer.model.eval()
+                nll = functools.partial(trainer.model.get_nll, data[:count], n_samples=samples, batch_size=NLL_BATCH)
                 with contextlib.redirect_stdout(nowhere), torch.no_grad():  # it counts, a line a thousand images
-                    trainer.model.eval()
-                    start = time.perf_counter()
-                    trainer.model.get_nll(data[:count], n_samples=samples, batch_size=NLL_BATCH)
-                    seconds = time.perf_counter() - start
-                say(images=count, seconds=seconds)
-                continue
-            events.on_epoch_begin(training_config=config, epoch=epoch, train_loader=loader, eval_loader=None)
-            with contextlib.redirect_stderr(nowhere):  # tqdm's bar
-                start = time.perf_counter()
-                trainer.train_step(epoch)
-                seconds = time.perf_counter() - start
-            events.on_epoch_end(training_config=config)
-            say(images=len(images), seconds=seconds)
+                    answer = timed(count, nll)
+            elif line.startswith("epoch"):
+                events.on_epoch_begin(training_config=config, epoch=epoch, train_loader=loader, eval_loader=None)
+                with contextlib.redirect_stderr(nowhere):  # tqdm's bar
+                    answer = timed(len(images), functools.partial(trainer.train_step, epoch))
+                events.on_epoch_end(training_config=config)
+            print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,39 +1,43 @@
-"""What a run found: pytest-benchmark's report as tables.
+"""What runs found: pytest-benchmark's reports as tables, for people, and as what is kept in git.
 
 A provider's time is the median of its best turn: what it takes while nothing else disturbs the machine. That is what repeats
-from run to run; medians over all turns move with the machine's moods.
+from run to run; medians over all turns vary with the machine's load.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import whole_file, write_json
+from pipeline.runtime.main import run
+from tests.benchmarks.cases import GPU, PIXELS, QUICK
+from tests.benchmarks.figures import draw_bandwidth, draw_speedups
 
+RESULTS = Path("results/benchmarks")
 LINE = ["device", "case", "mode"]  # what is compared among providers
+KEPT = {case.name for case in (*QUICK, *GPU, *PIXELS)}  # in the metrics: all would hide what changed
+LEGEND = """A time is the median of the best turn. speedup 2: the fused operator is twice as fast. gb_s: the least that it must
+move, over its time; of_copy: against a plain copy of as many bytes as the forward pass moves."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """The machine, with versions and commit; times and peak memory, each a pandas table.
+    """The machine, with versions and commit; a pandas table of times; and why something is not in it.
 
-    times: device, case, mode, provider; seconds; turns; spread: three of four turns were within this fraction of the best;
-    speedup: seconds over the fused operator's; bytes and gb_s: that the mode must move, and moves a second; of_copy: over the
-    same of a plain copy; images_s.
-    memory: device, case, provider, peak_bytes beyond inputs, outputs and gradients.
-    failures: why something is not in them, by device, case, mode and provider, or by the file that was not imported.
+    times: device, case, mode, provider; seconds; turns; speedup: seconds over the fused operator's; bytes and gb_s: that the
+    mode must move, and moves a second; of_copy: over the same of a plain copy; images_s; peak_bytes beyond inputs and outputs.
     """
 
     machine: dict[str, Any]
     times: pd.DataFrame
-    memory: pd.DataFrame
     failures: dict[str, str]
 
 
@@ -43,52 +47,117 @@ def read_report(*paths: Path) -> Report:
     Raises:
         UserError: if a file is missing, or is not the report of a run that timed something.
     """
-    machine, frames = {}, []
+    machine, lines = {}, []
     failures: dict[str, str] = {}
     for path in paths:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             machine = content["machine_info"]
-            failures |= content.get("failures", {})
-            lines = [{**b["params"], **b["extra_info"], **b["stats"]} for b in content["benchmarks"]]
+            failures |= content["failures"]
+            timed = [{**b["params"], **b["extra_info"], "median": b["stats"]["median"]} for b in content["benchmarks"]]
         except FileNotFoundError:
             raise UserError(f"{path}: missing; run `make bench`") from None
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: expected the report of `make bench`, got {type(error).__name__}: {error}") from None
-        if not any("turn" in line for line in lines):
+        if not timed:
             raise UserError(f"{path}: expected the report of `make bench`, got one in which nothing was timed")
-        frames.append(pd.DataFrame(lines, columns=[*LINE, "provider", "turn", "median", "bytes", "images", "peak_bytes"]))
-    frame = pd.concat(frames, ignore_index=True)
+        lines += timed
+    turns = pd.DataFrame(lines, columns=[*LINE, "provider", "median", "bytes", "images", "peak_bytes"])
     # What failed in a later turn, or in another run, has times of the earlier ones.
-    names = frame["device"] + " " + frame["case"] + " " + frame["mode"].fillna("memory") + " " + frame["provider"]
-    frame = frame[~names.isin(failures)]
-    memory = frame.groupby(["device", "case", "provider"], sort=False)["peak_bytes"].max().dropna().astype(int)
-    return Report(machine, times_of(frame[frame["turn"].notna()]), memory.reset_index(), failures)
+    names = turns[[*LINE, "provider"]].agg(" ".join, axis=1)
+    return Report(machine, times_of(turns[~names.isin(failures)]), failures)
 
 
 def times_of(turns: pd.DataFrame) -> pd.DataFrame:
     """One line for each provider of a case and mode, from one for each of its turns."""
     grouped = turns.groupby([*LINE, "provider"], sort=False)
-    best = grouped["median"].min()
-    times = pd.DataFrame(
-        {
-            "seconds": best,
-            "turns": grouped["median"].size(),
-            "spread": grouped["median"].quantile(0.75) / best - 1,
-            "bytes": grouped["bytes"].first(),
-            "images": grouped["images"].first(),
-        }
-    ).reset_index()
+    times = grouped.agg({"median": "min", "bytes": "first", "images": "first", "peak_bytes": "max"})
+    times = times.rename(columns={"median": "seconds"}).assign(turns=grouped.size()).reset_index()
     times["gb_s"] = times["bytes"] / times["seconds"] / 1e9
     times["images_s"] = times["images"] / times["seconds"]
-    times["speedup"] = times["seconds"] / beside(times, "fused", "seconds", LINE)
+    fused, copy = (times[times["provider"] == name] for name in ("fused", "copy"))
     # The copy stands beside the forward pass alone, and serves all modes.
-    times["of_copy"] = times["gb_s"] / beside(times, "copy", "gb_s", ["device", "case"])
+    for column, key, of, value in (("speedup", LINE, fused, "seconds"), ("of_copy", LINE[:2], copy, "gb_s")):
+        beside = of.set_index(key)[value].reindex(pd.MultiIndex.from_frame(times[key])).to_numpy()
+        times[column] = times[value] / beside
     return times
 
 
-def beside(times: pd.DataFrame, provider: str, column: str, key: list[str]) -> npt.NDArray[np.float64]:
-    """For each line the value that a provider has at the same key; NaN where it has none."""
-    values = times[times["provider"] == provider].set_index(key)[column]
-    found: npt.NDArray[np.float64] = values.reindex(pd.MultiIndex.from_frame(times[key])).to_numpy()
-    return found
+def digits(value: Any) -> float:
+    """Rounded to four significant digits, more than the measurement has."""
+    return float(f"{value:.4g}")
+
+
+def metrics_of(report: Report) -> dict[str, Any]:
+    """The report as nested names, which DVC shows joined: cpu.forward.128x20.fused_us, cpu.forward.128x20.speedup.eager,
+    cpu.forward.128x784-pixels.fused_us, cpu.extra_bytes.128x20.eager, cpu.images_per_second.fused, machine.cpu.
+    """
+    metrics: dict[str, Any] = {"machine": report.machine}
+    for (device, case, mode), lines in report.times.groupby(LINE, sort=False):
+        of_device = metrics.setdefault(str(device), {})
+        providers = lines.set_index("provider")
+        if mode == "step":
+            of_device["images_per_second"] = {name: digits(value) for name, value in providers["images_s"].items()}
+        elif case in KEPT and "fused" in providers.index:
+            speedups = providers["speedup"].drop(["fused", "graph", "copy"], errors="ignore")  # graph: the operator itself
+            of_device.setdefault(mode, {})[case] = {
+                "fused_us": digits(1e6 * providers["seconds"]["fused"]),
+                "speedup": {name: digits(value) for name, value in speedups.items()},
+            }
+        peaks = {name: int(value) for name, value in providers["peak_bytes"].dropna().items()}
+        if case in KEPT and peaks:
+            of_device.setdefault("extra_bytes", {})[case] = peaks
+    return metrics
+
+
+def table_of(times: pd.DataFrame) -> pd.DataFrame:
+    """A line for each device, case and mode; columns {provider}_us and speedup_{provider}, gb_s and of_copy of the operator."""
+    operator = times[times["mode"] != "step"]
+    wide = operator.pivot_table(index=LINE, columns="provider", values=["seconds", "speedup"], sort=False)
+    table = pd.DataFrame({f"{name}_us": 1e6 * wide["seconds", name] for name in wide.get("seconds", ())})
+    for name in wide["speedup"].columns.difference(["fused", "copy"], sort=False) if "speedup" in wide else ():
+        table[f"speedup_{name}"] = wide["speedup", name]
+    table[["gb_s", "of_copy"]] = operator[operator["provider"] == "fused"].set_index(LINE)[["gb_s", "of_copy"]]
+    names = [f"{case} {mode}" + ("" if device == "cpu" else f" {device}") for device, case, mode in table.index]
+    table.insert(0, "line", names)
+    return table.map(lambda value: digits(value) if isinstance(value, float) else value).reset_index()
+
+
+def lines(report: Report) -> Iterator[str]:
+    """The report for people."""
+    yield from (f"{name.replace('_', ' ')}: {value}" for name, value in report.machine.items())
+    table = table_of(report.times).drop(columns=LINE, errors="ignore")  # there are none if all failed
+    kept = [name for name in table if name == "fused_us" or not str(name).endswith("_us")]  # the ratios say the others
+    yield "\n" + table[kept].to_string(index=False, na_rep="")
+    titles = {"peak_bytes": "memory, bytes beyond inputs, outputs and gradients", "images_s": "training, images/s"}
+    for column, title in titles.items():
+        found = report.times.dropna(subset=column)
+        if not found.empty:
+            wide = found.pivot_table(column, ["device", "case"], "provider", sort=False).reset_index()
+            yield f"\n{title}:\n" + wide.to_string(index=False, na_rep="", float_format="{:,.0f}".format)
+    yield f"\n{LEGEND}"
+    turns = report.times.groupby(report.times["mode"] == "step")["turns"].max()
+    yield "Turns: " + ", ".join(f"{count} of {'training' if step else 'an operator'}" for step, count in turns.items())
+    yield from (f"failed, and so not above: {name}: {reason}" for name, reason in report.failures.items())
+
+
+def write_results(report: Report, folder: Path) -> None:
+    """metrics.json for `dvc metrics diff`, times.csv, and figures/."""
+    write_json(folder / "metrics.json", metrics_of(report))
+    with whole_file(folder / "times.csv") as temporary:
+        table_of(report.times).to_csv(temporary, index=False)
+    draw_speedups(report.machine, report.times, folder / "figures")
+    draw_bandwidth(report.machine, report.times, folder / "figures")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("reports", type=Path, nargs="+", help="what pytest-benchmark wrote: several runs count as one")
+    report = read_report(*parser.parse_args().reports)
+    print("\n".join(lines(report)))
+    write_results(report, RESULTS)
+    print(f"{RESULTS}: metrics.json, times.csv and figures/: written")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,7 +1,7 @@
-"""How time is taken: on which devices, by which clock, for how long, how often.
+"""How time is taken: by which clock, for how long, how often.
 
-Machines have moods that last from seconds to minutes. So all that is compared is timed within a moment, one after the other,
-and the whole round is gone through fifteen times: a provider counts with its best turn.
+Timings vary with load, for seconds to minutes. So what is compared is timed one after the other, a turn each, and the whole
+round is gone through up to fifteen times: a provider counts with its best turn.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import pytest
 import torch
 
 TURNS = range(15)
-DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
 class DeviceClock:

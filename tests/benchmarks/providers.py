@@ -1,0 +1,273 @@
+"""Who computes a case, as calls that can be timed, each proved right before it is."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+from unittest import mock
+
+import torch
+import torch._functorch.config
+import torch.nn.functional as F
+from torch import Tensor
+
+import vae_ext
+from tests.benchmarks.cases import CASES, GPU, of_pixels
+from vae_ext import reference
+
+backend: Any = importlib.import_module("vae_ext.backend")  # a function of the package has the same name
+Tensors = tuple[Tensor, ...]
+Call = Callable[[], object]
+Provider = Callable[..., Tensors]
+# Relative, of the textbook's KL above all, which is rounded to the dtype at every step.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
+CHECKED = 2**17  # elements at the start, and as many at the end: float64 takes its room
+OURS = ("fused", "reference", "graph")  # by the key's noise; the others by PyTorch's own
+TOO_LARGE = {case.name for case in GPU}  # for the reference, whose graph keeps 130 bytes an element
+GPU_ALONE = ("max-autotune", "graph")  # graph: the fused operator's call, replayed
+# Two yardsticks for the forward pass. randn: its noise alone; copy: as many bytes as it must move, by a plain copy.
+YARDSTICKS = ("randn", "copy")
+MEASURED = {
+    "forward": ("fused", "reference", "eager", "compile", *YARDSTICKS),
+    "backward": ("fused", "reference", "eager", "compile"),
+    "both": ("fused", "reference", "eager", "compile", "max-autotune", "graph"),
+}
+
+
+@contextmanager
+def on_the_reference() -> Iterator[None]:
+    """What VAE_EXT_BACKEND=reference does, for a while: every public function of vae_ext takes its reference."""
+    with mock.patch.object(backend, "_forced", return_value="reference"):
+        backend.backend_of.cache_clear()
+        try:
+            yield
+        finally:
+            backend.backend_of.cache_clear()
+
+
+def fused(mu: Tensor, logvar: Tensor, key: Tensor, samples: int | None, row_offset: int = 0) -> Tensors:
+    return vae_ext.reparam_kl(mu, logvar, key, num_samples=samples, row_offset=row_offset)
+
+
+def textbook(mu: Tensor, logvar: Tensor, _key: Tensor | None = None, samples: int | None = None) -> Tensors:
+    """Sample and KL as they stand in every tutorial, with PyTorch's own noise."""
+    eps = torch.randn_like(mu) if samples is None else torch.randn(samples, *mu.shape, dtype=mu.dtype, device=mu.device)
+    kl = -0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).sum(-1, dtype=torch.float32)
+    return mu + torch.exp(0.5 * logvar) * eps, kl
+
+
+class Bench:
+    """One case on one device: its tensors, and the calls on them."""
+
+    fused: ClassVar[Provider] = staticmethod(fused)
+    eager: ClassVar[Provider] = staticmethod(textbook)
+
+    def __init__(self, case: str, device: str) -> None:
+        self.case, self.device = CASES[case], torch.device(device)
+        self.prepare_inputs(torch.Generator().manual_seed(0))
+        self.upstream = tuple(torch.randn_like(t) for t in self.fused(*self.inputs))
+        self.call = functools.cache(self._prepare)
+
+    def prepare_inputs(self, generator: torch.Generator) -> None:
+        """Sets what a provider is called with, and which of it is differentiated."""
+        values = torch.randn(2, self.case.rows, self.case.dim, generator=generator).to(self.device, self.case.dtype)
+        self.mu, self.logvar = (t.clone().requires_grad_() for t in values)
+        self.key = vae_ext.noise_key(1, device=self.device)
+        self.inputs: tuple[object, ...] = (self.mu, self.logvar, self.key, self.case.samples)
+        self.leaves: Tensors = (self.mu, self.logvar)
+
+    def provider(self, name: str) -> Provider:
+        if name in ("fused", "graph"):
+            return self.fused
+        if name == "reference":
+            return on_the_reference()(self.fused)
+        if name == "eager":
+            return self.eager
+        # What is compiled belongs to a code object: a copy for each mode. dynamic=False: code for one shape, as a training loop
+        # has it, is faster than code for all. fullgraph: or an error. CUDA graphs would copy the inputs.
+        eager = types.FunctionType(self.eager.__code__.replace(), self.eager.__globals__, argdefs=self.eager.__defaults__)
+        mode = "max-autotune-no-cudagraphs" if name == "max-autotune" else None
+        compiled: Provider = torch.compile(eager, dynamic=False, fullgraph=True, mode=mode)
+        return compiled
+
+    def gradients(self, outputs: Tensors, *, again: bool = False) -> Tensors:
+        """For gradients that come to all outputs; with ``again`` the graph stays for the next time."""
+        return torch.autograd.grad(outputs, self.leaves, self.upstream, retain_graph=again)
+
+    def both(self, provider: Provider) -> tuple[Tensors, Tensors]:
+        outputs = provider(*self.inputs)
+        return outputs, self.gradients(outputs)
+
+    def on_leaves_of_its_own(self) -> Bench:
+        """The same tensors without the graphs that others keep of them: those hold a leaf to the stream it was first used on.
+
+        While a stream is captured, nothing may wait for another, and the backward pass of such a leaf would.
+        """
+        own = {leaf: leaf.detach().requires_grad_() for leaf in self.leaves}
+        bench = copy.copy(self)
+        bench.leaves = tuple(own.values())
+        bench.inputs = tuple(own.get(t, t) if isinstance(t, Tensor) else t for t in self.inputs)
+        return bench
+
+    def _prepare(self, mode: str, name: str) -> Call:
+        """What is timed, after it has been checked once; ``call`` keeps it for the next turn."""
+        if name == "randn":
+            draw = functools.partial(torch.randn, self.upstream[0].shape, dtype=self.case.dtype, device=self.device)
+            assert_standard_normal(draw())
+            return draw
+        if name == "copy":
+            source = torch.randn(self.case.bytes_moved("forward") // 8, device=self.device)  # four bytes in, four out
+            target = torch.full_like(source, torch.nan)
+            assert torch.equal(target.copy_(source), source), "copy: expected the same values"
+            return functools.partial(target.copy_, source)
+        provider, check = self.provider(name), functools.partial(self.check, ours=name in OURS)
+        if name == "graph":
+            replay, results = capture(functools.partial(self.on_leaves_of_its_own().both, provider))
+            replay()
+            check(*results)
+            return replay
+        if mode == "forward":
+            forward = functools.partial(provider, *(t.detach() if isinstance(t, Tensor) else t for t in self.inputs))
+            check(forward())
+            return forward
+        if mode == "backward":
+            # By default a compiled backward pass writes over what its graph keeps, which is then good for one pass only.
+            with torch._functorch.config.patch(donated_buffer=False):
+                outputs = provider(*self.inputs)
+                check(outputs, self.gradients(outputs, again=True))
+            return lambda: self.gradients(outputs, again=True)
+        check(*self.both(provider))
+        return lambda: self.both(provider)
+
+    def check(self, outputs: Tensors, gradients: Tensors | None = None, *, ours: bool) -> None:
+        """Outputs and gradients against the reference in float64, in the first rows and the last.
+
+        Ours must give the reference's z. Other noise is known by its moments alone: eps = (z - mu) / sigma must be standard
+        normal, and KL and gradients what they must be for that eps.
+        """
+        z, kl = outputs
+        rows = min(self.case.rows, max(1, CHECKED // self.case.dim))
+        for start in sorted({0, self.case.rows - rows}):
+            part = slice(start, start + rows)
+            mu, logvar = (t.detach()[part].double().requires_grad_() for t in (self.mu, self.logvar))
+            if ours:
+                expected = on_the_reference()(fused)(mu, logvar, self.key, self.case.samples, start)
+            else:
+                eps = ((z.detach()[..., part, :].double() - mu) / torch.exp(0.5 * logvar)).detach()
+                assert_standard_normal(eps)
+                expected = (reference.reparameterize(mu, logvar, eps), reference.kl_divergence(mu, logvar).sum(-1))
+            named = {"z": (z[..., part, :], expected[0]), "kl": (kl[part], expected[1])}
+            if gradients is not None:
+                upstream = (self.upstream[0][..., part, :].double(), self.upstream[1][part].double())
+                right = torch.autograd.grad(expected, (mu, logvar), upstream)
+                named["gradient of mu"] = (gradients[0][part], right[0])
+                named["gradient of logvar"] = (gradients[1][part], right[1])
+            self.assert_right(named)
+
+    def assert_right(self, named: dict[str, tuple[Tensor, Tensor]]) -> None:
+        """Each pair of what came and what should have."""
+        tolerance = TOLERANCE[self.case.dtype]
+        for name, (actual, wanted) in named.items():
+            scale = tolerance * wanted.abs().max().item()
+            message = functools.partial("{}: {}".format, name)
+            torch.testing.assert_close(actual.double(), wanted, rtol=tolerance, atol=scale, msg=message)
+
+
+def log_prob(logits: Tensor, pixels: Tensor, _x: Tensor) -> Tensors:
+    return (vae_ext.bernoulli_log_prob(logits, pixels),)
+
+
+def cross_entropy(logits: Tensor, _pixels: Tensor, x: Tensor) -> Tensors:
+    """As it stands in every training loop, whose images are floats already: -log p."""
+    return (F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(-1),)
+
+
+class PixelBench(Bench):
+    """log p(x|logits) of Bernoulli pixels: logits of bytes; the bytes as floats stand ready for those who need them."""
+
+    fused = staticmethod(log_prob)
+    eager = staticmethod(cross_entropy)
+
+    def prepare_inputs(self, generator: torch.Generator) -> None:
+        rows, dim = self.case.rows, self.case.dim
+        samples = () if self.case.samples is None else (self.case.samples,)
+        logits = torch.randn(*samples, rows, dim, generator=generator).to(self.device, self.case.dtype)
+        self.logits = logits.requires_grad_()
+        self.pixels = torch.randint(256, (rows, dim), generator=generator, dtype=torch.uint8).to(self.device)
+        self.inputs = (self.logits, self.pixels, self.pixels.to(self.case.dtype) / 255)
+        self.leaves = (self.logits,)
+
+    def check(self, outputs: Tensors, gradients: Tensors | None = None, *, ours: bool) -> None:
+        """Log-likelihoods, or cross-entropies, and their gradient against the reference in float64."""
+        logits = self.logits.detach().double().requires_grad_()
+        expected = reference.bernoulli_log_prob(logits, self.pixels) * (1 if ours else -1)
+        named = {"log_prob": (outputs[0], expected)}
+        if gradients is not None:
+            (right,) = torch.autograd.grad(expected, logits, self.upstream[0].double())
+            named["gradient of logits"] = (gradients[0], right)
+        self.assert_right(named)
+
+
+@functools.cache
+def bench_of(case: str, device: str) -> Bench:
+    """The inputs of a case, and the calls on them: the same for every turn."""
+    return (PixelBench if of_pixels(case) else Bench)(case, device)
+
+
+def measured(case: str, device: str) -> list[tuple[str, str]]:
+    """Each mode and provider of a case."""
+    left_out = [*(YARDSTICKS[:1] if of_pixels(case) else ()), *(GPU_ALONE if device == "cpu" else ())]
+    left_out += ["reference"] if case in TOO_LARGE else []
+    return [(mode, name) for mode, names in MEASURED.items() for name in names if name not in left_out]
+
+
+def assert_standard_normal(eps: Tensor) -> None:
+    """Mean 0, variance 1, and none that serves twice: means over an axis of n have variance 1 / n. To six standard errors."""
+    count, values = eps.numel(), eps.double()
+    mean, variance = values.mean().item(), values.square().mean().item()
+    assert abs(mean) <= 6 * count**-0.5, f"expected noise of mean 0, got {mean}"
+    assert abs(variance - 1) <= 6 * (2 / count) ** 0.5, f"expected noise of variance 1, got {variance}"
+    for axis, n in enumerate(eps.shape):
+        if count // n >= 20:  # of fewer means the variance is anybody's guess
+            ratio = n * values.mean(axis).square().mean().item()
+            bound = 6 * (2 * n / count) ** 0.5
+            fault = f"expected independent noise along axis {axis}, got means that vary {ratio:.3g} times as much"
+            assert abs(ratio - 1) <= bound, fault
+
+
+def capture(run: Callable[[], tuple[Tensors, Tensors]]) -> tuple[Call, tuple[Tensors, Tensors]]:
+    """A CUDA graph of a call: its replay, and the tensors that a replay fills."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run()
+    return graph.replay, results
+
+
+def peak_bytes(run: Call, device: str) -> int:
+    """The most memory that a call holds beyond inputs and outputs; of both passes, outputs and gradients."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        kept = run()
+        peak, held = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
+    else:
+        with torch.profiler.profile(profile_memory=True) as profile:
+            kept = run()
+        assert profile.profiler is not None
+        held = peak = 0
+        for event in profile.profiler.kineto_results.events():
+            if event.name() == "[memory]":
+                held += event.nbytes()
+                peak = max(peak, held)
+    del kept  # not before: what it holds is not counted
+    return peak - held
