@@ -1,4 +1,4 @@
-"""Stage 3: what the model achieves on the test set, each figure with its definition and its standard error."""
+"""Stage 3: what the model achieves on the test set, each quantity with its definition and its standard error."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def write_results(params: Params, place: RunPaths) -> None:
     found["active_units"] = (int(dimensions["active"].sum()), math.nan)
     rows = {name: (*found[name], *about) for name, about in QUANTITIES.items() if name in found}
     metrics = {name: rows[name][0] for name in METRICS if name in rows}
-    if infinite := {name: value for name, value in metrics.items() if not math.isfinite(value)}:
-        name, value = next(iter(infinite.items()))
+    if nonfinite := {name: value for name, value in metrics.items() if not math.isfinite(value)}:
+        name, value = next(iter(nonfinite.items()))
         raise UserError(f"{place.weights}: expected a model with finite results, got {value} as {name}: its training diverged")
     curve = {samples: mean_and_error(nll) for samples, nll in by_samples.items()}  # of an autoencoder: none
     tables = {

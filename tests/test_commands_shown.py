@@ -56,7 +56,7 @@ TESTS = {
     "ruff format --check .": CHECKS,
     "clang-format --dry-run --Werror csrc/*.h csrc/*/* tests/*/*.h tests/*/*.cpp": CHECKS,
     "mypy": CHECKS,
-    "lint-imports --no-cache": "tests/pipeline/test_dependencies.py::test_an_import_from_a_room_above_is_refused",
+    "lint-imports --no-cache": "tests/pipeline/test_dependencies.py::test_an_import_from_a_package_above_is_refused",
     "pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m 'not long'": CHECKS,
     "pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder": CHECKS,
     # The experiment, and others

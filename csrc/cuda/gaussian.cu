@@ -1,4 +1,4 @@
-// The reparameterised sample, what comes beside it, and their gradients, on the GPU; grid.h says which thread does which
+// The reparameterised sample, its KL or log-ratio, and their gradients, on the GPU; grid.h says which thread does which
 // element, vec4.cuh how it moves them.
 //
 // kDefaultVariant: the operator as training uses it, sigma = exp(logvar / 2) and a KL a row, known when the kernel is compiled;
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kThreads, kForwardBlocksPerSm<Z, kDefaultVaria
   T* sums = static_cast<T*>(call.kl);
 
   // A log-ratio is summed a sample at a time. A KL does not depend on the sample and is summed once, where the first one is
-  // drawn. Samples are shared among the blocks of a column of the grid: blockIdx.y, blockIdx.y + gridDim.y, ...
+  // drawn. Samples are shared among the thread blocks of a column of the grid: blockIdx.y, blockIdx.y + gridDim.y, ...
   const bool of_sample = output == Output::kLogRatio;
   const int64_t step = of_sample ? call.samples : gridDim.y;
   for (int64_t row_group = blockIdx.x; row_group < grid.row_groups; row_group += gridDim.x) {
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kThreads, kForwardBlocksPerSm<Z, kDefaultVaria
 // The gradients that a block receives: grad_z and grad_z eps, summed over the samples, and grad_kl or the sum of grad_ratio.
 template <class T>
 struct Upstream {
-  Vec4<T> z, z_eps, beside;
+  Vec4<T> z, z_eps, kl_or_ratio;
 };
 
 template <class Z, bool kVector, class T = Arithmetic<Z>>
@@ -120,7 +120,7 @@ __device__ Upstream<T> accumulate(const Backward& call, Output output, const Loa
       for (int j = 0; j < 4; ++j) {
         const Exp<T> sigma = Gaussian<T>(x.mu.at[j], x.logvar.at[j]).e;
         grad_z.at[j] = add_log_ratio_gradient(grad_z.at[j], grad_ratio, x.mu.at[j], sigma, static_cast<T>(eps.at[j]));
-        sum.beside.at[j] += grad_ratio;
+        sum.kl_or_ratio.at[j] += grad_ratio;
       }
     }
 #pragma unroll
@@ -132,10 +132,10 @@ __device__ Upstream<T> accumulate(const Backward& call, Output output, const Loa
     }
   }
   if (grad_kl_rows != nullptr && output == Output::kKl) {
-    sum.beside = load<kVector, T>(grad_kl_rows + row * call.dim, block, call.dim);
+    sum.kl_or_ratio = load<kVector, T>(grad_kl_rows + row * call.dim, block, call.dim);
   } else if (grad_kl_rows != nullptr && output == Output::kKlSum) {
     const T of_row = grad_kl_rows[row];
-    sum.beside = {{of_row, of_row, of_row, of_row}};
+    sum.kl_or_ratio = {{of_row, of_row, of_row, of_row}};
   }
   return sum;
 }
@@ -147,9 +147,9 @@ __device__ void write_gradients(const Backward& call, bool has_grad_kl, const Lo
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     const Gaussian<T> gaussian(x.mu.at[j], x.logvar.at[j]);
-    const T z = from.z.at[j], z_eps = from.z_eps.at[j], beside = from.beside.at[j], slope = x.slope.at[j];
-    const Gradient<T> grad =
-        has_grad_kl ? gaussian.gradient(z, z_eps, beside, slope) : gaussian.gradient_without_kl(z, z_eps, beside, slope);
+    const T z = from.z.at[j], z_eps = from.z_eps.at[j], kl_or_ratio = from.kl_or_ratio.at[j], slope = x.slope.at[j];
+    const Gradient<T> grad = has_grad_kl ? gaussian.gradient(z, z_eps, kl_or_ratio, slope)
+                                         : gaussian.gradient_without_kl(z, z_eps, kl_or_ratio, slope);
     grad_mu.at[j] = grad.mu;
     grad_logvar.at[j] = grad.logvar;
   }

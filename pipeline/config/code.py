@@ -1,4 +1,4 @@
-"""The code that a result depends on: the files in use, for a checkpoint's key; rooms by their checksums, for recipes/dvc.yaml.
+"""The code that a result depends on: the files in use, for a checkpoint's key; checksums of packages, for recipes/dvc.yaml.
 
 ``python -m pipeline.config.code`` writes those into recipes/code.json, since DVC would see the compiled files beside the code.
 """
@@ -20,15 +20,15 @@ SUFFIXES = {".py", ".html", ".css", ".js"}
 
 
 def loaded_code() -> list[Path]:
-    """The files of this repository's modules that are in use, of every room."""
+    """The files of this repository's modules that are in use, of every package."""
     files = (Path(getattr(module, "__file__", None) or "") for module in sys.modules.copy().values())
     return sorted({file for file in files if file.suffix == ".py" and {PIPELINE, VAE_EXT} & set(file.parents)})
 
 
-def room_digests() -> dict[str, str]:
-    """The checksum of each room of pipeline/, and of vae_ext."""
-    rooms = [folder.parent for folder in sorted(PIPELINE.glob("*/__init__.py"))]
-    return {folder.name: _digest(folder) for folder in (*rooms, VAE_EXT)}
+def package_digests() -> dict[str, str]:
+    """The checksum of each package of pipeline/, and of vae_ext."""
+    packages = [folder.parent for folder in sorted(PIPELINE.glob("*/__init__.py"))]
+    return {folder.name: _digest(folder) for folder in (*packages, VAE_EXT)}
 
 
 def _digest(folder: Path) -> str:
@@ -40,4 +40,4 @@ def _digest(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    run(lambda: write_json(CODE, room_digests()))
+    run(lambda: write_json(CODE, package_digests()))

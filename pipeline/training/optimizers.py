@@ -1,4 +1,4 @@
-"""The optimisers by name, on all parameters as one tensor, and the schedules of their learning rate.
+"""The optimisers by name, on all parameters as one tensor.
 
 By the functions under torch.optim's classes: the optimiser around them takes longer to set out than the arithmetic of a small
 model, and hides what tells its kernel to leave a step out.

@@ -1,4 +1,4 @@
-"""What a result depends on is known by the rooms of pipeline/: to DVC, which runs a stage again, and to a checkpoint's key."""
+"""What a result depends on is known by pipeline's packages: to DVC, which runs a stage again, and to a checkpoint's key."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def imported(module: str, seen: set[str]) -> set[str]:
     return seen
 
 
-def rooms(module: str) -> set[str]:
+def packages(module: str) -> set[str]:
     return {name.split(".")[0] for name in imported(module, set()) if "." in name}
 
 
 @pytest.mark.parametrize(("file", "name", "stage"), STAGES, ids=[f"{file.parent.name}-{name}" for file, name, _ in STAGES])
-def test_a_stage_depends_on_the_rooms_that_it_imports_from(file: Path, name: str, stage: dict[str, Any]) -> None:
+def test_a_stage_depends_on_the_packages_that_it_imports_from(file: Path, name: str, stage: dict[str, Any]) -> None:
     module = stage["cmd"].split("python -m pipeline.")[1].split()[0]
     # What config allows, the schema says, which every stage depends on; check writes it, and resolve is written by it.
-    wanted = rooms(module) - ({"config"} if name not in ("check", "resolve") else set())
+    wanted = packages(module) - ({"config"} if name not in ("check", "resolve") else set())
     deps = {dep.removeprefix("../") for dep in stage["deps"]}
     if file.parent == ROOT:
         found = {dep.removeprefix("pipeline/") for dep in deps if dep.startswith("pipeline/") and not dep.endswith(".py")}
@@ -60,7 +60,7 @@ def test_a_stage_depends_on_the_rooms_that_it_imports_from(file: Path, name: str
 
 
 @pytest.mark.parametrize("planted", ["", "from pipeline.figures import style"])
-def test_an_import_from_a_room_above_is_refused(tmp_path: Path, planted: str) -> None:
+def test_an_import_from_a_package_above_is_refused(tmp_path: Path, planted: str) -> None:
     shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     with (tmp_path / "pipeline/training/step.py").open("a", encoding="utf-8") as file:
@@ -80,31 +80,32 @@ from pipeline.training.checkpoints import run_key
 
 package = Path(pipeline.__file__).parent
 keys = {"as it is": run_key(load_params())}
-for room in json.loads(sys.argv[1]):
-    edited = [path for path in sorted((package / room).rglob("*.py")) if path in loaded_code() or room in ("figures", "report")]
+for folder in json.loads(sys.argv[1]):
+    files = sorted((package / folder).rglob("*.py"))
+    edited = [path for path in files if path in loaded_code() or folder in ("figures", "report")]
     with edited[-1].open("a", encoding="utf-8") as file:
         file.write("# an edit\\n")
-    keys[room] = run_key(load_params())
+    keys[folder] = run_key(load_params())
 print(json.dumps(keys))
 """
 
 
-def test_an_edit_in_each_room_that_training_imports_changes_the_key_of_its_checkpoints(tmp_path: Path) -> None:
+def test_an_edit_in_each_package_that_training_imports_changes_the_key_of_its_checkpoints(tmp_path: Path) -> None:
     for folder in ("pipeline", "vae_ext", "csrc"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("setup.py", "params.yaml"):
         shutil.copy(ROOT / file, tmp_path)
     (tmp_path / "data/prepared").mkdir(parents=True)
     (tmp_path / "data/prepared/manifest.json").write_text("{}", encoding="utf-8")
-    training = sorted(rooms("train"))
+    training = sorted(packages("train"))
     assert training == ["config", "data", "models", "runtime", "training"]
     order = [*training, "data/readers", "figures", "report"]
     training += ["data/readers"] if any(name.startswith("data.readers.") for name in imported("train", set())) else []
-    command = [sys.executable, "-c", EDITS, json.dumps([room for room in order if room in training or "/" not in room])]
+    command = [sys.executable, "-c", EDITS, json.dumps([folder for folder in order if folder in training or "/" not in folder])]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     keys = json.loads(done.stdout)
-    assert len({keys["as it is"], *(keys[room] for room in training)}) == len(training) + 1
+    assert len({keys["as it is"], *(keys[folder] for folder in training)}) == len(training) + 1
     assert keys["figures"] == keys["report"] == keys[training[-1]]
 
 
@@ -112,7 +113,7 @@ def test_an_edit_in_each_room_that_training_imports_changes_the_key_of_its_check
     ("edited", "changed"),
     [("figures/style.py", {"plot"}), ("report/page.py", {"plot"}), ("training/schedules.py", {"train"})],
 )
-def test_an_edit_in_a_room_changes_the_stages_that_use_it_alone(clone: Clone, edited: str, changed: set[str]) -> None:
+def test_an_edit_in_a_package_changes_the_stages_that_use_it_alone(clone: Clone, edited: str, changed: set[str]) -> None:
     with (clone.folder / "pipeline" / edited).open("a", encoding="utf-8") as file:
         file.write("# an edit\n")
     assert clone.read("dvc", "status").keys() == changed
