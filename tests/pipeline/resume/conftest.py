@@ -12,7 +12,7 @@ from tests.pipeline.conftest import set_params
 from tests.pipeline.resume.runs import EPOCHS, Files, results
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def template(fresh_workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Files]:
     """A folder with prepared data, and what a run leaves that is left alone: both are made once."""
     folder = tmp_path_factory.mktemp("template")
@@ -21,8 +21,7 @@ def template(fresh_workspace: Path, tmp_path_factory: pytest.TempPathFactory) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         prepare.main()
-        shutil.copytree(folder, folder.with_name("undisturbed"))
-        patch.chdir(folder.with_name("undisturbed"))
+        patch.chdir(shutil.copytree(folder, tmp_path_factory.mktemp("undisturbed"), dirs_exist_ok=True))
         train.main()
         return folder, results()
 
