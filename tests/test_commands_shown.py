@@ -19,7 +19,7 @@ from mypy.main import process_options
 from tests.programs import outside_make
 from tests.shown_commands import ROOT, commands_of, shown, shown_in, targets
 
-HERE, PIPELINE, BENCHMARKS = "tests/test_commands_shown.py", "tests/pipeline", "tests/benchmarks/test_benchmarks.py"
+HERE, PIPELINE, BENCHMARKS = "tests/test_commands_shown.py", "tests/pipeline", "tests/benchmarks"
 VAE = f"{PIPELINE}/trained/test_commands.py::test_every_command_runs_on_every_kind_of_model"
 BETA = f"{PIPELINE}/test_dvc.py::test_another_beta_skips_prepare_and_trades_rate_for_distortion_and_one_command_leads_back"
 COMMITS = f"{PIPELINE}/test_experiments.py::test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache"
@@ -33,8 +33,8 @@ README = f"{PIPELINE}/test_readme.py::test_the_python_that_is_shown_runs"
 SETUP = f"{HERE}::test_setup_makes_an_environment_of_the_lock_with_a_command_vae"
 LOCK = f"{HERE}::test_lock_is_what_was_installed_without_what_torch_pins_itself"
 CHECKS = f"{HERE}::test_what_make_test_calls_knows_its_options"
-RECORD = f"{BENCHMARKS}::test_make_bench_record_writes_what_two_runs_found"
-TABLE = f"{BENCHMARKS}::test_make_bench_prints_a_table_and_fails_where_a_provider_did"
+RECORD = f"{BENCHMARKS}/test_report.py::test_make_bench_record_writes_what_two_runs_found"
+TABLE = f"{BENCHMARKS}/test_report.py::test_make_bench_prints_a_table_and_fails_where_a_provider_did"
 
 # command -> the test that runs it
 TESTS = {
@@ -125,10 +125,10 @@ TESTS = {
     "pip install '.[cuda]'": "tests/vae_ext/test_cuda_source.py::test_pip_alone_compiles_and_links_the_kernels",
     "python -m tests.standalone.sanitize": "tests/vae_ext/test_emulated_kernels.py::test_emulated_kernels_under_sanitizers",
     "python3 -m tests.benchmarks.gpu --budget 360": (
-        "tests/benchmarks/test_gpu.py::test_make_gpu_says_at_once_that_there_is_no_gpu"
+        f"{BENCHMARKS}/test_gpu.py::test_make_gpu_says_at_once_that_there_is_no_gpu"
     ),
     "python3 -m tests.benchmarks.gpu --budget 1200": (
-        "tests/benchmarks/test_gpu.py::test_make_gpu_says_at_once_that_there_is_no_gpu"
+        f"{BENCHMARKS}/test_gpu.py::test_make_gpu_says_at_once_that_there_is_no_gpu"
     ),
     # Benchmarks
     "python -m tests.benchmarks.measure --seconds 60": TABLE,
@@ -138,13 +138,13 @@ TESTS = {
     "git add .": COMMITS,
     'git commit -m "Benchmarks"': COMMITS,
     "python -m tests.benchmarks.compare --base HEAD": (
-        f"{BENCHMARKS}::test_an_operator_is_compared_with_that_of_a_commit_in_turns"
+        f"{BENCHMARKS}/test_compare.py::test_an_operator_is_compared_with_that_of_a_commit_in_turns"
     ),
     "python3 -m venv .venv-pythae": SETUP,
     ".venv-pythae/bin/pip install --quiet --disable-pip-version-check torch==2.13.0": SETUP,
     ".venv-pythae/bin/pip install --quiet --disable-pip-version-check pythae==0.1.2": SETUP,
     "python -m tests.benchmarks.against_pythae --python .venv-pythae/bin/python": (
-        f"{BENCHMARKS}::test_make_bench_pythae_takes_turns_with_a_process_of_its_own"
+        f"{BENCHMARKS}/test_compare.py::test_make_bench_pythae_takes_turns_with_a_process_of_its_own"
     ),
 }
 

@@ -1,0 +1,109 @@
+"""Comparing two commits' operators, and the training step with pythae's: in turns, each in a process of its own."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.runtime.errors import UserError
+from tests.benchmarks import against_pythae, compare
+from vae_ext.source import ROOT
+
+
+def compare_status(monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["compare", *options])
+    with pytest.raises(SystemExit) as exit_:
+        compare.main()
+    return int(exit_.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "failures", "status", "said"),
+    [
+        ([1.0], {}, 0, "none of 24 cases became slower than at HEAD by more than 8%"),
+        ([1.2] * 5, {}, 1, "slower: cpu 128x2 both: at least 1.20 times the time of HEAD, in each of 5 measurements"),
+        ([1.3, 1.2, 1.2, 1.2, 1.0], {}, 0, "none of 24 cases"),  # what looks so no more is not slower
+        ([1.0], {"cpu 128x2 both": "it broke"}, 1, "failed: cpu 128x2 both: it broke"),
+    ],
+)
+def test_a_case_became_slower_if_it_looks_so_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rounds: list[float],
+    failures: dict[str, str],
+    status: int,
+    said: str,
+) -> None:
+    found = iter(rounds)
+    monkeypatch.setattr(compare, "DEVICES", ["cpu"])
+    monkeypatch.setattr(
+        compare, "ratios_of", lambda lines, _: (dict.fromkeys(lines, 1.0) | {"cpu 128x2 both": next(found)}, failures)
+    )
+    assert compare_status(monkeypatch) == status
+    assert said in capsys.readouterr().out
+    assert next(found, None) is None
+
+
+SLOWER = """
+def twice(call):
+    return lambda *args, **options: (call(*args, **options), call(*args, **options))[1]
+reparam_kl = twice(reparam_kl)
+"""
+BROKEN = "\ndef reparam_kl(*args, **options): raise TypeError('it broke')\n"
+
+
+def test_an_operator_is_compared_with_that_of_a_commit_in_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A project of the same kernels, whose first commit is broken and whose second is not."""
+    for name in ("csrc", "vae_ext", "tests/benchmarks"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "_C*"))
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    operator = tmp_path / "vae_ext/__init__.py"
+    as_it_is = operator.read_text(encoding="utf-8")
+    git = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org"]
+    subprocess.run([*git, "init", "-q"], cwd=tmp_path, check=True)
+    for content in (as_it_is + BROKEN, as_it_is):
+        operator.write_text(content, encoding="utf-8")
+        subprocess.run([*git, "add", "."], cwd=tmp_path, check=True)
+        subprocess.run([*git, "commit", "-q", "-m", "Measured"], cwd=tmp_path, check=True)
+    for name, value in {"ROOT": tmp_path, "PAIRS": 9, "AGAIN": 0}.items():
+        monkeypatch.setattr(compare, name, value)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # a file that changes within a second keeps its time
+
+    with pytest.raises(UserError, match="nothing to compare"):
+        compare_status(monkeypatch, "--only", "cpu 1024x64 forward", "--base", "HEAD~1")
+    assert "not compared, because it fails there: TypeError: it broke" in capsys.readouterr().out
+    operator.write_text(as_it_is + SLOWER, encoding="utf-8")
+    assert compare_status(monkeypatch, "--only", "cpu 1024x64 forward") == 1
+    assert "slower: cpu 1024x64 forward" in capsys.readouterr().out
+    with pytest.raises(UserError, match="nonsense: expected a commit with vae_ext"):
+        compare_status(monkeypatch, "--base", "nonsense")
+
+
+PYTHAE = """
+import json, sys
+for line in sys.stdin:
+    print(json.dumps({"images": 100, "seconds": 2.0}), flush=True)
+"""
+
+
+def test_make_bench_pythae_takes_turns_with_a_process_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a trainer in pythae's place: pythae itself is installed by the target alone."""
+    (tmp_path / "trainer.py").write_text(PYTHAE, encoding="utf-8")
+    (tmp_path / "python").write_text(f"#!/bin/sh\nexec {sys.executable} {tmp_path}/trainer.py\n", encoding="utf-8")
+    (tmp_path / "python").chmod(0o755)
+    for name, value in {"TURNS": 2, "NLL_TURNS": 2, "SAMPLES": 4, "OUR_IMAGES": 8, "IMAGES": 256}.items():
+        monkeypatch.setattr(against_pythae, name, value)
+    monkeypatch.setattr(sys, "argv", ["against_pythae", "--python", str(tmp_path / "python")])
+    against_pythae.main()
+    assert capsys.readouterr().out.count("pythae        50.0 images/s") == 2
+    (tmp_path / "trainer.py").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match="ended, as said above"):
+        against_pythae.main()

@@ -1,0 +1,166 @@
+"""What is timed is right, is named, and is timed by the right clock. Nothing is timed here."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.benchmarks import bench_step, kernels, timing
+from tests.benchmarks.cases import CASES, FULL, PIXELS, QUICK, QUICK_PIXELS, Case, PixelCase
+from tests.benchmarks.providers import (
+    GPU_ALONE,
+    MEASURED,
+    Bench,
+    PixelBench,
+    bench_of,
+    cross_entropy,
+    measured,
+    peak_bytes,
+    textbook,
+)
+
+ON_CPU = [(case, *line) for case in ("128x2", "128x784-pixels") for line in measured(case, "cpu")]
+OTHER_KINDS = [
+    (case, "both", provider)
+    for case in ("1x20", "20x50-K50", "1024x64-bfloat16", "20x784-K50-pixels")
+    for provider in ("fused", "reference", "eager")
+]
+
+
+@pytest.mark.parametrize(("case", "mode", "provider"), [*ON_CPU, *OTHER_KINDS])
+def test_every_provider_computes_what_the_reference_does(
+    monkeypatch: pytest.MonkeyPatch, case: str, mode: str, provider: str
+) -> None:
+    if mode != "both":  # to machine code for both passes together alone: it takes seconds
+        monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    call = bench_of.__wrapped__(case, "cpu").call(mode, provider)
+    call()
+    assert mode != "both" or peak_bytes(call, "cpu") >= 0
+
+
+def variance_for_sigma(mu: Tensor, logvar: Tensor, *_: Any) -> Any:
+    return mu + torch.exp(logvar) * torch.randn_like(mu), textbook(mu, logvar)[1]
+
+
+def noise_that_comes_again(mu: Tensor, logvar: Tensor, *_: Any) -> Any:
+    eps = torch.randn(1, mu.shape[1])
+    eps = (eps - eps.mean()) / eps.std(correction=0)  # as normal as its moments can tell
+    return mu + torch.exp(0.5 * logvar) * eps, textbook(mu, logvar)[1]
+
+
+def kl_that_forgets_a_term(mu: Tensor, logvar: Tensor, *_: Any) -> Any:
+    return textbook(mu, logvar)[0], -0.5 * (logvar - mu.pow(2) - logvar.exp()).sum(-1)
+
+
+def gradient_that_stops_at_sigma(mu: Tensor, logvar: Tensor, *_: Any) -> Any:
+    z, kl = textbook(mu, logvar.detach())
+    return z, kl + 0.5 * (logvar.exp() - logvar - (logvar.exp() - logvar).detach()).sum(-1)
+
+
+def cross_entropy_that_forgets_black(logits: Tensor, _pixels: Tensor, x: Tensor) -> Any:
+    return (-(x * torch.nn.functional.logsigmoid(logits)).sum(-1),)
+
+
+def gradient_that_is_the_sigmoids(logits: Tensor, pixels: Tensor, x: Tensor) -> Any:
+    off = torch.sigmoid(logits).sum(-1)
+    return (cross_entropy(logits, pixels, x)[0].detach() + off - off.detach(),)
+
+
+@pytest.mark.parametrize(
+    ("of", "provider", "wrong", "fault"),
+    [
+        (Bench, "eager", variance_for_sigma, "expected noise of variance 1"),
+        (Bench, "eager", noise_that_comes_again, "expected independent noise along axis 0"),
+        (Bench, "eager", kl_that_forgets_a_term, "kl:"),
+        (Bench, "eager", gradient_that_stops_at_sigma, "gradient of logvar:"),
+        (Bench, "fused", textbook, "z:"),  # other noise than the key's
+        (PixelBench, "eager", cross_entropy_that_forgets_black, "log_prob:"),
+        (PixelBench, "eager", gradient_that_is_the_sigmoids, "gradient of logits:"),
+    ],
+)
+def test_a_provider_that_is_wrong_is_not_timed(
+    monkeypatch: pytest.MonkeyPatch, of: type[Bench], provider: str, wrong: Any, fault: str
+) -> None:
+    monkeypatch.setattr(of, provider, staticmethod(wrong))
+    with pytest.raises(AssertionError, match=fault):
+        of("128x784-pixels" if of is PixelBench else "1024x64", "cpu").call("both", provider)
+
+
+@pytest.mark.parametrize("provider", [name for name in bench_step.PROVIDERS if name not in bench_step.GPU_ALONE])
+def test_a_step_calls_the_kernels_unless_it_is_on_the_reference_or_somebody_elses(provider: str) -> None:
+    epoch = bench_step.PROVIDERS[provider](bench_step.images_of("cpu")[: 2 * bench_step.BATCH], "cpu")
+    with torch.profiler.profile() as profile:
+        epoch()
+    calls = any(event.key.startswith("vae_ext::") for event in profile.key_averages())
+    assert calls == (provider in ("fused", "autograd"))
+
+
+def test_what_is_measured_on_a_gpu_alone_is_named() -> None:
+    bench_step.products(bench_step.images_of("cpu")[: bench_step.BATCH], "meta")()  # nothing of it stays on the CPU
+    assert {"max-autotune", "graph"} == {*GPU_ALONE} <= {name for names in MEASURED.values() for name in names}
+    assert {"no graph"} == {*bench_step.GPU_ALONE} <= bench_step.PROVIDERS.keys()
+
+
+@pytest.mark.parametrize("case", ["128x20", "128x784-pixels"])
+def test_a_graph_is_captured_on_leaves_that_no_other_graph_holds(case: str) -> None:
+    bench = bench_of(case, "cpu")
+    own = bench.on_leaves_of_its_own()
+    assert not {*map(id, own.leaves)} & {*map(id, bench.leaves)}
+    assert {*map(id, own.leaves)} <= {*map(id, own.inputs)}
+    bench.check(*own.both(own.fused), ours=True)
+
+
+def test_the_bytes_of_a_case_are_those_of_its_tensors() -> None:
+    mu, z, kl = 4 * 10 * 4, 3 * 4 * 10 * 4, 4 * 10
+    pixels, log_prob = 10 * 4, 4 * 3 * 10
+    for case, forward, backward in (
+        (Case(10, 4, samples=3), 2 * mu + z + kl, 4 * mu + z + kl),
+        (PixelCase(10, 4, samples=3), z + pixels + log_prob, 2 * z + pixels + log_prob),
+    ):
+        moved = [case.bytes_moved(mode) for mode in ("forward", "backward", "both")]
+        assert moved == [forward, backward, forward + backward]
+    assert {*QUICK, *QUICK_PIXELS} <= {*FULL, *PIXELS}
+
+
+def test_the_devices_clock_gives_seconds_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FakeEvent:
+        """As torch.cuda.Event, on a device that is at 0, 2, 5 and 9 seconds when it is asked."""
+
+        seconds = iter((0, 2, 5, 9))
+
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = next(self.seconds)
+
+        def synchronize(self) -> None:
+            pass
+
+        def elapsed_time(self, later: FakeEvent) -> float:
+            return 1000.0 * (later.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    clock = timing.DeviceClock()
+    assert [clock() for _ in range(4)] == [0, 2, 5, 9]
+
+
+def test_kernels_are_timed_apart_from_their_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A forward pass gives two tensors, both passes four, a copy one: let each take a microsecond a tensor and a call.
+    now = [0.0]
+
+    def capture(run: Any) -> Any:
+        results = run()
+        return lambda: now.append(now[-1] + 1e-6 * kernels.CALLS * len(results[0])), results
+
+    monkeypatch.setitem(timing.CLOCKS, "cuda", lambda: now[-1])
+    monkeypatch.setattr(kernels, "capture", capture)
+    found, forward, backward = kernels.time_of("128x20", "cpu"), *map(CASES["128x20"].bytes_moved, ("forward", "backward"))
+    assert found["forward_us"] == 2 and found["backward_us"] == 2
+    assert found["copy_gb_s"] == pytest.approx(forward / 1e3, rel=1e-3)
+    assert found["forward_of_copy"] == 0.5 and found["backward_of_copy"] == pytest.approx(backward / forward / 2, rel=1e-3)
+    assert {*kernels.SHOWN} <= CASES.keys()

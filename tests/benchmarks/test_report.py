@@ -1,0 +1,188 @@
+"""Runs of benchmarks become reports, tables, metrics and figures, whatever fails or is cut off."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.runtime.errors import UserError
+from tests.benchmarks import measure, report
+from tests.benchmarks.cases import CASES
+from tests.benchmarks.report import Report, lines, metrics_of, read_report, write_results
+from vae_ext.source import ROOT
+
+
+def write_report(path: Path, seconds: dict[tuple[str, str, str], list[float]], **failures: str) -> Path:
+    """A report as pytest-benchmark writes it, of these medians, a turn each, by mode, case and provider."""
+    benchmarks = [
+        {
+            "params": {"device": "cpu", "case": case, "mode": mode, "provider": provider, "turn": turn},
+            "extra_info": {"bytes": CASES[case].bytes_moved(mode)},
+            "stats": {"median": median},
+        }
+        for (mode, case, provider), medians in seconds.items()
+        for turn, median in enumerate(medians)
+    ]
+    machine = {"cpu": "a CPU", "threads": 2, "instruction_set": "avx2", "torch": "2.13.0"}
+    content = {"machine_info": machine, "benchmarks": benchmarks, "failures": failures}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def times(**changed: float) -> dict[tuple[str, str, str], list[float]]:
+    """Two cases' times in two turns, the first of them disturbed; a provider's time can be changed."""
+    seconds = {"fused": 1e-4, "eager": 3e-4, "reference": 2e-3, "copy": 1e-5, **changed}
+    return {("forward", case, name): [7 * s, s] for case in ("128x20", "1024x64") for name, s in seconds.items()}
+
+
+def test_ratios_are_of_the_best_turns_of_all_runs(tmp_path: Path) -> None:
+    slow, fast = write_report(tmp_path / "1.json", times(fused=2e-4)), write_report(tmp_path / "2.json", times())
+    found = read_report(slow, fast).times.set_index(["case", "provider"])
+    assert found.loc[("128x20", "eager"), "speedup"] == pytest.approx(3)
+    assert found.loc[("128x20", "fused"), "seconds"] == pytest.approx(1e-4)
+    # In 100 us what a copy moves in 10 us.
+    assert found.loc[("128x20", "fused"), "of_copy"] == pytest.approx(0.1)
+
+
+def test_what_failed_or_was_not_measured_leaves_the_others_in_the_table(tmp_path: Path) -> None:
+    seconds = {line: medians for line, medians in times().items() if line[1:] not in (("128x20", "fused"), ("1024x64", "copy"))}
+    found = read_report(write_report(tmp_path / "1.json", seconds, **{"cpu 1024x64 forward reference": "it broke"}))
+    text = "\n".join(lines(found))
+    first, second = (line.split() for line in text.splitlines() if line.lstrip().startswith(("128x20 ", "1024x64 ")))
+    assert first[:2] == ["128x20", "forward"] and second[:4] == ["1024x64", "forward", "100.0", "3.0"]
+    assert text.endswith("\nfailed, and so not above: cpu 1024x64 forward reference: it broke")
+    write_results(found, tmp_path / "results")
+    assert metrics_of(found)["cpu"]["forward"] == {"1024x64": {"fused_us": 100.0, "speedup": {"eager": 3.0}}}
+    all_failed = {f"cpu {case} {mode} {provider}": "it broke" for mode, case, provider in times()}
+    text = "\n".join(lines(read_report(write_report(tmp_path / "2.json", times(), **all_failed))))
+    assert text.count("failed, and so not above") == len(times())
+
+
+NOTHING_TIMED = '{"machine_info": {}, "benchmarks": [], "failures": {}}'
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"benchmarks": []}', NOTHING_TIMED])
+def test_a_report_that_is_none_is_named_in_one_line(tmp_path: Path, content: str | None) -> None:
+    expected = "missing; run `make bench`"
+    if content is not None:
+        (tmp_path / "bad.json").write_text(content, encoding="utf-8")
+        expected = r"expected the report of `make bench`, got [^\n]+$"
+    with pytest.raises(UserError, match=rf"bad\.json: {expected}"):
+        read_report(tmp_path / "bad.json")
+
+
+@pytest.fixture(scope="module")
+def real_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a real run of one case of each operator, in which a provider fails."""
+    folder = tmp_path_factory.mktemp("measured")
+    chosen = "(cpu-128x2- or cpu-128x784-) and (forward or both and (fused or eager)) and not compile and not reference"
+    (folder / "broken.py").write_text(
+        "from tests.benchmarks.providers import PixelBench\n"
+        "def broken(logits, images, x): raise TypeError('unexpected keyword argument')\n"
+        "PixelBench.eager = staticmethod(broken)\n",
+        encoding="utf-8",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        # Where these tests are shared among processes, this one's pytest is not another of them: those leave no report.
+        for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+            patch.delenv(name)
+        patch.setenv("PYTHONPATH", str(folder))
+        options = ("-p", "broken", "-k", f"{chosen} or step-products", "--full", "--seconds", "0")
+        measure.measure(folder / "report.json", *options)
+    return folder / "report.json"
+
+
+@pytest.mark.long
+def test_a_real_run_becomes_a_table_metrics_and_figures_and_names_what_failed(real_run: Path, tmp_path: Path) -> None:
+    found = read_report(real_run)
+    machine = {"cpu", "cores", "threads", "instruction_set", "gpu", "driver", "torch", "cuda", "python", "compiler"}
+    assert found.machine.keys() == machine | {"digest", "commit"}  # and no host
+    eager = [f"cpu 128x784-pixels {mode} eager" for mode in ("forward", "both")]
+    assert found.failures == dict.fromkeys(eager, "TypeError: unexpected keyword argument")
+    text = "\n".join(lines(found))
+    assert "128x784-pixels forward" in text and "Turns: 1 of an operator, 1 of training" in text and "nan" not in text.lower()
+    write_results(found, tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["cpu"]
+    assert metrics["forward"]["128x2"]["fused_us"] > 0 and metrics["forward"]["128x2"]["speedup"].keys() == {"eager", "randn"}
+    assert metrics["forward"]["128x784-pixels"]["speedup"] == {}
+    assert metrics["images_per_second"].keys() == {"products"}
+    assert metrics["extra_bytes"]["128x2"].keys() == {"fused", "eager"}
+    assert metrics["extra_bytes"]["128x2"]["fused"] == metrics["extra_bytes"]["128x784-pixels"]["fused"] == 0
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"speedup-cpu.png", "bandwidth-cpu.png"}
+
+
+def test_a_run_that_is_interrupted_reports_what_it_has_timed_and_what_failed(tmp_path: Path) -> None:
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    shutil.copy(ROOT / "tests/benchmarks/conftest.py", folder)
+    timed = "def test_timed(benchmark): benchmark.pedantic(int)\n"
+    cut_off = "def interrupted(): raise KeyboardInterrupt\ndef test_cut_off(benchmark): benchmark.pedantic(interrupted)\n"
+    (folder / "test_both.py").write_text(timed + cut_off, encoding="utf-8")
+    (folder / "test_old.py").write_text("from vae_ext import what_is_gone\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "--benchmark-json=report.json", "benchmarks"]
+    command.append("--continue-on-collection-errors")
+    # pytest-benchmark times nothing in a worker of pytest-xdist.
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, check=False)
+    content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    (benchmark,) = content["benchmarks"]
+    assert benchmark["name"] == "test_timed" and "data" not in benchmark["stats"]
+    (reason,) = content["failures"].values()
+    assert reason.startswith("ImportError: cannot import name 'what_is_gone' from 'vae_ext'")
+
+
+@pytest.mark.parametrize("status", [pytest.ExitCode.INTERRUPTED, pytest.ExitCode.NO_TESTS_COLLECTED])
+def test_a_run_of_nothing_leaves_the_last_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    def ended(command: list[str], _seconds: float | None) -> int:
+        (path,) = [option.removeprefix("--benchmark-json=") for option in command if option.startswith("--benchmark-json=")]
+        Path(path).write_text("{}", encoding="utf-8")
+        return status
+
+    monkeypatch.setattr(measure, "run_within", ended)
+    (tmp_path / "report.json").write_text("the last one", encoding="utf-8")
+    with pytest.raises(UserError, match="nothing could be measured"):
+        measure.measure(tmp_path / "report.json")
+    assert (tmp_path / "report.json").read_text(encoding="utf-8") == "the last one"
+
+
+def test_the_reference_is_not_measured_in_the_operators_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "backend", lambda device: "reference")
+    with pytest.raises(UserError, match="cpu: expected vae_ext's kernels, got its reference"):
+        measure.measure(tmp_path / "report.json")
+
+
+@pytest.mark.parametrize(("failures", "status"), [({}, 0), ({"cpu 128x20 both eager": "it broke"}, 1)])
+def test_make_bench_prints_a_table_and_fails_where_a_provider_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failures: dict[str, str], status: int
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def measured(path: Path, *options: str) -> Report:
+        asked.append(options)
+        return read_report(write_report(path, times(), **failures))
+
+    monkeypatch.setattr(measure, "measure", measured)
+    monkeypatch.setattr(sys, "argv", ["measure", "--report", str(tmp_path / "report.json"), "--full", "--seconds", "60"])
+    with pytest.raises(SystemExit) as exit_:
+        measure.main()
+    assert int(exit_.value.code or 0) == status
+    assert asked == [("--full", "--seconds=60.0")]
+    assert "1024x64 forward" in capsys.readouterr().out
+
+
+def test_make_bench_record_writes_what_two_runs_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reports = [str(write_report(tmp_path / f"{i}.json", times())) for i in range(2)]
+    monkeypatch.setattr(sys, "argv", ["report", *reports])
+    report.main()
+    metrics = json.loads((report.RESULTS / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["cpu"]["forward"].keys() == {"128x20", "1024x64"}
+    assert "Turns: 4 of an operator" in capsys.readouterr().out
