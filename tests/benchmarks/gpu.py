@@ -11,24 +11,39 @@ pytest-xdist the tests run side by side.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import importlib.util
 import os
 import re
 import sys
 from pathlib import Path
 
-import torch
-
 RESULTS = Path("results/benchmarks")
 BUDGET = 360.0  # seconds
+
+
+def what_is_missing() -> str | None:
+    """Of what nothing can be done without, what takes no time to find out first; None if all is there."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "an NVIDIA GPU; there is no driver of one here (libcuda.so.1)"
+    if importlib.util.find_spec("torch") is None:
+        return f"torch, built for CUDA; {sys.executable} has none (make gpu PYTHON=...)"
+    import torch
+
+    return None if torch.cuda.is_available() else f"an NVIDIA GPU; torch {torch.__version__} sees none"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", type=float, default=BUDGET, metavar="SECONDS", help=f"for all (default: {BUDGET:.0f})")
     arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        print(f"error: make gpu needs an NVIDIA GPU; torch {torch.__version__} sees none", file=sys.stderr)
+    if missing := what_is_missing():
+        print(f"error: make gpu needs {missing}", file=sys.stderr)
         sys.exit(2)
+    import torch
+
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "{}.{}".format(*torch.cuda.get_device_capability()))
     from tests.benchmarks.gpu_parts import PARTS, run_parts  # imports vae_ext, which builds the kernels
 

@@ -41,7 +41,7 @@ constexpr Layout kLayouts[] = {
 };
 
 constexpr const char* kDtypes[] = {"float32", "float64", "bfloat16", "float16"};  // in the order of Dtype
-constexpr int64_t kSamples[] = {1, 2, 5};
+constexpr int64_t kSamples[] = {1, 2, 5};                                         // the operators refuse 0
 constexpr const char* kForms[] = {"kl",        "kl, softplus",        "kl an element", "kl an element, softplus",
                                   "log ratio", "log ratio, softplus", "pixels"};  // output, then scale
 

@@ -244,4 +244,4 @@ print([source for source in module.sources if source.endswith(".cu")])
     home, sources = run.stdout.splitlines()
     assert home != str(tmp_path / "script")
     assert (Path(home) / "include" / "cuda_runtime.h").is_file()
-    assert sources == "['csrc/cuda.cu']"
+    assert sources == str([str(path.relative_to(ROOT)) for path in sources_in("cuda")])
