@@ -26,6 +26,8 @@ OPERATOR, STEP = "tests/benchmarks/bench_operator.py", "tests/benchmarks/bench_s
 
 def run_within(command: Sequence[str], seconds: float | None) -> int | None:
     """The exit status; None if the time was up: it is interrupted as by the keyboard, and killed if that does not help."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job, where programs inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command) as process:
         try:
             return process.wait(seconds)

@@ -6,9 +6,10 @@ import ctypes
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,15 @@ def test_the_default_budget_is_enough_to_begin_all_but_the_rest() -> None:
     assert set(BENCHMARKS) < {part.name for part in PARTS}
 
 
+@pytest.fixture
+def as_in_the_background() -> Iterator[None]:
+    """As a shell starts a job with &."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("as_in_the_background")
 def test_what_runs_too_long_is_interrupted_and_may_write_what_it_has(tmp_path: Path) -> None:
     code = """
 import pathlib, sys, time

@@ -117,12 +117,13 @@ def test_two_processes_have_the_curves_of_one(prepared: Path, launch: Launch) ->
 
 KILLED_AFTER_TWO_EPOCHS = """
 from pipeline import train
-finish = train.Run.finish_epoch
+from pipeline.training.trainer import Trainer
+finish = Trainer.finish_epoch
 def killed(self, epoch, *rest):
     finish(self, epoch, *rest)
     if epoch == 1:
         raise SystemExit(9)
-train.Run.finish_epoch = killed
+Trainer.finish_epoch = killed
 train.main()
 """
 
