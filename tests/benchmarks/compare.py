@@ -8,7 +8,7 @@ measured again by new processes, up to four times, and became slower only if it 
 On a CPU a time is what one thread computes: other programs prolong the time on the clock, and that of threads which wait for
 each other above all. How well two threads share the work is not compared.
 
-exit status: 0 if no case became slower; 1 if one did, or fails here
+exit status: 0 if no case became slower; 1 if one did, or fails here; 2 without a commit to compare with
 """
 
 from __future__ import annotations

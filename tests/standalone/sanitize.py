@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=1, metavar="N", help="of the emulated cases, only every N-th")
     every = parser.parse_args(arguments).every
+    if every < 1:
+        parser.error(f"--every: expected 1 or more, got {every}")
     started, failed = time.monotonic(), False
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(os.cpu_count()) as pool:
         folder = Path(name)
