@@ -102,6 +102,15 @@ def workspace(fresh_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture
+def prepared(workspace: Path) -> Path:
+    """A workspace after the stage prepare."""
+    from pipeline import prepare  # as above
+
+    prepare.main()
+    return workspace
+
+
+@pytest.fixture
 def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A place for data, beside which the stage prepare can be called: quicker made than a workspace."""
     (tmp_path / "data/raw").mkdir(parents=True)

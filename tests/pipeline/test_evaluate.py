@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pipeline import evaluate, plot, prepare, train
+from pipeline import evaluate, plot, train
 from pipeline.config.paths import DEFAULT
 from pipeline.evaluation.metrics import METRICS, QUANTITIES, mean_and_error
 from pipeline.models.serialization import load_model
@@ -18,12 +18,6 @@ from pipeline.runtime.errors import UserError
 from tests.pipeline.conftest import set_params
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def prepared(workspace: Path) -> Path:
-    prepare.main()
-    return workspace
 
 
 def test_evaluation_of_weights_without_finite_results_is_one_line(prepared: Path) -> None:

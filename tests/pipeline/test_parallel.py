@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import vae_ext
-from pipeline import prepare, train
+from pipeline import train
 from pipeline.config.paths import CHECKPOINTS, DEFAULT
 from pipeline.models.serialization import load_model
 from pipeline.runtime.errors import UserError
@@ -27,12 +27,6 @@ from tests.pipeline.conftest import ROOT, set_params
 
 Launch = Callable[[], tuple[object, str, str]]
 SPLITS = [(split, name) for split in ("train", "validation") for name in ("elbo", "distortion", "rate")]
-
-
-@pytest.fixture
-def prepared(workspace: Path) -> Path:
-    prepare.main()
-    return workspace
 
 
 def curves() -> pd.DataFrame:

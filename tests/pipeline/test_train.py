@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from pipeline import evaluate, plot, prepare, train
+from pipeline import evaluate, plot, train
 from pipeline.config.paths import CHECKPOINTS, DEFAULT
 from pipeline.config.validation import load_params
 from pipeline.data.batches import InMemoryImages, MemmapImages, byte_means
@@ -24,12 +24,6 @@ from pipeline.training.step import TrainStep, epoch_order
 from tests.pipeline.conftest import set_params
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def prepared(workspace: Path) -> Path:
-    prepare.main()
-    return workspace
 
 
 def test_same_seed_gives_the_same_weights_and_another_does_not(prepared: Path) -> None:
