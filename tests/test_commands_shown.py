@@ -62,7 +62,7 @@ TESTS = {
     # The experiment, and others
     "dvc repro": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_what_is_run_again_leaves_the_same_bytes",
     "dvc repro --force": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_what_is_run_again_leaves_the_same_bytes",
-    "python -m pipeline.check": f"{PIPELINE}/test_cli.py::test_the_locale_does_not_decide_how_files_are_read",
+    "python -m pipeline.check": f"{PIPELINE}/test_main.py::test_the_locale_does_not_decide_how_files_are_read",
     "dvc metrics show results/train/metrics.json results/evaluate/metrics.json": COMMITS,
     "python -m pipeline.studies.verify": SEEDS,
     'git commit -am "Results here"': COMMITS,
@@ -87,9 +87,9 @@ TESTS = {
         f"{PIPELINE}/test_experiments.py::test_rate_and_distortion_of_experiments_are_drawn"
     ),
     "python -m pipeline.studies.seeds": SEEDS,
-    "dvc exp run -S train.processes=2": f"{PIPELINE}/test_parallel.py::test_two_processes_have_the_curves_of_one",
+    "dvc exp run -S train.processes=2": f"{PIPELINE}/test_distributed.py::test_two_processes_have_the_curves_of_one",
     "torchrun --nproc-per-node 2 -m pipeline.train": (
-        f"{PIPELINE}/test_parallel.py::test_torchrun_starts_it_too_also_with_shares_that_are_empty"
+        f"{PIPELINE}/test_distributed.py::test_torchrun_starts_it_too_also_with_shares_that_are_empty"
     ),
     # Own images
     "dvc add data/raw/mine": OWN_DATA,
