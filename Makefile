@@ -2,6 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+# Not in the lock, which has the checksum of every file: builds of one release, for CPUs and for GPUs, differ. The CUDA packages
+# that it needs, torch pins itself.
+TORCH := torch==2.13.0
+INSTALL := $(VENV)/bin/pip install --no-compile --disable-pip-version-check
 # Whatever the machine says of bytecode: without it each program compiles torch and DVC anew, which takes longer than it runs.
 ACTIVE := PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # For what needs the standard library alone.
@@ -27,17 +31,17 @@ help:
 	@echo "make bench-pythae    training beside pythae's, which is installed into an environment of its own"
 	@echo "make sanitize        the kernels under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, the CUDA ones emulated"
 	@echo "make gpu     on a machine with an NVIDIA GPU, with its own PYTHON: build, test, and measure the CUDA kernels (BUDGET=360 seconds)"
-	@echo "make lock    requirements.lock anew, from pyproject.toml"
+	@echo "make lock    requirements.lock for what pyproject.toml asks (UPGRADE=--upgrade: the newest versions)"
 
 setup: $(READY)
 
 $(READY): requirements.lock | unmoved
 	@$(PYTHON) pipeline/runtime/prerequisites.py
-	@echo "Installing requirements.lock into $(VENV): some minutes, and some gigabytes"
+	@echo "Installing requirements.lock and $(TORCH) into $(VENV): some minutes, and some gigabytes"
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --no-compile --disable-pip-version-check --requirement requirements.lock
-	printf '%s\n' '#!/bin/sh' 'PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" exec "$(CURDIR)/$(VENV)/bin/python" -m pipeline "$$@"' > $(VENV)/bin/vae
-	chmod +x $(VENV)/bin/vae
+	$(INSTALL) --requirement requirements.lock
+	$(INSTALL) $(TORCH)
+	ln -sf ../../pipeline/vae $(VENV)/bin/vae
 	echo "$(CURDIR)/$(VENV)" > $@
 
 # The programs of an environment name the place where it was made.
@@ -125,7 +129,7 @@ bench-pythae: $(READY) $(PYTHAE)/.ready
 # The torch of the lock, so that both sides run on the same.
 $(PYTHAE)/.ready:
 	$(PYTHON) -m venv $(PYTHAE)
-	$(PYTHAE)/bin/pip install --quiet --disable-pip-version-check $(shell grep '^torch==' requirements.lock)
+	$(PYTHAE)/bin/pip install --quiet --disable-pip-version-check $(TORCH)
 	$(PYTHAE)/bin/pip install --quiet --disable-pip-version-check pythae==0.1.2
 	touch $@
 
@@ -137,13 +141,7 @@ BUDGET ?= 360
 gpu:
 	$(PYTHON) -m tests.benchmarks.gpu --budget $(BUDGET)
 
-# torch first and by itself: the lock names it without a local version such as +cpu, so that it serves every machine, and
-# torch itself pins the CUDA packages that it runs with. nvcc and its like are ours.
-lock:
-	rm -rf $(VENV)-lock
-	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/pip install --quiet torch==2.13.0
-	$(VENV)-lock/bin/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(p['dependencies'] + sum(p['optional-dependencies'].values(), [])))" > $(VENV)-lock/wanted
-	$(VENV)-lock/bin/pip install --quiet --requirement $(VENV)-lock/wanted
-	$(VENV)-lock/bin/pip freeze --all | grep -vE '^(pip|triton|cuda-(bindings|pathfinder)|nvidia-(cu[^d]|cud[^a]|cuda-(nvrtc|cupti)|ncc|nvj|nvs|nvt))' | sed 's/^torch==\([0-9.]*\).*/torch==\1/' > requirements.lock
-	rm -rf $(VENV)-lock
+# What is locked stays at its version where pyproject.toml allows it.
+lock: $(READY)
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/bin/uv pip compile pyproject.toml --extra cuda --group pipeline --group onnx \
+	--group dev --universal --generate-hashes --no-emit-package torch --quiet --output-file requirements.lock $(UPGRADE)

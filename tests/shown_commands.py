@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from tests.programs import outside_make
 
 ROOT = Path(__file__).resolve().parents[1]
-PROGRAMS = {"make", "vae", "dvc", "git", "python", "python3", "pip", "torchrun", "ruff", "mypy", "pytest", "."}
+PROGRAMS = {"make", "vae", "dvc", "git", "python", "python3", "pip", "torchrun", "ruff", "mypy", "pytest", "uv", "."}
 SYSTEM = {
     "apt",
     "cat",
@@ -21,7 +21,7 @@ SYSTEM = {
     "chmod",
     "echo",
     "exit",
-    "grep",
+    "ln",
     "mkdir",
     "nproc",
     "printf",

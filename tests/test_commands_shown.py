@@ -7,10 +7,14 @@ Shown are the lines of code blocks, code spans that begin with a program, and wh
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import textwrap
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -31,7 +35,7 @@ RECIPE = f"{PIPELINE}/test_dvc.py::test_recipes_are_a_project_of_their_own_and_t
 PULL = f"{PIPELINE}/test_dvc.py::test_a_fresh_clone_pulls_the_model_and_samples_without_training_or_a_compiler"
 README = f"{PIPELINE}/test_readme.py::test_the_python_that_is_shown_runs"
 SETUP = f"{HERE}::test_setup_makes_an_environment_of_the_lock_with_a_command_vae"
-LOCK = f"{HERE}::test_lock_is_what_was_installed_without_what_torch_pins_itself"
+LOCK = f"{HERE}::test_lock_names_every_file_by_its_checksum_and_leaves_torch_to_make"
 CHECKS = f"{HERE}::test_what_make_test_calls_knows_its_options"
 RECORD = f"{BENCHMARKS}/test_report.py::test_make_bench_record_writes_what_two_runs_found"
 TABLE = f"{BENCHMARKS}/test_report.py::test_make_bench_prints_a_table_and_fails_where_a_provider_did"
@@ -42,15 +46,15 @@ TESTS = {
     "make": SETUP,
     "python3 -m venv .venv": SETUP,
     ".venv/bin/pip install --no-compile --disable-pip-version-check --requirement requirements.lock": SETUP,
+    ".venv/bin/pip install --no-compile --disable-pip-version-check torch==2.13.0": SETUP,
     "python3 pipeline/runtime/prerequisites.py": (
         "tests/test_setup.py::test_another_python_is_refused_before_anything_is_installed"
     ),
     ". .venv/bin/activate": SETUP,
-    "python3 -m venv .venv-lock": LOCK,
-    ".venv-lock/bin/pip install --quiet torch==2.13.0": LOCK,
-    ".venv-lock/bin/python -c": LOCK,
-    ".venv-lock/bin/pip install --quiet --requirement .venv-lock/wanted": LOCK,
-    ".venv-lock/bin/pip freeze --all": LOCK,
+    (
+        ".venv/bin/uv pip compile pyproject.toml --extra cuda --group pipeline --group onnx --group dev"
+        " --universal --generate-hashes --no-emit-package torch --quiet --output-file requirements.lock"
+    ): LOCK,
     # make test
     "ruff check .": CHECKS,
     "ruff format --check .": CHECKS,
@@ -202,53 +206,72 @@ def test_help_lists_every_target() -> None:
     assert {target.split()[0] for target in targets()} == set(phony[1].split()) - hidden == rules - hidden
 
 
-# Something in Python's place whose environments have a pip that installs nothing, and says that this is installed.
+# Something in Python's place whose environments have a pip that installs nothing.
 PYTHON = """#!/bin/sh
 test "$1" = -m || exit 0  # a check of the machine
 "{python}" "$1" "$2" --without-pip "$3" || exit
-printf '%s\\n' '#!/bin/sh' 'echo "$@" >> "{log}"; case "$1" in freeze) printf "%s\\n" {frozen};; esac' > "$3/bin/pip"
+printf '%s\\n' '#!/bin/sh' 'echo "$@" >> "{log}"' > "$3/bin/pip"
 chmod +x "$3/bin/pip"
 """
-FROZEN = "numpy==2.0.0 nvidia-cuda-nvcc==13.0 nvidia-cudnn-cu13==9.0 pip==25.0 torch==2.13.0+cpu triton==3.5.0"
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The files that the Makefile's set-up reads, and a Python that needs no network."""
-    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
-        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
-    (tmp_path / "python").write_text(
-        PYTHON.format(python=sys.executable, log=tmp_path / "log", frozen=FROZEN), encoding="utf-8"
-    )
+    (tmp_path / "pipeline").mkdir()
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "pipeline/vae"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "python").write_text(PYTHON.format(python=sys.executable, log=tmp_path / "log"), encoding="utf-8")
     (tmp_path / "python").chmod(0o755)
     return tmp_path
 
 
-def make(folder: Path, *arguments: str) -> str:
-    """Runs it, and returns what was asked of pip."""
+def make(folder: Path, *arguments: str, **environment: str) -> None:
     command = ["make", "--silent", f"PYTHON={folder}/python", *arguments]
-    done = subprocess.run(command, cwd=folder, env=outside_make(), capture_output=True, text=True, check=False)
+    environment = outside_make() | environment
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return (folder / "log").read_text(encoding="utf-8")
 
 
 def test_setup_makes_an_environment_of_the_lock_with_a_command_vae(project: Path) -> None:
-    assert "--requirement requirements.lock" in make(project, "setup")
-    (project / "pipeline").mkdir()
+    make(project, "setup")
+    asked = (project / "log").read_text(encoding="utf-8").splitlines()
+    assert [line.split()[-1] for line in asked] == ["requirements.lock", "torch==2.13.0"]
     (project / "pipeline/__main__.py").write_text("import sys; print('pipeline', *sys.argv[1:])", encoding="utf-8")
-    shell = ["sh", "-c", ". .venv/bin/activate && vae info"]
+    shell = ["sh", "-c", ". .venv/bin/activate && cd / && vae info"]
     assert subprocess.run(shell, cwd=project, capture_output=True, text=True, check=True).stdout == "pipeline info\n"
-    assert "pythae==" in make(project, ".venv-pythae/.ready")
+    make(project, ".venv-pythae/.ready")
+    assert "pythae==" in (project / "log").read_text(encoding="utf-8")
 
 
-def test_lock_is_what_was_installed_without_what_torch_pins_itself(project: Path) -> None:
-    asked = make(project, "lock")
-    assert "torch==" in asked
-    assert (project / "requirements.lock").read_text(encoding="utf-8").split() == [
-        "numpy==2.0.0",
-        "nvidia-cuda-nvcc==13.0",
-        "torch==2.13.0",
-    ]
+def test_lock_names_every_file_by_its_checksum_and_leaves_torch_to_make(project: Path) -> None:
+    """Of an index with one package and torch, and a project that asks for both."""
+    make(project, "setup")
+    (project / ".venv/bin/uv").symlink_to(shutil.which("uv") or "")
+    for name in ("small", "torch"):
+        with zipfile.ZipFile(project / f"{name}-3.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}-3.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 3.0\n")
+            wheel.writestr(f"{name}-3.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+            wheel.writestr(f"{name}-3.0.dist-info/RECORD", "")
+    pyproject = """
+        [project]
+        name = "mine"
+        version = "1"
+        requires-python = ">=3.11"
+        dependencies = ["torch>=2"]
+        optional-dependencies = {cuda = []}
+        [dependency-groups]
+        pipeline = ["small"]
+        onnx = []
+        dev = []
+    """
+    (project / "pyproject.toml").write_text(textwrap.dedent(pyproject), encoding="utf-8")
+    (project / "requirements.lock").write_text("", encoding="utf-8")
+    make(project, "lock", UV_NO_INDEX="1", UV_FIND_LINKS=str(project), UV_CACHE_DIR=str(project / "cache"))
+    lock = (project / "requirements.lock").read_text(encoding="utf-8")
+    checksum = hashlib.sha256((project / "small-3.0-py3-none-any.whl").read_bytes()).hexdigest()
+    assert re.findall(r"^(?!#)\S.*", lock, re.MULTILINE) == ["small==3.0 \\"]
+    assert f"--hash=sha256:{checksum}" in lock
 
 
 def test_what_make_test_calls_knows_its_options(monkeypatch: pytest.MonkeyPatch) -> None:

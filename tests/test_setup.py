@@ -5,13 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import tomllib
-from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
-from packaging.specifiers import SpecifierSet
-from packaging.version import Version
 
 from tests.pipeline.conftest import start_history
 from tests.programs import outside_make
@@ -73,20 +69,3 @@ def test_make_recipe_runs_on_the_python_of_the_environment_that_is_there(unpacke
     (unpacked / ".venv/bin/python").symlink_to(sys.executable)
     (unpacked / ".venv/.ready").write_text(f"{unpacked}/.venv\n", encoding="utf-8")
     assert make(unpacked, "recipe", "PYTHON=false").startswith("error: recipes: no recipe ''; expected one of")
-
-
-def test_the_range_of_pythons_is_the_same_everywhere() -> None:
-    """In pyproject.toml, the README and the tools; and the locked packages know its oldest."""
-    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert config["project"]["requires-python"] == ">=3.11,<3.14"
-    assert config["tool"]["ruff"]["target-version"] == "py311"
-    assert config["tool"]["mypy"]["python_version"] == "3.11"
-    assert "Python 3.11 to 3.13" in (ROOT / "README.md").read_text(encoding="utf-8")
-    wanted = []
-    for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
-        try:
-            wanted.append(SpecifierSet(metadata(line.split("==")[0])["Requires-Python"] or ""))
-        except PackageNotFoundError:
-            continue
-    assert all(Version("3.11.4") in each for each in wanted)
-    assert not all(Version("3.10.13") in each for each in wanted)

@@ -71,7 +71,7 @@ def export(trained: TrainedModel, kind: Format, folder: Path) -> dict[Path, floa
     """
     needed = ["onnx", "onnxscript", "onnxruntime"] if kind == "onnx" else []
     if lacking := [name for name in needed if importlib.util.find_spec(name) is None]:
-        raise UserError(f"--format onnx: needs {', '.join(lacking)}, which is not installed; pip install '.[onnx]'")
+        raise UserError(f"--format onnx: needs {', '.join(lacking)}, which is not installed; pip install {' '.join(lacking)}")
     model = trained.model.cpu()
     trained.device = torch.device("cpu")
     x = trained.sample(CHECKED)
