@@ -36,7 +36,7 @@ help:
 setup: $(READY)
 
 $(READY): requirements.lock | unmoved
-	@$(PYTHON) pipeline/runtime/prerequisites.py
+	@$(PYTHON) pipeline/prerequisites.py
 	@echo "Installing requirements.lock and $(TORCH) into $(VENV): some minutes, and some gigabytes"
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --requirement requirements.lock
@@ -65,7 +65,7 @@ recipes: $(READY)
 	cd recipes && $(ACTIVE) dvc repro
 
 named:
-	@test -s $(READY) || $(PYTHON) pipeline/runtime/prerequisites.py
+	@test -s $(READY) || $(PYTHON) pipeline/prerequisites.py
 	@$(ANY_PYTHON) -c "import sys; from pipeline.config.paths import *; from pipeline.runtime.main import *; run(lambda: named_recipe(sys.argv[1]))" '$(NAME)'
 
 recipe: named $(READY)

@@ -47,9 +47,7 @@ TESTS = {
     "python3 -m venv .venv": SETUP,
     ".venv/bin/pip install --no-compile --disable-pip-version-check --requirement requirements.lock": SETUP,
     ".venv/bin/pip install --no-compile --disable-pip-version-check torch==2.13.0": SETUP,
-    "python3 pipeline/runtime/prerequisites.py": (
-        "tests/test_setup.py::test_another_python_is_refused_before_anything_is_installed"
-    ),
+    "python3 pipeline/prerequisites.py": "tests/test_setup.py::test_another_python_is_refused_before_anything_is_installed",
     ". .venv/bin/activate": SETUP,
     (
         ".venv/bin/uv pip compile pyproject.toml --extra cuda --group pipeline --group onnx --group dev"
