@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from pipeline.config.params import Params
 from pipeline.config.paths import SCHEMA
-from pipeline.config.validation import adapter, load_params
+from pipeline.config.validation import load_params
 from pipeline.data.source import expect_source
 from pipeline.runtime.files import write_json
 from pipeline.runtime.main import run
@@ -19,8 +21,8 @@ from pipeline.runtime.main import run
 def main() -> None:
     params = load_params()
     expect_source(Path(params.data.path))
-    write_json(SCHEMA, adapter(Params).json_schema())
+    write_json(SCHEMA, TypeAdapter(Params).json_schema())
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, __doc__)

@@ -30,7 +30,7 @@ def main(place: RunPaths = DEFAULT) -> None:
 
 def write_results(params: Params, place: RunPaths) -> None:
     device = choose_device()
-    model, made = load_model_of_prepared_data(place.weights, device)
+    model, metadata = load_model_of_prepared_data(place.weights, device)
     images, dimensions, by_samples = evaluate(model, params, device)
 
     found = {name: mean_and_error(values) for name, values in images.items()}
@@ -50,7 +50,7 @@ def write_results(params: Params, place: RunPaths) -> None:
         with whole_file(place.tables / f"{name}.csv") as temporary:
             table.to_csv(temporary, float_format="%.6g")
     write_json(place.metrics, metrics)
-    write_card(place.card, place.weights, made, tables["report"], metrics, verdict(dimensions))
+    write_card(place.card, place.weights, metadata, tables["report"], metrics, verdict(dimensions))
     for name, (value, error, *_) in rows.items():
         print(f"{name:>20} {value:10.4f}" + ("" if math.isnan(error) else f" +- {error:.4f}"))
     print(verdict(dimensions))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from pipeline.figures.curves import learning_curves, nll_by_samples
 from pipeline.figures.decodings import decoding_figures
 from pipeline.figures.latent import kl_per_dimension, latent_plane
 from pipeline.models.codes import posterior_means
+from pipeline.models.metadata import ModelMetadata
 from pipeline.models.serialization import load_model_of_prepared_data
 from pipeline.report.page import write_page
 from pipeline.runtime.device import choose_device
@@ -28,16 +29,16 @@ from pipeline.runtime.progress import announce
 ENCODING_BATCH = 1000
 
 
-def origin(made: dict[str, Any]) -> dict[str, str]:
-    """What a run was made of, for who wants to make it again; ``made``: the header of its weights.
+def origin(metadata: ModelMetadata) -> dict[str, str]:
+    """What a run was made of, for who wants to make it again; ``metadata``: its weights' header.
 
     Not when, how fast or where: the page is an output, which has the same bytes each time. That is in time.json.
     """
-    data = made["data"]
+    data = metadata.data
     return {
-        "data": f"{data['source']}: {', '.join(f'{split} {count:,}' for split, count in data['counts'].items())}",
-        "training images, sha256": data["sha256"]["train_images.npy"],
-        **made["versions"],
+        "data": f"{data.source}: {', '.join(f'{split} {count:,}' for split, count in data.counts.items())}",
+        "training images, sha256": data.sha256["train_images.npy"],
+        **metadata.versions,
     }
 
 
@@ -49,8 +50,8 @@ def main(place: RunPaths = DEFAULT) -> None:
 
 def plot(params: Params, place: RunPaths) -> None:
     device = choose_device()
-    model, made = load_model_of_prepared_data(place.weights, device)
-    pixels, labels, names = test_pixels(params, device), read_split("test").labels, made["data"]["classes"] or []
+    model, metadata = load_model_of_prepared_data(place.weights, device)
+    pixels, labels, names = test_pixels(params, device), read_split("test").labels, metadata.data.classes or []
     announce(f"codes of {len(pixels):,} test images")
     mu = posterior_means(model, pixels, ENCODING_BATCH)
     dimensions = pd.read_csv(place.tables / "dimensions.csv")
@@ -75,8 +76,8 @@ def plot(params: Params, place: RunPaths) -> None:
         dimensions=dimensions,
         report=pd.read_csv(place.tables / "report.csv", index_col="quantity"),
         figures=place.figures,
-        params=made["params"],
-        made=origin(made),
+        params=asdict(metadata.params),
+        made=origin(metadata),
         seed=params.seed,
     )
     print(f"{place.figures}: {', '.join(sorted(path.name for path in place.figures.glob('*.png')))}")

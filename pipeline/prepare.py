@@ -89,4 +89,4 @@ def prepare(params: Data) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, __doc__)

@@ -40,4 +40,4 @@ def _digest(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    run(lambda: write_json(CODE, package_digests()))
+    run(lambda: write_json(CODE, package_digests()), __doc__)

@@ -64,7 +64,8 @@ def read_yaml_text(text: str, path: Path) -> Any:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = "" if mark is None else f"line {mark.line + 1}: "
-        raise UserError(f"{path}: {where}not valid YAML: {in_line(error.problem or error.context, 200)}") from None
+        problem, *_ = (error.problem or error.context).split(" with value ")  # of a duplicate key, which may be any
+        raise UserError(f"{path}: {where}not valid YAML: {in_line(problem, 200)}") from None
 
 
 class _NotPlainError(MarkedYAMLError):

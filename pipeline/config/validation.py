@@ -5,7 +5,6 @@ What is wrong is one line for each fault, which names the key, what is allowed a
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import difflib
 import re
@@ -13,13 +12,14 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from pipeline.config.params import Params, Section
 from pipeline.config.paths import PARAMS
 from pipeline.config.plain_yaml import read_yaml
 from pipeline.runtime.errors import UserError, in_line, quoted
 
-UNKNOWN = "unexpected_keyword_argument"  # pydantic's word for a key that a section does not have
+UNKNOWN = ("unexpected_keyword_argument", "invalid_key")  # pydantic's words for a key that a section does not have
 MOST_FAULTS = 20  # that are listed; whoever wrote more of them wrote another file
 # What parameters were called before: in params.yaml their new names are said, in a model's file they are understood.
 RENAMED = {
@@ -32,14 +32,10 @@ RENAMED = {
     "train.clip": "train.grad_clip_norm",
     "train.stream": "train.memmap",
 }
-RENAMED_VALUES = {("model.posterior", "point"): "deterministic"}
+RENAMED_VALUES = {"model.posterior": {"point": "deterministic"}}
 
 AnySection = TypeVar("AnySection", bound=Section)
-
-
-def adapter(kind: type[Section]) -> TypeAdapter[Any]:
-    """What validates a section."""
-    return TypeAdapter(kind)
+Loc = tuple[int | str, ...]  # the keys on the way to a value
 
 
 def load_params(path: Path = PARAMS) -> Params:
@@ -51,80 +47,96 @@ def load_params(path: Path = PARAMS) -> Params:
     return validated(Params, read_yaml(path), str(path))
 
 
-def saved_params(raw: dict[str, Any]) -> Params:
-    """The parameters of a model's file, whichever version wrote it.
-
-    Raises:
-        ValueError: if they are none.
-    """
-    params: Params = adapter(Params).validate_python(with_new_names(raw))
-    return params
-
-
-def with_new_names(raw: dict[str, Any]) -> dict[str, Any]:
+def with_new_names(raw: Any) -> Any:
     """Raw parameters with what has been renamed by its name of today."""
-    new = copy.deepcopy(raw)
-    for old, now in RENAMED.items():
-        section, key = old.split(".")
-        if isinstance(new.get(section), dict) and key in new[section]:
-            new[section] = {now.split(".")[1] if name == key else name: value for name, value in new[section].items()}
-    for (where, before), after in RENAMED_VALUES.items():
-        section, key = where.split(".")
-        if isinstance(new.get(section), dict) and new[section].get(key) == before:
-            new[section][key] = after
-    return new
+
+    def renewed(section: str, key: str, value: Any) -> tuple[str, Any]:
+        old = f"{section}.{key}"
+        value = RENAMED_VALUES.get(old, {}).get(value, value) if isinstance(value, str) else value
+        return RENAMED.get(old, old).removeprefix(f"{section}."), value
+
+    if not isinstance(raw, dict):
+        return raw
+    return {
+        section: dict(renewed(section, *item) for item in values.items()) if isinstance(values, dict) else values
+        for section, values in raw.items()
+    }
 
 
 def validated(kind: type[AnySection], raw: Any, whose: str) -> AnySection:
     """Raw values as a typed section; ``whose`` they are begins each line of an error.
 
     Raises:
-        UserError: a line for each fault.
+        UserError: a line for each fault, but one for all keys that a section lacks.
     """
     try:
-        section: AnySection = adapter(kind).validate_python(raw)
+        section: AnySection = TypeAdapter(kind).validate_python(raw)
         faults = section.contradictions() if isinstance(section, Params) else []
     except ValidationError as error:
-        found = error.errors()
-        # A key that is spelled wrong is missing too: one line says it.
-        meant = {(*fault["loc"][:-1], _meant(kind, fault["loc"])) for fault in found if fault["type"] == UNKNOWN}
-        found = [fault for fault in found if fault["type"] != "missing" or fault["loc"] not in meant]
-        faults = [_fault(kind, fault["loc"], fault["type"], fault["msg"], fault["input"]) for fault in found[:MOST_FAULTS]]
-        if len(found) > MOST_FAULTS:
-            faults.append(f"{len(found) - MOST_FAULTS} more")
+        faults = _faults(kind, error.errors())
+    if len(faults) > MOST_FAULTS:
+        faults = [*faults[:MOST_FAULTS], f"{len(faults) - MOST_FAULTS} more"]
     if faults:
         raise UserError("\n".join(f"{whose}: {fault}" for fault in faults))
     return section
 
 
-def _fault(section: type[Section], place: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
-    key = ".".join(in_line(str(part)) for part in place) or "the file"
+def _faults(kind: type[Section], errors: list[ErrorDetails]) -> list[str]:
+    """What is wrong, then what is missing. A missing key that an unknown one beside it may stand for is in that one's line."""
+    lines: list[str] = []
+    missing: dict[Loc, list[str]] = {}
+    for error in errors:
+        if error["type"] == "missing":
+            missing.setdefault(error["loc"][:-1], []).append(str(error["loc"][-1]))
+    for error in errors:
+        if error["type"] in UNKNOWN:
+            above, known = error["loc"][:-1], _keys_beside(kind, error["loc"])
+            meant = _meant(error["loc"], known)
+            lines.append(_unknown(error["loc"], meant, missing.get(above) or known))
+            missing[above] = [name for name in missing.get(above, []) if meant not in (name, None)]
+        elif error["type"] != "missing":
+            lines.append(_wrong(error))
+    for above, names in missing.items():
+        if names:
+            lines.append(f"{_dotted(above)}: missing {', '.join(names)}; every parameter must be given".removeprefix(": "))
+    return lines
+
+
+def _unknown(loc: Loc, meant: str | None, candidates: list[str]) -> str:
+    key = _dotted(loc)
     if key in RENAMED:
         return f"{key} is now {RENAMED[key]}"
-    if isinstance(value, str) and (key, value) in RENAMED_VALUES:
-        return f"{key}: {value} is now {RENAMED_VALUES[key, value]}"
-    if kind in (UNKNOWN, "invalid_key"):
-        close = _meant(section, place)
-        known = ", ".join(_keys_beside(section, place))
-        return f"{key}: unknown key; {f'did you mean {close}?' if close else f'expected one of {known}'}"
-    if kind == "missing":
-        return f"{key}: missing; every parameter must be given"
-    if kind == "dataclass_type":
-        return f"{key}: expected keys and values, got {quoted(value)}"
-    message = message.removeprefix("Value error, ")
+    hint = f"did you mean {meant}?" if meant else f"expected one of {', '.join(candidates)}"
+    return f"{key}: unknown key; {hint}"
+
+
+def _wrong(error: ErrorDetails) -> str:
+    key, value = _dotted(error["loc"]), error["input"]
+    if isinstance(value, str) and value in RENAMED_VALUES.get(key, {}):
+        return f"{key}: {value} is now {RENAMED_VALUES[key][value]}"
+    if error["type"] == "dataclass_type":
+        return f"{key or 'the file'}: expected keys and values, got {quoted(value)}"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     message = re.sub(r"(?:List|String) should have (.*?)(?: after validation, not \d+)?$", r"expected \1", message)
-    return f"{key}: {message.replace('Input should be', 'expected')}, got {quoted(value)}"
+    return f"{key}: {message}, got {quoted(value)}"
 
 
-def _meant(section: type[Section], place: tuple[int | str, ...]) -> str | None:
-    """The key that an unknown one is now called, or is most like."""
-    if (now := RENAMED.get(".".join(map(str, place)))) is not None:
+def _meant(loc: Loc, known: list[str]) -> str | None:
+    """The key that an unknown one is now called, the only one that starts like it, or the one that it is most like."""
+    if (now := RENAMED.get(_dotted(loc))) is not None:
         return now.rpartition(".")[2]
-    return next(iter(difflib.get_close_matches(in_line(str(place[-1])), _keys_beside(section, place), n=1)), None)
+    key = in_line(str(loc[-1]))
+    same_start = [name for name in known if name.startswith(key) or key.startswith(name)]
+    close = same_start if len(same_start) == 1 else difflib.get_close_matches(key, known, n=1)
+    return close[0] if close else None
 
 
-def _keys_beside(section: Any, place: tuple[int | str, ...]) -> list[str]:
-    for key in place[:-1]:
+def _keys_beside(section: Any, loc: Loc) -> list[str]:
+    for key in loc[:-1]:
         annotation = get_type_hints(section)[str(key)]
         section = next((kind for kind in get_args(annotation) if kind is not type(None)), annotation)
     return [field.name for field in dataclasses.fields(section)]
+
+
+def _dotted(loc: Loc) -> str:
+    return ".".join(in_line(str(part)) for part in loc)

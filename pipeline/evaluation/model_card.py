@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,9 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import SafeRepresenter
 
 from pipeline.config.plain_yaml import read_yaml_text
-from pipeline.config.validation import saved_params
 from pipeline.evaluation.report_cells import report_cells
 from pipeline.models.likelihood_warnings import caveats
+from pipeline.models.metadata import ModelMetadata
 from pipeline.runtime.errors import UserError, in_line
 from pipeline.runtime.files import sha256, whole_file
 
@@ -62,18 +63,18 @@ Made with {versions}.
 
 
 def write_card(
-    path: Path, weights: Path, made: dict[str, Any], report: pd.DataFrame, metrics: dict[str, float], verdict: str
+    path: Path, weights: Path, metadata: ModelMetadata, report: pd.DataFrame, metrics: dict[str, float], verdict: str
 ) -> None:
     """Writes a card.
 
     Args:
         weights: the file beside it.
-        made: its header.
+        metadata: its header.
         report: the evaluation's table, of quantities.
         metrics: the same, those that count.
         verdict: whether the posterior has collapsed, in words.
     """
-    data, params = made["data"], saved_params(made["params"])
+    data, params = metadata.data, metadata.params
     name = weights.parent.name
     about = {
         "library_name": "pytorch",
@@ -85,7 +86,7 @@ def write_card(
                 "results": [
                     {
                         "task": {"type": "unconditional-image-generation"},
-                        "dataset": {"name": data["source"], "type": "images", "split": "test"},
+                        "dataset": {"name": data.source, "type": "images", "split": "test"},
                         "metrics": [{"type": metric, "value": value} for metric, value in metrics.items()],
                     }
                 ],
@@ -93,29 +94,29 @@ def write_card(
         ],
     }
     limits = [
-        *(said[0].upper() + said[1:] for said in caveats(data["values"], made["image_shape"], params)),
+        *(said[0].upper() + said[1:] for said in caveats(data.values, metadata.image_shape, params)),
         "Outputs on images unlike its training data are unreliable, and not flagged",
         "Its numbers are of one seed; another's differ",
     ]
-    classes = f" Classes: {', '.join(map(in_line, data['classes'][:NAMED]))}." if data["classes"] else ""
-    if data["classes"] and (more := len(data["classes"]) - NAMED) > 0:
+    classes = f" Classes: {', '.join(map(in_line, data.classes[:NAMED]))}." if data.classes else ""
+    if data.classes and (more := len(data.classes) - NAMED) > 0:
         classes = f"{classes[:-1]} and {more:,} more."
     text = TEXT.format(
         name=name,
         kind="A variational autoencoder" if params.model.posterior == "normal" else "An autoencoder",
-        shape=" x ".join(map(str, made["image_shape"])),
+        shape=" x ".join(map(str, metadata.image_shape)),
         latent_dim=params.model.latent_dim,
         weights=weights.name,
-        source=in_line(data["source"], 1000),
-        counts=", ".join(f"{split} {count:,}" for split, count in data["counts"].items()),
-        checksum=data["sha256"]["train_images.npy"],
+        source=in_line(data.source, 1000),
+        counts=", ".join(f"{split} {count:,}" for split, count in data.counts.items()),
+        checksum=data.sha256["train_images.npy"],
         classes=classes,
         numbers=numbers(report),
         verdict=verdict[0].upper() + verdict[1:],
         limits="\n".join(f"- {said}." for said in limits),
         folder=weights.parent.as_posix(),
-        params=as_yaml(made["params"]),
-        versions=", ".join(f"{what} {version}" for what, version in made["versions"].items()),
+        params=as_yaml(asdict(params)),
+        versions=", ".join(f"{what} {version}" for what, version in metadata.versions.items()),
     )
     with whole_file(path) as temporary:
         temporary.write_text(FRONT + as_yaml(about) + FRONT + "\n" + text, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.config.paths import CARD
@@ -15,11 +16,11 @@ def info(model: Path, header: Header) -> str:
     Raises:
         UserError: if the card beside the weights is missing, or of others.
     """
-    weights = weights_of(model)
+    weights, made = weights_of(model), asdict(header.metadata)
     return as_yaml(
         {
-            "model": {"image_shape": header.made["image_shape"], "parameters": header.parameters},
+            "model": {"image_shape": made["image_shape"], "parameters": header.parameters},
             "metrics": read_metrics(weights.parent / CARD, weights),
-            **{name: header.made[name] for name in ("data", "versions", "params")},
+            **{name: made[name] for name in ("data", "versions", "params")},
         }
     )

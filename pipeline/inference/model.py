@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.config.validation import saved_params
 from pipeline.data.readers.raw import as_batch, to_bytes
 from pipeline.evaluation.importance import log_likelihood_bounds
 from pipeline.models.codes import posteriors
@@ -35,13 +34,13 @@ class TrainedModel:
     Attributes:
         model: the network.
         params: that made it.
-        made: the weights' header: params, data, versions.
+        metadata: the weights' header: params, data, versions.
         image_shape: [H, W], or [3, H, W].
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        self.model, self.made = load_model(weights_of(path), device)
-        self.params, self.device = saved_params(self.made["params"]), device
+        self.model, self.metadata = load_model(weights_of(path), device)
+        self.params, self.device = self.metadata.params, device
         self.image_shape, self.latent_dim = self.model.image_shape, self.model.latent_dim
 
     def key(self, stream: Stream, seed: int | None = None) -> Tensor:

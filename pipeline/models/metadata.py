@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+from pydantic import BeforeValidator, TypeAdapter
 from safetensors import SafetensorError, safe_open
 
 from pipeline.config.params import Count, Limits, Params, Section
 from pipeline.config.paths import WEIGHTS
-from pipeline.config.validation import adapter, saved_params
+from pipeline.config.validation import with_new_names
 from pipeline.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,10 +31,10 @@ class DataInfo(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMetadata(Section):
-    """The header."""
+    """What made the weights: it is their file's header, as JSON."""
 
     image_shape: Annotated[list[Count], Limits(min_length=2, max_length=3)]
-    params: dict[str, Any]
+    params: Annotated[Params, BeforeValidator(with_new_names)]  # which an earlier version may have written
     data: DataInfo
     versions: dict[str, str]
 
@@ -42,14 +43,13 @@ class ModelMetadata(Section):
 class Header:
     """A weights file without its tensors."""
 
-    made: dict[str, Any]
-    params: Params
+    metadata: ModelMetadata
     shapes: dict[str, list[int]]
 
     @property
     def parameters(self) -> int:
         """How many numbers were trained; a sigma that was given is beside them in the file."""
-        given = {"likelihood.log_sigma"} if self.params.model.decoder_sigma is not None else set()
+        given = {"likelihood.log_sigma"} if self.metadata.params.model.decoder_sigma is not None else set()
         return sum(math.prod(shape) for name, shape in self.shapes.items() if name not in given)
 
 
@@ -68,10 +68,8 @@ def read_header(path: Path) -> Header:
         raise UserError(f"{path}: expected a file of weights, got something else")
     try:
         with safe_open(path, framework="np") as file:
-            made = asdict(adapter(ModelMetadata).validate_json((file.metadata() or {})["vae"]))
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        params = saved_params(made["params"])
-        return Header(made | {"params": asdict(params)}, params, shapes)
+            metadata = TypeAdapter(ModelMetadata).validate_json((file.metadata() or {})["vae"])
+            return Header(metadata, {name: file.get_slice(name).get_shape() for name in file.keys()})  # noqa: SIM118
     except FileNotFoundError:
         raise UserError(
             f"{path}: missing in {Path.cwd()}; in {ROOT} the stage train writes models (dvc repro, or make recipe) and "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,7 +13,7 @@ from safetensors.torch import save
 from pipeline.config.params import Params
 from pipeline.config.paths import PREPARED
 from pipeline.data.prepared import Manifest, read_manifest
-from pipeline.models.metadata import DataInfo, Header, not_such_weights, read_header
+from pipeline.models.metadata import DataInfo, Header, ModelMetadata, not_such_weights, read_header
 from pipeline.models.vae import VAE
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import whole_file
@@ -24,20 +23,20 @@ from vae_ext.source import source_digest
 def save_model(path: Path, model: VAE, params: Params, manifest: Manifest) -> None:
     """Writes the weights as safetensors, with the parameters, data and versions that made them in the header."""
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    made = {
-        "image_shape": model.image_shape,
-        "params": asdict(params),
-        "data": {name: getattr(manifest, name) for name in (field.name for field in fields(DataInfo))},
-        "versions": {"torch": torch.__version__, "vae_ext's sources, sha256": source_digest()},
-    }
+    metadata = ModelMetadata(
+        image_shape=list(model.image_shape),
+        params=params,
+        data=DataInfo(**{field.name: getattr(manifest, field.name) for field in fields(DataInfo)}),
+        versions={"torch": torch.__version__, "vae_ext's sources, sha256": source_digest()},
+    )
     # One key: safetensors keeps the header's entries in no fixed order, and the file should be the same bytes each time.
-    content = save(tensors, metadata={"vae": json.dumps(made)})
+    content = save(tensors, metadata={"vae": json.dumps(asdict(metadata))})
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
 
 
-def load_model(path: Path, device: torch.device) -> tuple[VAE, dict[str, Any]]:
-    """The model that :func:`save_model` wrote, ready to evaluate, and what made it: params, data, versions.
+def load_model(path: Path, device: torch.device) -> tuple[VAE, ModelMetadata]:
+    """The model that :func:`save_model` wrote, ready to evaluate, and what made it.
 
     Raises:
         UserError: if the file is missing or is not such a file.
@@ -46,38 +45,38 @@ def load_model(path: Path, device: torch.device) -> tuple[VAE, dict[str, Any]]:
     if header.shapes != _shapes(header):
         raise not_such_weights(path, "its tensors are not those of a model of its parameters")
     try:
-        model = VAE(header.made["image_shape"], header.params.model).to(device)
+        model = VAE(header.metadata.image_shape, header.metadata.params.model).to(device)
         with safe_open(path, framework="pt", device=str(device)) as file:
             model.load_state_dict({name: file.get_tensor(name) for name in header.shapes})
     except (SafetensorError, RuntimeError) as error:  # tensors of a kind that cannot be read, or be weights
         raise not_such_weights(path, error) from None
     if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
         raise not_such_weights(path, "some of them are NaN or infinite")
-    return model.eval(), header.made
+    return model.eval(), header.metadata
 
 
-def load_model_of_prepared_data(path: Path, device: torch.device) -> tuple[VAE, dict[str, Any]]:
+def load_model_of_prepared_data(path: Path, device: torch.device) -> tuple[VAE, ModelMetadata]:
     """The same, of a model that was trained on the data that are prepared now: its test set is not in what it has seen.
 
     Raises:
         UserError: if it was trained on others, and what :func:`load_model` raises.
     """
-    model, made = load_model(path, device)
+    model, metadata = load_model(path, device)
     manifest = read_manifest()
     for name in ("counts", "classes", "sha256"):
-        if made["data"][name] != getattr(manifest, name):
+        if getattr(metadata.data, name) != getattr(manifest, name):
             raise UserError(
                 f"{path}: expected a model of the data in {PREPARED} ({manifest.source}), got one of data with other {name} "
-                f"({made['data']['source']}); train it anew"
+                f"({metadata.data.source}); train it anew"
             )
-    return model, made
+    return model, metadata
 
 
 def _shapes(header: Header) -> dict[str, list[int]]:
     """Of the tensors that a header's parameters ask for, none of which is allocated: a small file can ask for any size."""
     try:
         with torch.device("meta"):
-            tensors = VAE(header.made["image_shape"], header.params.model).state_dict()
+            tensors = VAE(header.metadata.image_shape, header.metadata.params.model).state_dict()
     except (RuntimeError, TypeError, ValueError, OverflowError):  # sizes that no tensor can have
         return {}
     return {name: list(tensor.shape) for name, tensor in tensors.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import signal
@@ -15,11 +16,17 @@ from pipeline.runtime.errors import Interrupted, UserError, in_line
 from pipeline.runtime.parent import end_with_parent
 
 
-def run(stage: Callable[[], None]) -> None:
-    """Runs a stage as the program, with a readable end."""
+def run(stage: Callable[[], object], about: str | None = None) -> None:
+    """Runs a stage as the program, with a readable end.
+
+    Args:
+        about: what ``--help`` says of a program that takes no arguments, and refuses any; None: the stage reads its own.
+    """
     end_with_parent()
     _open_streams()
     try:
+        if about is not None:
+            argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
         _run_and_flush(stage)
     except UserError as error:
         _end("".join(f"error: {line}\n" for line in str(error).split("\n")), error.status)
@@ -80,7 +87,7 @@ def _flushed() -> bool:
     return True
 
 
-def _run_and_flush(stage: Callable[[], None]) -> None:
+def _run_and_flush(stage: Callable[[], object]) -> None:
     """Runs a stage and writes what its output still holds: what goes wrong with it is said here, and not while exiting."""
     try:
         stage()

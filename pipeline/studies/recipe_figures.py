@@ -46,11 +46,11 @@ class Codes:
 
 def encode_test_set(name: str, device: torch.device) -> Codes:
     """A recipe's test set, encoded."""
-    model, made = load_model_of_prepared_data(run_paths(name).weights, device)
+    model, metadata = load_model_of_prepared_data(run_paths(name).weights, device)
     test = read_split("test")
     pixels = to_device(test.images, device)
     mu = posterior_means(model, pixels, ENCODING_BATCH)
-    return Codes(name, model, pixels, mu, test.labels, made["data"]["classes"] or [])
+    return Codes(name, model, pixels, mu, test.labels, metadata.data.classes or [])
 
 
 def gaps(codes: Codes) -> Tensor:

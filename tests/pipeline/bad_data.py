@@ -1,4 +1,4 @@
-"""Data that no reader should take, and how a program ends that is given them."""
+"""Data that no reader should take."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from pipeline.runtime.main import run
 from tests.pipeline.conftest import write_idx
 from tests.pipeline.own_images import colours
 
@@ -252,14 +250,3 @@ DARK = (
     "params.yaml: data.white: expected the value that is white, {1} perhaps, or {2} if the images are that dark, since no "
     "training image of {0} has a pixel above {1} of {2}"
 )
-
-
-def ended(program: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> str:
-    """What a program says that must end with status 2."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        run(program)
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert "Traceback" not in error
-    return error

@@ -9,7 +9,7 @@ import os
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pytest
 from filelock import FileLock
 
+from pipeline.runtime.main import run
 from tests.pipeline.clone import Clone
 from vae_ext.backend import compiled_module
 from vae_ext.source import source_digest
@@ -61,6 +62,17 @@ def set_params(file: Path, changes: dict[str, object]) -> None:
         section[last] = value
     with file.open("w", encoding="utf-8") as stream:
         yaml.dump(params, stream)
+
+
+def error_of(program: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a program says that must end with status 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        run(program)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
 
 
 SMALL: dict[str, object] = {

@@ -12,8 +12,8 @@ from PIL import Image
 from pipeline import __main__ as command
 from pipeline import check, prepare, train
 from pipeline.config.paths import DEFAULT, PARAMS
-from tests.pipeline.bad_data import GREY, SPLIT, ended
-from tests.pipeline.conftest import set_params
+from tests.pipeline.bad_data import GREY, SPLIT
+from tests.pipeline.conftest import error_of, set_params
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_bad_parameters_of_data_are_one_line(
     raw: Path, changes: dict[str, object], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     set_params(PARAMS, changes)
-    error = ended(check.main, capsys)
+    error = error_of(check.main, capsys)
     assert error.startswith(f"error: params.yaml: {line}")
     assert len(error.splitlines()) == 1
 
@@ -142,6 +142,6 @@ def test_bad_commands_say_what_was_expected_and_write_nothing(
     assert DEFAULT.weights in [path.relative_to(model) for path in before]
     for words, line in COMMANDS:
         monkeypatch.setattr("sys.argv", ["vae", *words.split()])
-        error = ended(command.main, capsys)
+        error = error_of(command.main, capsys)
         assert line in error.splitlines()[-1], words
         assert sorted(path for path in model.rglob("*") if path != model / "a") == before, words

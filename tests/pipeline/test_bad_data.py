@@ -21,7 +21,6 @@ from tests.pipeline.bad_data import (
     changed,
     classes_in_order,
     empty_class,
-    ended,
     header_bomb,
     huge_png,
     idx,
@@ -44,7 +43,7 @@ from tests.pipeline.bad_data import (
     two_sets,
     with_picture,
 )
-from tests.pipeline.conftest import set_params
+from tests.pipeline.conftest import error_of, set_params
 
 DATA: dict[str, tuple[Callable[[Path], dict[str, object]], str]] = {
     "an IDX file of another kind": (
@@ -280,7 +279,7 @@ def test_bad_data_is_one_line_and_leaves_nothing(
     raw: Path, make: Callable[[Path], dict[str, object]], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     set_params(PARAMS, make(raw))
-    error = ended(prepare.main, capsys)
+    error = error_of(prepare.main, capsys)
     assert error.startswith(f"error: {line}")
     assert len(error.splitlines()) == 1
     assert [path.name for path in Path("data").iterdir()] == ["raw"]
@@ -292,4 +291,4 @@ def test_what_dvc_hangs_at_or_misses_is_said_before_dvc_reads_it(
 ) -> None:
     make, line = DATA[name]
     set_params(PARAMS, make(raw))
-    assert ended(check.main, capsys).startswith(f"error: {line}")
+    assert error_of(check.main, capsys).startswith(f"error: {line}")

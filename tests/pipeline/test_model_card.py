@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.config.plain_yaml import read_yaml_text
 from pipeline.config.validation import load_params
 from pipeline.evaluation.model_card import FRONT, as_yaml, read_metrics, write_card
+from pipeline.models.metadata import DataInfo, ModelMetadata
 from tests.pipeline.conftest import ROOT
 
 ODD = [
@@ -32,13 +33,13 @@ ODD = [
 def test_a_card_can_be_read_whatever_its_data_are_called(tmp_path: Path, text: str) -> None:
     weights, card = tmp_path / "vae.safetensors", tmp_path / "MODEL_CARD.md"
     weights.write_bytes(b"weights")
-    params = asdict(load_params(ROOT / "params.yaml"))
-    params["data"]["path"] = text
+    params = load_params(ROOT / "params.yaml")
+    params = replace(params, data=replace(params.data, path=text))
     counts, checksums = {"train": 1}, {"train_images.npy": "0"}
-    data = {"source": text, "classes": [text, "b"], "values": "grey", "counts": counts, "sha256": checksums}
+    data = DataInfo(source=text, classes=[text, "b"], values="grey", counts=counts, sha256=checksums)
     report = pd.DataFrame(columns=["value", "standard_error", "unit", "definition"])
-    made = {"image_shape": [28, 28], "params": params, "data": data, "versions": {}}
-    write_card(card, weights, made, report, {"elbo": -1.5}, "not collapsed")
+    metadata = ModelMetadata(image_shape=[28, 28], params=params, data=data, versions={})
+    write_card(card, weights, metadata, report, {"elbo": -1.5}, "not collapsed")
     assert read_metrics(card, weights) == {"elbo": -1.5}
     front = read_yaml_text(card.read_text(encoding="utf-8").split(f"\n{FRONT}")[0].removeprefix(FRONT), card)
     assert front["model-index"][0]["results"][0]["dataset"]["name"] == text

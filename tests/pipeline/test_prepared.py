@@ -17,8 +17,7 @@ from pipeline.data import prepared as data
 from pipeline.data.prepared import SplitName, read_manifest, read_split, write_split
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import sha256, write_json
-from pipeline.runtime.main import run
-from tests.pipeline.conftest import set_params
+from tests.pipeline.conftest import error_of, set_params
 
 COUNTS: dict[SplitName, int] = {"train": 9, "validation": 4, "test": 5}
 TRAIN = "train_images.npy"
@@ -194,23 +193,13 @@ def test_no_stage_goes_on_with_changed_files_or_with_a_model_of_other_data(
     damaged = "_labels.npy: damaged, its content is not what manifest.json has the sha256 of; run `dvc repro --force prepare`"
     ends = [(stage, damaged) for stage in (train.main, evaluate.main, plot.main)]
     for stage, line in ends:
-        assert stopped(stage, capsys).endswith(f"{line}\n")
+        assert error_of(stage, capsys).endswith(f"{line}\n")
     set_params(workspace / "params.yaml", {"data.validation": 90})
     prepare.main()
     for stage in (evaluate.main, plot.main):
         line = f"error: {DEFAULT.weights}: expected a model of the data in data/prepared (data/raw/small), got one of data with"
-        assert stopped(stage, capsys).startswith(f"{line} other counts")
+        assert error_of(stage, capsys).startswith(f"{line} other counts")
     (workspace / "params.yaml").write_bytes(results[workspace / "params.yaml"])
     found = {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file() and "data" not in path.parts}
     changed = {path for path in found if found[path] != results.get(path)}
     assert {path for path in changed if not {"checkpoints", ".locks"} & set(path.parts)} == set()
-
-
-def stopped(stage: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> str:
-    """The line with which a stage ends that must not go on."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        run(stage)
-    error = capsys.readouterr().err
-    assert (caught.value.code, len(error.splitlines())) == (2, 1), error
-    return error

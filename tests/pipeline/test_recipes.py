@@ -183,7 +183,7 @@ def test_a_recipe_is_added_by_adding_a_file(shelf: Path) -> None:
     ("text", "message"),
     [
         ("beta: 1.0", "about: the file: expected keys and values, got None"),
-        ("about: {system: a}", "about: look: missing; every parameter must be given"),
+        ("about: {system: a}", "about: missing look; every parameter must be given"),
         ("about: {system: a, look: b}\ndata: {path: mine}", "data: recipes share the data of params.yaml"),
         ("about: {system: a, look: b}\ntrian: {}", "trian: unknown key; did you mean train?"),
         ("about: {system: a, look: b}\ntrain: {epoch: 3}", "train.epoch: unknown key; did you mean epochs?"),

@@ -22,7 +22,7 @@ from PIL import Image
 
 import pipeline
 from pipeline.config.paths import DEFAULT
-from pipeline.data.prepared import Manifest, read_split
+from pipeline.data.prepared import read_manifest, read_split
 from pipeline.inference.arguments import COMMANDS
 from pipeline.inference.info import info
 from pipeline.models.metadata import read_header
@@ -252,7 +252,7 @@ def test_a_disk_that_is_full_is_one_line_with_the_files_name(
 def test_weights_on_a_disk_that_is_full_name_the_file(plain: Path) -> None:
     model = pipeline.load(DEFAULT.models)
     with largest_file(100), pytest.raises(OSError, match=r"File too large: 'x.safetensors'"):
-        save_model(Path("x.safetensors"), model.model, model.params, Manifest(image_shape=[28, 28], **model.made["data"]))
+        save_model(Path("x.safetensors"), model.model, model.params, read_manifest())
 
 
 @pytest.mark.parametrize(
