@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pipeline.config.paths import PREPARED
 from pipeline.config.validation import load_params
 from pipeline.data.dataset import read_dataset
 from pipeline.data.pixel_stats import PixelStats, check_pixels
-from pipeline.data.prepared import MANIFEST, Bytes, SplitName, write_split
+from pipeline.data.prepared import MANIFEST, Bytes, Manifest, SplitName, write_split
 from pipeline.data.readers.raw import RawSplit, format_shape
 from pipeline.data.source import expect_source
 from pipeline.data.splits import Rows, check_classes, split_rows, with_held_out
@@ -69,18 +70,15 @@ def prepare(params: Data) -> None:
                 write_split(folder, split, (len(rows), *shape), stats.of(parts(part, rows, bar)), labels)
                 if split == "train":
                     check_pixels(part.images, stats, params)
-        write_json(
-            folder / MANIFEST,
-            {
-                "source": params.path,
-                "image_shape": list(shape),
-                "value_range": [0, 255],
-                "values": "grey" if stats.grey else "binary",
-                "classes": raw.names,
-                "counts": counts,
-                "sha256": {path.name: sha256(path) for path in sorted(folder.glob("*.npy"))},
-            },
+        manifest = Manifest(
+            source=params.path,
+            image_shape=list(shape),
+            values="grey" if stats.grey else "binary",
+            classes=raw.names,
+            counts=counts,
+            sha256={path.name: sha256(path) for path in sorted(folder.glob("*.npy"))},
         )
+        write_json(folder / MANIFEST, asdict(manifest))
     notes = sum((part.images.notes for part in raw.parts.values()), raw.notes)
     for note, count in notes.items():
         print(f"note: {count:,} {note}")

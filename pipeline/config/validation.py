@@ -20,7 +20,7 @@ from pipeline.config.plain_yaml import read_yaml
 from pipeline.runtime.errors import UserError, in_line, quoted
 
 UNKNOWN = ("unexpected_keyword_argument", "invalid_key")  # pydantic's words for a key that a section does not have
-MOST_FAULTS = 20  # that are listed; whoever wrote more of them wrote another file
+MAX_FAULTS = 20  # that are listed; whoever wrote more of them wrote another file
 # What parameters were called before: in params.yaml their new names are said, in a model's file they are understood.
 RENAMED = {
     "model.sigma": "model.decoder_sigma",
@@ -47,7 +47,7 @@ def load_params(path: Path = PARAMS) -> Params:
     return validated(Params, read_yaml(path), str(path))
 
 
-def with_new_names(raw: Any) -> Any:
+def with_current_names(raw: Any) -> Any:
     """Raw parameters with what has been renamed by its name of today."""
 
     def renewed(section: str, key: str, value: Any) -> tuple[str, Any]:
@@ -63,8 +63,8 @@ def with_new_names(raw: Any) -> Any:
     }
 
 
-def validated(kind: type[AnySection], raw: Any, whose: str) -> AnySection:
-    """Raw values as a typed section; ``whose`` they are begins each line of an error.
+def validated(kind: type[AnySection], raw: Any, source: str) -> AnySection:
+    """Raw values as a typed section; ``source`` begins each line of an error.
 
     Raises:
         UserError: a line for each fault, but one for all keys that a section lacks.
@@ -74,10 +74,10 @@ def validated(kind: type[AnySection], raw: Any, whose: str) -> AnySection:
         faults = section.contradictions() if isinstance(section, Params) else []
     except ValidationError as error:
         faults = _faults(kind, error.errors())
-    if len(faults) > MOST_FAULTS:
-        faults = [*faults[:MOST_FAULTS], f"{len(faults) - MOST_FAULTS} more"]
+    if len(faults) > MAX_FAULTS:
+        faults = [*faults[:MAX_FAULTS], f"{len(faults) - MAX_FAULTS} more"]
     if faults:
-        raise UserError("\n".join(f"{whose}: {fault}" for fault in faults))
+        raise UserError("\n".join(f"{source}: {fault}" for fault in faults))
     return section
 
 
@@ -95,7 +95,7 @@ def _faults(kind: type[Section], errors: list[ErrorDetails]) -> list[str]:
             lines.append(_unknown(error["loc"], meant, missing.get(above) or known))
             missing[above] = [name for name in missing.get(above, []) if meant not in (name, None)]
         elif error["type"] != "missing":
-            lines.append(_wrong(error))
+            lines.append(_fault(error))
     for above, names in missing.items():
         if names:
             lines.append(f"{_dotted(above)}: missing {', '.join(names)}; every parameter must be given".removeprefix(": "))
@@ -110,15 +110,30 @@ def _unknown(loc: Loc, meant: str | None, candidates: list[str]) -> str:
     return f"{key}: unknown key; {hint}"
 
 
-def _wrong(error: ErrorDetails) -> str:
+def from_json(kind: type[AnySection], text: str | bytes) -> AnySection:
+    """A typed section of a file that a program wrote.
+
+    Raises:
+        ValueError: the first fault, in a line.
+    """
+    try:
+        section: AnySection = TypeAdapter(kind).validate_json(text)
+    except ValidationError as error:
+        raise ValueError(_fault(error.errors()[0])) from None
+    return section
+
+
+def _fault(error: ErrorDetails) -> str:
     key, value = _dotted(error["loc"]), error["input"]
     if isinstance(value, str) and value in RENAMED_VALUES.get(key, {}):
         return f"{key}: {value} is now {RENAMED_VALUES[key][value]}"
+    if error["type"] in ("missing", *UNKNOWN):
+        return f"{key}: {'missing' if error['type'] == 'missing' else 'unknown key'}"
     if error["type"] == "dataclass_type":
         return f"{key or 'the file'}: expected keys and values, got {quoted(value)}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    message = re.sub(r"(?:List|String) should have (.*?)(?: after validation, not \d+)?$", r"expected \1", message)
-    return f"{key}: {message}, got {quoted(value)}"
+    message = re.sub(r"(?:Dictionary|List|String) should have (.*?)(?: after validation, not \d+)?$", r"expected \1", message)
+    return f"{key}: {message}, got {quoted(value)}".removeprefix(": ")
 
 
 def _meant(loc: Loc, known: list[str]) -> str | None:

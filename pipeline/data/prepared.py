@@ -5,25 +5,24 @@ Bytes stay bytes: an image is 0..255 on disk and in memory, and becomes a float 
 
 from __future__ import annotations
 
-import json
 import math
-import reprlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.config.params import Count, Limits, Section
 from pipeline.config.paths import PREPARED
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import sha256
 
 MANIFEST = "manifest.json"
-HASHED = 2**28  # bytes of a file of images, at most, that are read through at each use
+MAX_HASHED = 2**28  # bytes of a file of images that are read through at each use
 SplitName = Literal["train", "validation", "test"]
 Bytes = npt.NDArray[np.uint8]
 Classes = npt.NDArray[np.unsignedinteger[Any]]
@@ -50,51 +49,16 @@ def write_split(
         np.save(folder / f"{split}_labels.npy", labels, allow_pickle=False)
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
-
-
-def _are_names(value: object) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value)) and 0 < len(set(value)) == len(value)
-
-
-def _are_counts(value: object) -> bool:
-    return isinstance(value, dict) and set(value) == set(get_args(SplitName)) and all(map(_is_count, value.values()))
-
-
-def _are_checksums(value: object) -> bool:
-    images = {f"{split}_images.npy" for split in get_args(SplitName)}
-    return isinstance(value, dict) and images <= set(value) and all(isinstance(digest, str) for digest in value.values())
-
-
-# What a manifest says of each, and whether a value is such a thing. Without pydantic, which is not on every GPU machine.
-CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "source": ("a path", _is_text),
-    "image_shape": (
-        "two or three whole numbers from 1",
-        lambda value: isinstance(value, list) and len(value) in (2, 3) and all(map(_is_count, value)),
-    ),
-    "values": ("binary or grey", lambda value: value in ("binary", "grey")),
-    "classes": ("null or names, each of them once", lambda value: value is None or _are_names(value)),
-    "counts": ("a whole number from 1 for each of train, validation and test", _are_counts),
-    "sha256": ("a checksum for each file of images, at least", _are_checksums),
-}
-
-
-@dataclass(frozen=True)
-class Manifest:
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Section):
     """What the prepared data are."""
 
     source: str
-    image_shape: list[int]
+    image_shape: Annotated[list[Count], Limits(min_length=2, max_length=3)]
     values: Literal["binary", "grey"]
-    classes: list[str] | None
-    counts: dict[SplitName, int]
-    sha256: dict[str, str]
+    classes: Annotated[list[str], Limits(min_length=1)] | None
+    counts: Annotated[dict[SplitName, Count], Limits(min_length=3)]  # of all three
+    sha256: dict[str, str]  # by file
 
 
 def read_manifest(folder: Path = PREPARED) -> Manifest:
@@ -103,26 +67,26 @@ def read_manifest(folder: Path = PREPARED) -> Manifest:
     Raises:
         UserError: if it is not there, or no such manifest.
     """
+    from pipeline.config.validation import from_json  # with pydantic, which is not on every GPU machine
+
     path = folder / MANIFEST
     expect_prepared_file(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        manifest = from_json(Manifest, path.read_bytes())
+    except ValueError as error:
         raise damaged(path, error) from None
-    if not isinstance(found, dict):
-        raise damaged(path, "expected an object of names and values")
-    for name, (expected, holds) in CHECKS.items():
-        if name not in found or not holds(found[name]):
-            got = reprlib.repr(found[name]) if name in found else "nothing"
-            raise damaged(path, f"{name}: expected {expected}, got {got}")
-    return Manifest(**{name: found[name] for name in CHECKS})
+    if manifest.classes is not None and len(set(manifest.classes)) < len(manifest.classes):
+        raise damaged(path, "classes: expected each of them once")
+    if not {f"{split}_images.npy" for split in manifest.counts} <= manifest.sha256.keys():
+        raise damaged(path, "sha256: expected a checksum for each file of images")
+    return manifest
 
 
 def read_split(split: SplitName, folder: Path = PREPARED) -> Split:
     """Maps a prepared split into memory.
 
     Shapes, types, sizes and the labels' range are always checked, and so are checksums, but those of images of more than
-    ``HASHED`` bytes, which a stage would take seconds to read through.
+    ``MAX_HASHED`` bytes, which a stage would take seconds to read through.
 
     Raises:
         UserError: if it is not there, or not what the manifest announces.
@@ -151,7 +115,7 @@ def _read_array(path: Path, shape: tuple[int, ...], manifest: Manifest) -> npt.N
     size = path.stat().st_size
     if (extra := size - array.offset - array.nbytes) > 0:  # type: ignore[attr-defined]
         raise damaged(path, f"expected nothing after the array, got {extra:,} bytes")
-    if (array.ndim == 1 or size <= HASHED) and sha256(path) != manifest.sha256.get(path.name):
+    if (array.ndim == 1 or size <= MAX_HASHED) and sha256(path) != manifest.sha256.get(path.name):
         raise damaged(path, f"its content is not what {MANIFEST} has the sha256 of")
     return array
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, TypeAdapter
+from pydantic import BeforeValidator
 from safetensors import SafetensorError, safe_open
 
 from pipeline.config.params import Count, Limits, Params, Section
 from pipeline.config.paths import WEIGHTS
-from pipeline.config.validation import with_new_names
+from pipeline.config.validation import from_json, with_current_names
 from pipeline.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ class ModelMetadata(Section):
     """What made the weights: it is their file's header, as JSON."""
 
     image_shape: Annotated[list[Count], Limits(min_length=2, max_length=3)]
-    params: Annotated[Params, BeforeValidator(with_new_names)]  # which an earlier version may have written
+    params: Annotated[Params, BeforeValidator(with_current_names)]  # which an earlier version may have written
     data: DataInfo
     versions: dict[str, str]
 
@@ -68,7 +68,7 @@ def read_header(path: Path) -> Header:
         raise UserError(f"{path}: expected a file of weights, got something else")
     try:
         with safe_open(path, framework="np") as file:
-            metadata = TypeAdapter(ModelMetadata).validate_json((file.metadata() or {})["vae"])
+            metadata = from_json(ModelMetadata, (file.metadata() or {})["vae"])
             return Header(metadata, {name: file.get_slice(name).get_shape() for name in file.keys()})  # noqa: SIM118
     except FileNotFoundError:
         raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import pytest
 
 from pipeline import evaluate, plot, prepare, train
 from pipeline.config.paths import DEFAULT, PREPARED
-from pipeline.data import prepared as data
-from pipeline.data.prepared import SplitName, read_manifest, read_split, write_split
+from pipeline.data import prepared
+from pipeline.data.prepared import Manifest, SplitName, read_manifest, read_split, write_split
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import sha256, write_json
 from tests.pipeline.conftest import error_of, set_params
@@ -30,20 +31,13 @@ def folder(tmp_path: Path) -> Path:
     for split, count in COUNTS.items():
         images = rng.integers(0, 256, (count, 3, 4), np.uint8)
         write_split(tmp_path, split, images.shape, [images], np.arange(count, dtype=np.uint8) % 3)
-    manifest = {
-        "source": "x.npz",
-        "image_shape": [3, 4],
-        "value_range": [0, 255],
-        "values": "grey",
-        "classes": ["a", "b", "c"],
-        "counts": COUNTS,
-        "sha256": {path.name: sha256(path) for path in tmp_path.glob("*.npy")},
-    }
-    write_json(tmp_path / "manifest.json", manifest)
+    sums = {path.name: sha256(path) for path in tmp_path.glob("*.npy")}
+    manifest = Manifest(source="x.npz", image_shape=[3, 4], values="grey", classes=["a", "b", "c"], counts=COUNTS, sha256=sums)
+    write_json(tmp_path / "manifest.json", asdict(manifest))
     return tmp_path
 
 
-def announce(folder: Path, **values: Any) -> None:
+def change_manifest(folder: Path, **values: Any) -> None:
     """Changes what the manifest says, or takes out what is given as ``...``, and lets its checksums be those of the files."""
     path = folder / "manifest.json"
     sums = {file.name: sha256(file) for file in folder.glob("*.npy")}
@@ -71,7 +65,7 @@ def test_a_changed_byte_is_noticed(folder: Path, name: str) -> None:
 def test_large_images_are_not_read_through_at_each_use_and_their_labels_are(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "HASHED", 100)
+    monkeypatch.setattr(prepared, "MAX_HASHED", 100)
     for name in ("train_images.npy", "train_labels.npy"):
         read_split("train", folder)
         content = bytearray((folder / name).read_bytes())
@@ -128,7 +122,7 @@ def test_an_array_that_the_manifest_does_not_announce_is_one_line(
 ) -> None:
     change(folder / name)
     if (folder / name).is_file():
-        announce(folder)  # or the checksum would say it
+        change_manifest(folder)  # or the checksum would say it
     with pytest.raises(UserError) as caught:
         read_split("train", folder)
     assert str(caught.value).startswith(f"{folder / name}: damaged, {reason}")
@@ -137,7 +131,7 @@ def test_an_array_that_the_manifest_does_not_announce_is_one_line(
 
 
 def test_too_few_class_names_are_noticed(folder: Path) -> None:
-    announce(folder, classes=["a", "b"])
+    change_manifest(folder, classes=["a", "b"])
     with pytest.raises(UserError, match=r"train_labels.npy: damaged, expected labels below 2, as many as classes, got 2"):
         read_split("train", folder)
 
@@ -145,29 +139,30 @@ def test_too_few_class_names_are_noticed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        *(({name: ...}, f"{name}: expected .*, got nothing") for name in data.CHECKS),
-        ({"source": None}, "source: expected a path, got None"),
-        ({"image_shape": [3, 4.0]}, "image_shape: expected two or three whole numbers from 1, got"),
-        ({"image_shape": [12]}, "image_shape: expected"),
-        ({"image_shape": "3x4"}, "image_shape: expected"),
-        ({"values": ["grey"]}, "values: expected binary or grey, got"),
-        ({"classes": {"a": 1}}, "classes: expected null or names, each of them once, got"),
-        ({"classes": ["a", "b", "a"]}, "classes: expected"),
-        ({"classes": ["a", "b", 3]}, "classes: expected"),
-        ({"classes": ["a", "b", "\udcff"]}, "classes: expected"),
-        ({"classes": []}, "classes: expected"),
-        ({"counts": {"train": 9, "test": 5}}, "counts: expected a whole number from 1 for each of"),
-        ({"counts": {**COUNTS, "test": True}}, "counts: expected"),
-        ({"counts": {**COUNTS, "test": 0}}, "counts: expected"),
-        ({"sha256": {}}, "sha256: expected a checksum for each file"),
-        ({"sha256": {f"{split}_images.npy": 1 for split in COUNTS}}, "sha256: expected"),
+        *(({field.name: ...}, f"{field.name}: missing") for field in fields(Manifest)),
+        ({"more": 1}, "more: unknown key"),
+        ({"source": None}, "source: expected a valid string, got None"),
+        ({"image_shape": [3, 4.0]}, "image_shape.1: expected a valid integer, got 4.0"),
+        ({"image_shape": [12]}, r"image_shape: expected at least 2 items, got \[12\]"),
+        ({"image_shape": "3x4"}, "image_shape: expected a valid array, got '3x4'"),
+        ({"values": ["grey"]}, "values: expected 'binary' or 'grey', got "),
+        ({"classes": {"a": 1}}, "classes: expected a valid array, got "),
+        ({"classes": ["a", "b", "a"]}, "classes: expected each of them once"),
+        ({"classes": ["a", "b", 3]}, "classes.2: expected a valid string, got 3"),
+        ({"classes": ["a", "b", "\udcff"]}, "Invalid JSON: lone leading surrogate"),
+        ({"classes": []}, "classes: expected at least 1 item"),
+        ({"counts": {"train": 9, "test": 5}}, "counts: expected at least 3 items, got "),
+        ({"counts": {**COUNTS, "test": True}}, "counts.test: expected a valid integer, got True"),
+        ({"counts": {**COUNTS, "test": 0}}, "counts.test: expected greater than or equal to 1, got 0"),
+        ({"sha256": {}}, "sha256: expected a checksum for each file of images"),
+        ({"sha256": {f"{split}_images.npy": 1 for split in COUNTS}}, "sha256.train_images.npy: expected a valid string, got 1"),
     ],
     ids=str,
 )
 def test_a_manifest_with_a_part_missing_or_of_another_type_is_one_line(
     folder: Path, values: dict[str, Any], reason: str
 ) -> None:
-    announce(folder, **values)
+    change_manifest(folder, **values)
     with pytest.raises(UserError, match=f"^{folder}/manifest.json: damaged, {reason}.*; run `dvc repro --force prepare`$"):
         read_manifest(folder)
 
