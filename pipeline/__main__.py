@@ -1,4 +1,4 @@
-"""A trained model from the command line: samples, reconstructions, codes, scores, and graphs to take elsewhere."""
+"""The command ``vae``, or ``python -m pipeline``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 
 from pipeline.inference.arguments import parser
 from pipeline.runtime.main import run
-from pipeline.runtime.progress import progress
+from pipeline.runtime.progress import announce
 
 # torch and pandas take seconds to import: help, mistakes and `vae info` do without them.
 
@@ -22,7 +22,7 @@ def start(args: argparse.Namespace) -> None:
 
         print(info(args.model, header), end="")
         return
-    progress(f"loading {args.model}")
+    announce(f"loading {args.model}", in_logs=False)
     import pipeline
     from pipeline.inference import commands
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Literal
 
 from pipeline.runtime.errors import quoted
@@ -52,8 +53,18 @@ Side = Annotated[int, Limits(ge=1, le=1024)]  # in pixels
 Positive = Annotated[float, Limits(gt=0)]
 NonNegative = Annotated[float, Limits(ge=0)]
 Share = Annotated[float, Limits(ge=0, lt=1)]
-Held = Annotated[int | float, CountOrShare()]
+HeldOut = Annotated[int | float, CountOrShare()]
 PAIR = Limits(min_length=2, max_length=2)
+FIXED_BY_DETERMINISTIC = {  # what an autoencoder leaves no choice of
+    "beta": 1.0,
+    "model.scale": "exp",
+    "objective.bound": "elbo",
+    "objective.samples": 1,
+    "objective.initial_epochs": 0,
+    "objective.kl": "closed_form",
+    "objective.warm_up": 0,
+    "objective.free_bits": 0.0,
+}
 
 
 def about(description: str) -> Any:
@@ -78,11 +89,11 @@ class Data(Section):
         "A folder of IDX files, .npy files, one .npz file or pictures; or a .npy or .npz file."
     )
     format: Literal["auto", "idx", "arrays", "pictures"] = about("What lies there; auto: as the names say.")
-    validation: Held | None = about(
+    validation: HeldOut | None = about(
         "Training images that are held out for validation: how many, or below 1 a share; null: the data's own or, "
         "where they have none, a tenth, drawn (of IDX files, the last sixth)."
     )
-    test: Held | None = about("The same, for the test.")
+    test: HeldOut | None = about("The same, for the test.")
     split_seed: Seed | None = about(
         "null: the images stay in order, and the last are held out, unless that is left to the data. A number: it "
         "shuffles them, and they are held out class by class."
@@ -121,12 +132,12 @@ class Model(Layers):
 @dataclass(frozen=True, kw_only=True)
 class Objective(Section):
     bound: Literal["elbo", "iwae"] = about("What is maximised: the ELBO, or the importance-weighted bound.")
-    samples: Count = about("Of z, an image: averaged by the ELBO, weighed by the importance-weighted bound.")
+    samples: Count = about("Of z, per image: averaged by the ELBO, weighted by the importance-weighted bound.")
     initial_samples: Count = about("The same, for the first epochs.")
     initial_epochs: WholeNumber = about("How many those are.")
     kl: Literal["closed_form", "monte_carlo"] = about("The ELBO's rate: by formula, or by the samples' log-ratios.")
     warm_up: WholeNumber = about("Epochs over which beta rises from 0.")
-    free_bits: NonNegative = about("Nats of rate a dimension, below which it is not pressed further.")
+    free_bits: NonNegative = about("Nats of rate per dimension, below which it is not pressed further.")
     sparsity: NonNegative = about("An autoencoder's: weight of the L1 norm of its code.")
     input_noise: NonNegative = about("Standard deviation of Gaussian noise on what the encoder sees in training.")
     input_dropout: Share = about("Share of pixels set to 0 in what it sees.")
@@ -161,7 +172,7 @@ class Train(Section):
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Section):
     batch_size: Count = about("Images at a time. Changes speed and memory, not a single bit of the noise.")
-    importance_samples: Count = about("Samples an image for the importance-weighted log-likelihood.")
+    importance_samples: Count = about("Samples per image for the importance-weighted log-likelihood.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,40 +200,30 @@ class Params(Section):
     def contradictions(self) -> list[str]:
         """Values that another makes idle, or impossible, a line each: whoever sets one wants it to do something."""
         model, objective, train = self.model, self.objective, self.train
-        point, closed = model.posterior == "deterministic", objective.bound == "elbo" and objective.kl == "closed_form"
-        by_elbo = "without objective.bound elbo"
-        of_point = "with model.posterior deterministic"
+        deterministic, gaussian = model.posterior == "deterministic", model.likelihood == "gaussian"
+        weighted, closed_form = objective.bound == "iwae", objective.kl == "closed_form"
+        at_most = f"at most train.epochs, {train.epochs}"
         checks: list[tuple[str, bool, str]] = [
-            ("data.fit", self.data.size is None and self.data.fit != "crop", "crop without data.size"),
-            ("beta", point and self.beta != 1, f"1.0 {of_point}"),
-            ("model.scale", point and model.scale != "exp", f"exp {of_point}"),
-            (
-                "model.decoder_sigma",
-                model.decoder_sigma is not None and model.likelihood != "gaussian",
-                "null without model.likelihood gaussian",
+            *(
+                (key, deterministic and attrgetter(key)(self) != value, f"{value} with model.posterior deterministic")
+                for key, value in FIXED_BY_DETERMINISTIC.items()
             ),
-            ("objective.bound", point and objective.bound != "elbo", f"elbo {of_point}"),
-            ("objective.samples", point and objective.samples > 1, f"1 {of_point}"),
-            ("objective.initial_epochs", point and objective.initial_epochs > 0, f"0 {of_point}"),
-            ("objective.initial_epochs", objective.initial_epochs > train.epochs, f"at most train.epochs, {train.epochs}"),
+            ("data.fit", self.data.size is None and self.data.fit != "crop", "crop without data.size"),
+            ("model.decoder_sigma", model.decoder_sigma is not None and not gaussian, "null without model.likelihood gaussian"),
+            ("objective.initial_epochs", objective.initial_epochs > train.epochs, at_most),
             (
                 "objective.initial_samples",
-                objective.initial_epochs == 0 and objective.initial_samples > 1,
+                objective.initial_samples > 1 and not objective.initial_epochs,
                 "1 without initial_epochs",
             ),
-            ("objective.kl", point and objective.kl != "closed_form", f"closed_form {of_point}"),
-            ("objective.kl", objective.bound == "iwae" and objective.kl != "closed_form", f"closed_form {by_elbo}"),
-            ("objective.warm_up", point and objective.warm_up > 0, f"0 {of_point}"),
-            ("objective.warm_up", objective.warm_up > train.epochs, f"at most train.epochs, {train.epochs}"),
-            ("objective.free_bits", objective.free_bits > 0 and (point or not closed), "0.0 without a KL in closed form"),
-            ("objective.sparsity", objective.sparsity > 0 and not point, "0.0 without model.posterior deterministic"),
+            ("objective.kl", weighted and not closed_form, "closed_form without objective.bound elbo"),
+            ("objective.warm_up", objective.warm_up > train.epochs, at_most),
+            (
+                "objective.free_bits",
+                objective.free_bits > 0 and (weighted or not closed_form),
+                "0.0 without a KL in closed form",
+            ),
+            ("objective.sparsity", objective.sparsity > 0 and not deterministic, "0.0 without model.posterior deterministic"),
             ("train.momentum", train.momentum > 0 and train.optimizer != "sgd", "0.0 without train.optimizer sgd"),
         ]
-        return [f"{key}: expected {wanted}, got {quoted(self.value(key))}" for key, wrong, wanted in checks if wrong]
-
-    def value(self, key: str) -> Any:
-        """Of a dotted key."""
-        found: Any = self
-        for name in key.split("."):
-            found = getattr(found, name)
-        return found
+        return [f"{key}: expected {wanted}, got {quoted(attrgetter(key)(self))}" for key, wrong, wanted in checks if wrong]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.runtime.errors import UserError, quoted
@@ -19,50 +18,19 @@ EXPECTED = RESULTS / "expected.json"
 WEIGHTS, CARD = "vae.safetensors", "MODEL_CARD.md"  # beside each other in a model's folder
 
 
-@dataclass(frozen=True)
 class RunPaths:
     """The parameters, weights and results of one run."""
 
-    params: Path
-    models: Path
-    results: Path
-    report: Path
-
-    @property
-    def about(self) -> Path:
-        return self.results / "recipe.json"
-
-    @property
-    def weights(self) -> Path:
-        return self.models / WEIGHTS
-
-    @property
-    def card(self) -> Path:
-        return self.models / CARD
-
-    @property
-    def time(self) -> Path:
-        return self.results / "time.json"
-
-    @property
-    def curves(self) -> Path:
-        return self.results / "train"
-
-    @property
-    def metrics(self) -> Path:
-        return self.results / "evaluate/metrics.json"
-
-    @property
-    def tables(self) -> Path:
-        return self.results / "evaluate"
-
-    @property
-    def figures(self) -> Path:
-        return self.results / "plot"
-
-    @property
-    def page(self) -> Path:
-        return self.report / "index.html"
+    def __init__(self, params: Path, models: Path, results: Path, report: Path) -> None:
+        self.params, self.models, self.results, self.report = params, models, results, report
+        self.weights, self.card = models / WEIGHTS, models / CARD
+        self.about = results / "recipe.json"
+        self.time = results / "time.json"
+        self.curves = results / "train"
+        self.tables = results / "evaluate"
+        self.metrics = self.tables / "metrics.json"
+        self.figures = results / "plot"
+        self.page = report / "index.html"
 
 
 DEFAULT = RunPaths(PARAMS, Path("models/default"), RESULTS, RESULTS / "report")

@@ -65,15 +65,15 @@ def merged(whole: Any, changes: Any) -> Any:
     return {**whole, **{key: merged(whole.get(key), value) for key, value in changes.items()}}
 
 
-def main(place: RunPaths) -> None:
-    if place is DEFAULT:
+def main(paths: RunPaths) -> None:
+    if paths is DEFAULT:
         write_json(INDEX, {"recipes": recipe_names()})
         print(f"{INDEX}: {len(recipe_names())} recipes")
         return
-    path = RECIPES / f"{place.results.name}.yaml"
+    path = RECIPES / f"{paths.results.name}.yaml"
     about, changes, params = read_recipe(path)
-    write_json(place.about, {**asdict(about), "changes": flatten(changes)})
-    with whole_file(place.params) as temporary, temporary.open("w", encoding="utf-8") as file:
+    write_json(paths.about, {**asdict(about), "changes": flatten(changes)})
+    with whole_file(paths.params) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(f"# {PARAMS} with what {path} changes.\n")
         YAML(typ="safe", pure=True).dump(asdict(params), file)
 

@@ -21,7 +21,7 @@ from pipeline.inference.model import TrainedModel
 from pipeline.models.vae import VAE
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import all_files
-from pipeline.runtime.progress import progress
+from pipeline.runtime.progress import announce
 
 Format = Literal["onnx", "torch-export"]
 CHECKED = 256  # images
@@ -81,9 +81,9 @@ def export(trained: TrainedModel, kind: Format, folder: Path) -> dict[Path, floa
     contents, found = {}, {}
     for name, graph, given in (("encoder", Encoder(model), x), ("decoder", Decoder(model), mu + sigma)):
         file = f"{name}{suffix}"
-        progress(f"exporting {file}")
+        announce(f"exporting {file}", in_logs=False)
         contents[file] = content = write(graph.eval(), given, "x" if name == "encoder" else "z")
-        progress(f"checking {file}")
+        announce(f"checking {file}", in_logs=False)
         with torch.no_grad():
             expected = graph(given)
         got = read(content)(given)  # of another batch size than the graph was made with

@@ -1,4 +1,4 @@
-"""One stage at a time writes to a place of the tree: another is told who is there, and ends."""
+"""One stage at a time writes to a folder: another is told which one does, and ends."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ LOCKS = Path(".locks")
 
 
 @contextmanager
-def locked(place: Path, stage: str) -> Iterator[None]:
-    """Holds a place for a stage that writes there. The system releases it with the process, however that ends.
+def locked(folder: Path, stage: str) -> Iterator[None]:
+    """Holds a folder for a stage that writes there. The system releases it with the process, however that ends.
 
     Args:
-        place: a folder of the tree; the lock lies elsewhere, where DVC removes nothing.
+        folder: of the tree; the lock lies elsewhere, where DVC removes nothing.
         stage: what others are told.
 
     Raises:
         UserError: if another process holds it.
     """
-    file = LOCKS / place.as_posix().replace("/", ".")
+    file = LOCKS / folder.as_posix().replace("/", ".")
     LOCKS.mkdir(exist_ok=True)
     lock, holder = FileLock(file.with_name(f"{file.name}.lock")), file.with_name(f"{file.name}.holder")
     try:
@@ -36,7 +36,7 @@ def locked(place: Path, stage: str) -> Iterator[None]:
         who = "another process"
         with suppress(FileNotFoundError):  # before the first one has signed
             who = holder.read_text(encoding="utf-8")
-        raise UserError(f"{place}: in use by {who}; wait for it to end") from None
+        raise UserError(f"{folder}: in use by {who}; wait for it to end") from None
     try:
         since = datetime.now().astimezone().isoformat(" ", "seconds")
         with whole_file(holder) as temporary:

@@ -10,9 +10,10 @@ from tqdm import tqdm
 EVERY = 10  # seconds between two lines of a log
 
 
-def announce(text: str) -> None:
-    """Says what is done next."""
-    print(f"{text} ...", file=sys.stderr, flush=True)
+def announce(text: str, in_logs: bool = True) -> None:
+    """Says what is done next: to who waits at a terminal and, if it is worth a line there, in a log."""
+    if in_logs or sys.stderr.isatty():
+        print(f"{text} ...", file=sys.stderr, flush=True)
 
 
 class Lines:
@@ -32,9 +33,3 @@ def progress_bar(total: int, text: str) -> tqdm[Any]:
         return tqdm(total=total, unit=" images", desc=text, dynamic_ncols=True)
     line = "{desc}: {n_fmt} of {total_fmt} images, {elapsed} so far, {remaining} to go"
     return tqdm(total=total, desc=text, file=Lines(), mininterval=EVERY, maxinterval=EVERY, ncols=128, bar_format=line)
-
-
-def progress(text: str) -> None:
-    """Says to who waits at a terminal what is being done."""
-    if sys.stderr.isatty():
-        print(f"{text} ...", file=sys.stderr, flush=True)

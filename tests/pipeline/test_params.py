@@ -18,6 +18,7 @@ from pipeline.config.paths import SCHEMA
 from pipeline.config.validation import RENAMED, load_params
 from pipeline.runtime.errors import UserError
 from tests.pipeline.conftest import ROOT, error_of, set_params
+from tests.plain import SMALL_PARAMS, plain_params
 
 FAULTS: list[tuple[dict[str, object], str]] = [
     ({"beta": -1}, "beta: expected greater than or equal to 0, got -1"),
@@ -151,6 +152,10 @@ def test_a_parameter_that_was_renamed_is_one_line_that_says_how_it_is_called_now
     with pytest.raises(UserError) as error:
         load_params(params_file)
     assert str(error.value) == f"{params_file}: {old} is now {new}"
+
+
+def test_the_small_parameters_of_other_tests_are_valid() -> None:
+    assert load_params(SMALL_PARAMS) == plain_params()
 
 
 def test_yaml_1_2_numbers_are_numbers(params_file: Path) -> None:
