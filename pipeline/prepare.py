@@ -17,7 +17,7 @@ from pipeline.config.validation import load_params
 from pipeline.data.dataset import read_dataset
 from pipeline.data.pixel_stats import PixelStats, check_pixels
 from pipeline.data.prepared import MANIFEST, Bytes, Manifest, SplitName, write_split
-from pipeline.data.readers.raw import RawSplit, format_shape
+from pipeline.data.readers.raw import Images, format_shape
 from pipeline.data.source import expect_source
 from pipeline.data.splits import Rows, check_classes, split_rows, with_held_out
 from pipeline.runtime.errors import UserError
@@ -28,13 +28,13 @@ from pipeline.runtime.main import run
 READ_BATCH, BATCH_BYTES = 512, 2**25  # images, or fewer where they are large
 
 
-def parts(part: RawSplit, rows: Rows, bar: tqdm[Any]) -> Iterator[Bytes]:
+def batches(images: Images, rows: Rows, bar: tqdm[Any]) -> Iterator[Bytes]:
     """The images of these rows, some at a time."""
-    at_once = max(1, min(READ_BATCH, BATCH_BYTES // math.prod(part.images.shape)))
-    for start in range(0, len(rows), at_once):
-        images = part.images.read(rows[start : start + at_once])
-        bar.update(len(images))
-        yield images
+    size = max(1, min(READ_BATCH, BATCH_BYTES // math.prod(images.shape)))
+    for start in range(0, len(rows), size):
+        batch = images.read(rows[start : start + size])
+        bar.update(len(batch))
+        yield batch
 
 
 def main() -> None:
@@ -46,8 +46,8 @@ def main() -> None:
 def prepare(params: Data) -> None:
     expect_source(Path(params.path))
     raw = read_dataset(params)
-    shape, first = raw.parts["train"].images.shape, raw.parts["train"].images
-    for split, part in raw.parts.items():
+    shape, first = raw.splits["train"].images.shape, raw.splits["train"].images
+    for split, part in raw.splits.items():
         if part.images.shape != shape or len(part.images) == 0:
             expected = f"images of {format_shape(shape)} like the training set's" if len(first) else "at least one image"
             raise UserError(
@@ -67,7 +67,7 @@ def prepare(params: Data) -> None:
         with tqdm(total=sum(counts.values()), unit=" images", disable=None, desc=params.path) as bar:
             for split, (part, rows) in splits.items():
                 labels = None if part.classes is None else part.classes[rows].astype(label_type)
-                write_split(folder, split, (len(rows), *shape), stats.of(parts(part, rows, bar)), labels)
+                write_split(folder, split, (len(rows), *shape), stats.watch(batches(part.images, rows, bar)), labels)
                 if split == "train":
                     check_pixels(part.images, stats, params)
         manifest = Manifest(
@@ -79,11 +79,11 @@ def prepare(params: Data) -> None:
             sha256={path.name: sha256(path) for path in sorted(folder.glob("*.npy"))},
         )
         write_json(folder / MANIFEST, asdict(manifest))
-    notes = sum((part.images.notes for part in raw.parts.values()), raw.notes)
+    notes = sum((part.images.notes for part in raw.splits.values()), raw.notes)
     for note, count in notes.items():
         print(f"note: {count:,} {note}")
-    said = ", ".join(f"{split} {count:,}" for split, count in counts.items())
-    print(f"{PREPARED}: {said} images of {format_shape(shape)} bytes")
+    in_splits = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    print(f"{PREPARED}: {in_splits} images of {format_shape(shape)} bytes")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ class PixelStats:
     def __init__(self) -> None:
         self.low, self.high, self.grey = 255, 0, False
 
-    def of(self, parts: Iterator[Bytes]) -> Iterator[Bytes]:
-        for part in parts:
-            self.low, self.high = min(self.low, int(part.min())), max(self.high, int(part.max()))
-            self.grey = self.grey or bool(((part != 0) & (part != 255)).any())
-            yield part
+    def watch(self, batches: Iterator[Bytes]) -> Iterator[Bytes]:
+        for batch in batches:
+            self.low, self.high = min(self.low, int(batch.min())), max(self.high, int(batch.max()))
+            self.grey = self.grey or bool(((batch != 0) & (batch != 255)).any())
+            yield batch
 
 
 def check_pixels(images: Images, stats: PixelStats, params: Data) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -56,21 +55,15 @@ def share_out(count: int, sizes: Rows) -> Rows:
     return np.asarray(shares)
 
 
-def shuffled(count: int, seed: int) -> Rows:
+def permutation(count: int, seed: int) -> Rows:
     """A permutation of so many rows, the same everywhere: RandomState's stream is one that NumPy does not change (NEP 19)."""
     rows: Rows = np.random.RandomState(seed).permutation(count).astype(np.int64)
     return rows
 
 
-def number(wanted: int | float, total: int) -> int:
+def as_count(wanted: int | float, total: int) -> int:
     """How many ``wanted`` are of ``total``: below 1 it is a share of them, of which there is at least one."""
     return max(1, round(wanted * total)) if wanted < 1 else int(wanted)
-
-
-def missing(names: list[str], of: Rows, others: Mapping[SplitName, Rows]) -> list[tuple[str, SplitName]]:
-    """Classes of ``others`` that ``of`` has no image of, with the name of who has some."""
-    there = set(of.tolist())
-    return [(names[one], who) for who, theirs in others.items() for one in np.unique(theirs).tolist() if one not in there]
 
 
 def with_held_out(raw: RawDataset, params: Data) -> Data:
@@ -79,22 +72,22 @@ def with_held_out(raw: RawDataset, params: Data) -> Data:
     Raises:
         UserError: if no image would be left to train by.
     """
-    unsaid = [name for name in HELD_OUT if name not in raw.parts and getattr(params, name) is None]
-    if not unsaid:
+    unset = [name for name in HELD_OUT if name not in raw.splits and getattr(params, name) is None]
+    if not unset:
         return params
     # MNIST and its kind come mixed, with a test set a sixth as large as the training set, whose last sixth serves as often.
-    share, said = (1 / 6, "a sixth") if raw.mixed else (1 / 10, "a tenth")
+    share, in_words = (1 / 6, "a sixth") if raw.mixed else (1 / 10, "a tenth")
     seed = params.split_seed if raw.mixed else params.split_seed or 0
-    total = len(raw.parts["train"].images)
-    count = max(2, number(share, total))
-    if (wanted := count * (len(unsaid) + 1)) > total:
-        why = f"{count} to train by, and {count} for {' and '.join(unsaid)} each"
+    total = len(raw.splits["train"].images)
+    count = max(2, as_count(share, total))
+    if (wanted := count * (len(unset) + 1)) > total:
+        why = f"{count} to train by, and {count} for {' and '.join(unset)} each"
         raise UserError(f"{params.path}: train: expected at least {wanted} images, {why}, got {total}")
-    for name in unsaid:
+    for name in unset:
         drawn = "the last" if seed is None else f"drawn as all sets are, by seed {seed}"
-        how = f"{said}, {drawn}; set data.{name} or data.split_seed to choose"
+        how = f"{in_words}, {drawn}; set data.{name} or data.split_seed to choose"
         raw.notes[f"training images held out for {name}, {how}"] = count
-    held: dict[str, Any] = dict.fromkeys(unsaid, count)
+    held: dict[str, Any] = dict.fromkeys(unset, count)
     return replace(params, split_seed=seed, **held)
 
 
@@ -104,19 +97,19 @@ def split_rows(raw: RawDataset, params: Data) -> dict[SplitName, tuple[RawSplit,
     Raises:
         UserError: if a parameter asks for what can't be.
     """
-    rows = {split: np.arange(len(part.images)) for split, part in raw.parts.items()}
+    rows = {split: np.arange(len(part.images)) for split, part in raw.splits.items()}
     if params.split_seed is not None:
-        rows = {split: shuffled(len(own), params.split_seed) for split, own in rows.items()}
-    found = {split: (part, rows[split]) for split, part in raw.parts.items()}
+        rows = {split: permutation(len(own), params.split_seed) for split, own in rows.items()}
+    found = {split: (part, rows[split]) for split, part in raw.splits.items()}
     for split in HELD_OUT:
         wanted, key = getattr(params, split), f"{PARAMS}: data.{split}"
-        if split in raw.parts:
+        if split in raw.splits:
             if wanted is not None:
-                there = f"{params.path} has {len(raw.parts[split].images):,} images for that"
+                there = f"{params.path} has {len(raw.splits[split].images):,} images for that"
                 raise UserError(f"{key}: expected null, since {there}, got {wanted}")
             continue
         part, left = found["train"]
-        count = number(wanted, len(raw.parts["train"].images))
+        count = as_count(wanted, len(raw.splits["train"].images))
         if count >= len(left):
             raise UserError(f"{key}: expected less than the {len(left)} training images, got {wanted}")
         by_class = part.classes[left] if part.classes is not None and params.split_seed is not None else None
@@ -138,12 +131,13 @@ def check_classes(raw: RawDataset, splits: dict[SplitName, tuple[RawSplit, Rows]
     if raw.names is None or len(has) < len(splits):
         return
     train = has.pop("train")
-    for name, split in missing(raw.names, train, has):
-        if split not in raw.parts and params.split_seed is None:
+    for split, classes in has.items():
+        only = np.setdiff1d(classes, train)
+        if len(only) and split not in raw.splits and params.split_seed is None:
             raise UserError(
                 f"{PARAMS}: data.split_seed: expected a number, which takes some of each class, since without one {split} has "
-                f"all of {name!r}, got null"
+                f"all of {raw.names[only[0]]!r}, got null"
             )
-        raw.notes[f"classes that {split} has, and training has not"] += 1
+        raw.notes[f"classes that {split} has, and training has not"] += len(only)
     if len(raw.names) > 1 and params.split_seed is None and (np.diff(train.astype(np.int64)) >= 0).all():
         raw.notes["training images in order of their classes; data.split_seed mixes them, for the figures"] += len(train)

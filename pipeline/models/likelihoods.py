@@ -20,7 +20,7 @@ BETWEEN = 0.2  # times m (1 - m): the share of levels between black and white, o
 
 
 class Likelihood(nn.Module):
-    """What the three have in common; ``outputs`` is how many numbers the decoder gives a pixel."""
+    """What the three have in common; ``outputs`` is how many numbers the decoder gives per pixel."""
 
     outputs = 1
 

@@ -1,6 +1,6 @@
 """What is maximised, and what is reported: the ELBO and its two terms, and the importance-weighted bound.
 
-All in nats an image: summed over pixels and latent dimensions, never averaged over them.
+All in nats per image: summed over pixels and latent dimensions, never averaged over them.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def objective_terms(
         key: of the noise.
         beta: the weight of the rate.
         objective: the parameters of that name.
-        samples: of z, an image.
+        samples: of z, per image.
         row_offset: of the noise.
         batch_mean: the mean over the rows of the whole batch, of which these may be a part.
 

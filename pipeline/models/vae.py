@@ -92,22 +92,22 @@ class VAE(nn.Module):
 def encoder(image_shape: Sequence[int], params: Layers, outputs: int, activation: type[nn.Module]) -> nn.Sequential:
     """Convolutions, if there are any, then linear layers."""
     layers: list[nn.Module] = []
-    channels, sizes = maps(image_shape, params)
+    channels, sizes = feature_maps(image_shape, params)
     if params.conv:
         layers.append(nn.Unflatten(1, (channels[0], *sizes[0])))
         for (before, after), (_, stride) in zip(pairwise(channels), params.conv, strict=True):
             layers += [nn.Conv2d(before, after, KERNEL, stride, padding=KERNEL // 2), activation()]
         layers.append(nn.Flatten())
-    return nn.Sequential(*layers, *perceptron([channels[-1] * math.prod(sizes[-1]), *params.hidden, outputs], activation))
+    return nn.Sequential(*layers, *linear_layers([channels[-1] * math.prod(sizes[-1]), *params.hidden, outputs], activation))
 
 
 def decoder(
     image_shape: Sequence[int], params: Layers, latent_dim: int, outputs: int, activation: type[nn.Module]
 ) -> nn.Sequential:
-    """The same layers backwards: linear ones, then transposed convolutions, to so many outputs a pixel."""
-    channels, sizes = maps(image_shape, params)
+    """The same layers backwards: linear ones, then transposed convolutions, to so many outputs per pixel."""
+    channels, sizes = feature_maps(image_shape, params)
     last = channels[-1] * math.prod(sizes[-1]) * (1 if params.conv else outputs)
-    layers = perceptron([latent_dim, *reversed(params.hidden), last], activation)
+    layers = linear_layers([latent_dim, *reversed(params.hidden), last], activation)
     if params.conv:
         layers += [activation(), nn.Unflatten(1, (channels[-1], *sizes[-1]))]
         channels[0] *= outputs
@@ -123,7 +123,7 @@ def decoder(
     return nn.Sequential(*layers)
 
 
-def maps(image_shape: Sequence[int], params: Layers) -> tuple[list[int], list[list[int]]]:
+def feature_maps(image_shape: Sequence[int], params: Layers) -> tuple[list[int], list[list[int]]]:
     """The channels of the image and after each convolution, and as many sizes [H, W]."""
     *colours, height, width = image_shape
     channels, sizes = [math.prod(colours)], [[height, width]]
@@ -133,7 +133,7 @@ def maps(image_shape: Sequence[int], params: Layers) -> tuple[list[int], list[li
     return channels, sizes
 
 
-def perceptron(widths: list[int], activation: type[nn.Module]) -> list[nn.Module]:
+def linear_layers(widths: list[int], activation: type[nn.Module]) -> list[nn.Module]:
     """Linear layers of these widths, with activations between them."""
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):

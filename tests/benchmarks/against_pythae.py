@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--python", required=True, help="the interpreter that has pythae")
     arguments = parser.parse_args()
     params = parameters()
-    images = read_idx(ROOT / "data/raw/mnist").parts["test"].images.read(np.arange(IMAGES))
+    images = read_idx(ROOT / "data/raw/mnist").splits["test"].images.read(np.arange(IMAGES))
     torch.manual_seed(0)
     train_step = TrainStep(VAE(images.shape[1:], params.model), InMemoryImages(images, torch.device("cpu")), params, Group())
     pixels = to_device(images[:OUR_IMAGES], torch.device("cpu"))

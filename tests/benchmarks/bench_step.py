@@ -215,7 +215,7 @@ PROVIDERS: dict[str, Callable[[Images, str], Epoch]] = {
 
 @functools.cache
 def images_of(device: str) -> Images:
-    return read_idx(ROOT / "data/raw/mnist").parts[SETS[device]].images.read(np.arange(IMAGES[device]))
+    return read_idx(ROOT / "data/raw/mnist").splits[SETS[device]].images.read(np.arange(IMAGES[device]))
 
 
 @functools.cache

@@ -21,9 +21,9 @@ IMAGES = "train-images-idx3-ubyte.gz"
 
 
 def test_mnist_has_its_counts_and_first_label() -> None:
-    parts = read_idx(RAW).parts
+    splits = read_idx(RAW).splits
     for split, count, first in (("train", 60_000, [5, 0, 4, 1, 9]), ("test", 10_000, [7, 2, 1, 0, 4])):
-        part = parts[split]  # type: ignore[index]
+        part = splits[split]  # type: ignore[index]
         assert (len(part.images), part.images.shape) == (count, (28, 28))
         assert part.classes is not None
         assert part.classes[:5].tolist() == first
@@ -31,7 +31,7 @@ def test_mnist_has_its_counts_and_first_label() -> None:
 
 def test_prepare_keeps_bytes_and_splits_off_the_last_images(workspace: Path) -> None:
     prepare.main()
-    raw = read_idx(workspace / "data/raw/small").parts["train"]
+    raw = read_idx(workspace / "data/raw/small").splits["train"]
     images = raw.images.read(np.arange(400))
     train, validation, test = read_split("train"), read_split("validation"), read_split("test")
     assert isinstance(train.images, np.memmap)

@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline import evaluate, plot, prepare, train
 from pipeline.config.paths import DEFAULT
 from pipeline.data.prepared import read_manifest, read_split
-from pipeline.data.splits import hold_out, number, share_out, shuffled
+from pipeline.data.splits import as_count, hold_out, permutation, share_out
 from tests.pipeline.conftest import ROOT, set_params, write_idx
 from tests.pipeline.own_images import (
     DRAWN,
@@ -219,7 +219,7 @@ def test_a_draw_holds_out_each_class_by_its_share(workspace: Path) -> None:
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=60), st.data())
 def test_held_out_rows_are_of_the_wanted_number_and_no_row_is_lost(classes: list[int], data: st.DataObject) -> None:
     count = data.draw(st.integers(1, len(classes) - 1))
-    rows = shuffled(len(classes), seed=3)
+    rows = permutation(len(classes), seed=3)
     own = np.array(classes)[rows]
     for by_class in (own, None):
         kept, held = hold_out(rows, count, by_class)
@@ -236,7 +236,7 @@ def test_held_out_rows_are_of_the_wanted_number_and_no_row_is_lost(classes: list
 
 
 def test_below_one_a_number_is_a_share() -> None:
-    assert [number(wanted, 50) for wanted in (0.1, 0.001, 1, 7)] == [5, 1, 1, 7]
+    assert [as_count(wanted, 50) for wanted in (0.1, 0.001, 1, 7)] == [5, 1, 1, 7]
 
 
 def test_a_killed_prepare_leaves_no_half_data_set_and_the_next_one_is_whole(workspace: Path) -> None:

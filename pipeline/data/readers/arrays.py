@@ -8,16 +8,17 @@ import tokenize
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.prepared import Bytes, SplitName
 from pipeline.data.readers.raw import (
-    MOST_BYTES,
+    MAX_BYTES,
     Brightness,
     RawDataset,
     RawSplit,
@@ -47,7 +48,8 @@ KINDS = {
     **dict.fromkeys(["y", "label", "labels", "target", "targets", "arr_1"], "labels"),
 }
 # What NumPy raises for files that are not what they should be.
-READ_ERRORS = (ValueError, EOFError, OSError, OverflowError, MemoryError, tokenize.TokenError)
+READ_ERRORS = (ValueError, EOFError, OSError, OverflowError, MemoryError, RuntimeError, tokenize.TokenError)
+ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error)
 NAMES = "images and labels (or x and y, data and target), for splits with _train, _validation, _test after or before"
 
 
@@ -152,7 +154,7 @@ def read_arrays(path: Path, size: Sequence[int] | None, white: float | None) -> 
     Raises:
         UserError: for what is missing, damaged, pickled, too large to unpack, or not named so.
     """
-    found, notes = _found(path)
+    found, notes = _find_arrays(path)
     if "train" not in found["images"]:
         raise UserError(f"{path}: expected training images, got those of {', '.join(found['images'])}")
     images = {split: ArrayImages(f"{path}: {name}", array, size, white) for split, (name, array) in found["images"].items()}
@@ -177,28 +179,30 @@ def read_images(path: Path, shape: tuple[int, ...], white: float | None, remedy:
     Raises:
         UserError: as :func:`read_arrays`; if there are several arrays of images.
     """
-    images = _found(path)[0]["images"]
+    images = _find_arrays(path)[0]["images"]
     if len(images) > 1:
         raise UserError(f"{path}: expected one array of images, got those of {', '.join(images)}")
     ((name, array),) = images.values()
     return ArrayImages(f"{path}: {name}", as_batch(array, shape), shape[-2:], white, remedy)
 
 
-def _found(path: Path) -> tuple[dict[str, Named], Counter[str]]:
+def _find_arrays(path: Path) -> tuple[dict[str, Named], Counter[str]]:
     """The arrays of images and of labels, and what else there is."""
-    arrays: Mapping[str, npt.NDArray[Any] | None]
+    files = [path]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
-        archives = [file for file in files if file.suffix.lower() == ".npz"]
-        if archives and len(files) > 1:
-            raise UserError(f"{path}: expected .npy files or one .npz file, got {', '.join(file.name for file in files)}")
-        arrays = _archive(archives[0]) if archives else {file.stem: _mapped(file) for file in files}
-    else:
-        arrays = _archive(path) if path.suffix.lower() == ".npz" else {"images": _mapped(path)}
+    arrays: dict[str, npt.NDArray[Any] | None] = {}
+    for file in files:
+        if file.suffix.lower() == ".npz":
+            if len(files) > 1:
+                raise UserError(f"{path}: expected .npy files or one .npz file, got {', '.join(file.name for file in files)}")
+            arrays = _read_npz(file)
+        else:
+            arrays[file.stem if path.is_dir() else "images"] = _open_npy(file)
     found: dict[str, Named] = {"images": {}, "labels": {}}
     notes: Counter[str] = Counter()
     for name, array in arrays.items():
-        kind, split = _meaning(name)
+        kind, split = _kind_and_split(name)
         if kind is None or array is None:
             notes[f"arrays ignored, of other names than {NAMES}"] += 1
         elif split in found[kind]:
@@ -210,64 +214,47 @@ def _found(path: Path) -> tuple[dict[str, Named], Counter[str]]:
     return found, notes
 
 
-def _meaning(name: str) -> tuple[str | None, SplitName]:
+def _kind_and_split(name: str) -> tuple[str | None, SplitName]:
     """What an array's name says that it holds, and of which split."""
     words = [word for word in re.split(r"[_\-. ]+", name.lower()) if word]
     split: SplitName = next((SPLITS[word] for word in words if word in SPLITS), "train")
     return KINDS.get("_".join(word for word in words if word not in SPLITS)), split
 
 
-def _mapped(path: Path) -> npt.NDArray[Any]:
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Says in a line what is missing, no file, or damaged."""
     try:
         expect_file(path)
         with np.errstate(over="ignore"):  # of sizes that nothing has
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            raise ValueError("it holds several arrays, as .npz files do")
+            yield
     except FileNotFoundError:
         raise UserError(f"{path}: missing") from None
-    except READ_ERRORS as error:
-        raise UserError(f"{path}: damaged, or not a plain .npy file: {error}") from None
+    except (*READ_ERRORS, *ARCHIVE_ERRORS) as error:
+        raise UserError(f"{path}: damaged, or not a plain {path.suffix.lower()} file: {error}") from None
+
+
+def _open_npy(path: Path) -> npt.NDArray[Any]:
+    with _reading(path):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it holds several arrays, as .npz files do")
     return array
 
 
-def _archive(path: Path) -> dict[str, npt.NDArray[Any] | None]:
+def _read_npz(path: Path) -> dict[str, npt.NDArray[Any] | None]:
     """The arrays of a .npz file by their names; None for those of names that mean nothing here, which are not unpacked."""
     arrays: dict[str, npt.NDArray[Any] | None] = {}
-    try:
-        expect_file(path)
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
-                arrays[name] = None
-                if _meaning(name)[0] is None:
-                    continue
-                with archive.open(member) as file:
-                    size = _announced(file)
-                # What a member unpacks to is bounded by what the archive says of it, to which zipfile holds it.
-                if max(size, member.file_size) > MOST_BYTES:
-                    raise UserError(
-                        f"{path}: {member.filename}: expected at most {MOST_BYTES:,} bytes unpacked, got "
-                        f"{max(size, member.file_size):,}; a .npy file can be larger"
-                    )
-                if size > member.file_size:
-                    raise ValueError(f"{member.filename} announces {size:,} bytes, and holds {member.file_size:,}")
-                with archive.open(member) as file:
-                    arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing") from None
-    except (*READ_ERRORS, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{path}: damaged, or not a plain .npz file: {error}") from None
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            arrays[name] = None
+            if _kind_and_split(name)[0] is None:
+                continue
+            # No more is unpacked than the archive says of a member, whatever the array's header says.
+            if member.file_size > MAX_BYTES:
+                most, got = f"{MAX_BYTES:,} bytes unpacked", f"{member.file_size:,}; a .npy file can be larger"
+                raise UserError(f"{path}: {member.filename}: expected at most {most}, got {got}")
+            with archive.open(member) as file:
+                arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
     return arrays
-
-
-def _announced(file: IO[bytes]) -> int:
-    """The bytes that an array's header says it has."""
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    version = np.lib.format.read_magic(file)
-    if version not in readers:
-        raise ValueError(f"an array in version {version} of the format")
-    shape, _, dtype = readers[version](file)
-    if any(side < 0 for side in shape):
-        raise ValueError(f"an array of shape {shape}")
-    return math.prod(shape) * dtype.itemsize

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from pipeline.data.prepared import Bytes, SplitName
 from pipeline.data.readers.arrays import ArrayImages
-from pipeline.data.readers.raw import MOST_BYTES, RawDataset, RawSplit, encode_labels, format_shape
+from pipeline.data.readers.raw import MAX_BYTES, RawDataset, RawSplit, encode_labels, format_shape
 from pipeline.runtime.errors import UserError
 
 CHECKSUMS = "SHA256SUMS"
@@ -96,9 +96,9 @@ def _read(path: Path, dimensions: int) -> Bytes:
                 raise UserError(f"{path}: expected an IDX header of {header} bytes, got {len(start)}")
             shape = struct.unpack(f">{dimensions}I", start[4:])
             size = math.prod(shape)
-            if size > MOST_BYTES:
+            if size > MAX_BYTES:
                 got = f"{size:,} ({format_shape(shape)}) by its header; a .npy file can be larger"
-                raise UserError(f"{path}: expected at most {MOST_BYTES:,} bytes, got {got}")
+                raise UserError(f"{path}: expected at most {MAX_BYTES:,} bytes, got {got}")
             content = file.read(size + 1)
     except FileNotFoundError:
         raise UserError(

@@ -23,8 +23,8 @@ from pipeline.runtime.files import expect_file
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
 FORMATS = ["PNG", "JPEG", "WEBP", "TIFF"]
 # A small file can announce a picture that fills the memory. This takes the place of Pillow's limit, which only warns.
-MOST_PIXELS = 2**26
-MOST_SIDE = 2**16  # what scaling needs grows with it: with data.size at most 1,024, as many pixels again
+MAX_PIXELS = 2**26
+MAX_SIDE = 2**16  # what scaling needs grows with it: with data.size at most 1,024, as many pixels again
 Image.MAX_IMAGE_PIXELS = None
 
 REMEDY = "data.size brings all to one size, data.color to one kind"
@@ -68,23 +68,23 @@ class Pictures:
         images = np.empty((len(rows), *self.shape), np.uint8)
         # A share each, not a picture: Pillow lets go of Python while it decodes, and little else does.
         shares = [np.arange(len(rows))[start :: self.workers] for start in range(self.workers)]
-        for notes, brightest in self.readers.map(lambda places: self._fill(images, rows, places), shares):
+        for notes, brightest in self.readers.map(lambda positions: self._fill(images, rows, positions), shares):
             self.notes.update(notes)
             self.brightest = max(self.brightest, brightest)
         return images
 
     def _fill(
-        self, images: Bytes, rows: npt.NDArray[np.int64], places: npt.NDArray[np.int64]
+        self, images: Bytes, rows: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
     ) -> tuple[Counter[str], Brightness]:
-        """Reads those of the rows that have these places among the images."""
+        """Reads the rows at these positions of ``rows`` to the same of ``images``."""
         done, brightest = Counter[str](), self.brightest
-        for place in places:
-            path = self.paths[rows[place]]
+        for position in positions:
+            path = self.paths[rows[position]]
             image, notes, own = self._open(path)
             if image.shape != self.shape:
                 wanted, got = format_shape(self.shape), format_shape(image.shape)
                 raise UserError(f"{path}: expected {wanted} as in {self.paths[0]}, got {got}; {self.remedy}")
-            images[place] = image
+            images[position] = image
             done.update(notes)
             brightest = max(brightest, own)
         return done, brightest
@@ -94,7 +94,7 @@ class Pictures:
         try:
             expect_file(path)
             with Image.open(path, formats=FORMATS) as picture:
-                return self._bring(path, picture)
+                return self._convert(path, picture)
         except UnidentifiedImageError:
             raise UserError(f"{path}: expected a picture, PNG, JPEG, WebP or TIFF; its content is none") from None
         except FileNotFoundError:
@@ -103,26 +103,26 @@ class Pictures:
         except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
             raise UserError(f"{path}: damaged: {error}") from None
 
-    def _bring(self, path: Path, picture: Image.Image) -> tuple[Bytes, list[str], Brightness]:
+    def _convert(self, path: Path, picture: Image.Image) -> tuple[Bytes, list[str], Brightness]:
         notes = []
         cut = any(";16" in str(part) for part in picture.tile)  # type: ignore[attr-defined]  # Pillow's word for the file's own form
-        if picture.width * picture.height > MOST_PIXELS or max(picture.size) > MOST_SIDE:
-            most = f"{MOST_PIXELS:,} pixels, {MOST_SIDE:,} a side"
+        if picture.width * picture.height > MAX_PIXELS or max(picture.size) > MAX_SIDE:
+            most = f"{MAX_PIXELS:,} pixels, {MAX_SIDE:,} per side"
             raise UserError(f"{path}: expected a picture of at most {most}, got {picture.width:,} x {picture.height:,}")
         if picture.format == "MPO":  # a JPEG with others behind it, as many telephones write
             notes.append("pictures with others in their file, which were left out")
         elif getattr(picture, "n_frames", 1) > 1:
-            raise UserError(f"{path}: expected one picture a file, got {picture.n_frames}")  # type: ignore[attr-defined]
+            raise UserError(f"{path}: expected one picture per file, got {picture.n_frames}")  # type: ignore[attr-defined]
         image = ImageOps.exif_transpose(picture)
         if image.mode in ("I", "F"):
-            raise UserError(f"{path}: expected a picture of 8 or 16 bits a colour, got mode {image.mode}")
+            raise UserError(f"{path}: expected a picture of 8 or 16 bits per channel, got mode {image.mode}")
         if image.has_transparency_data:
             notes.append("pictures with transparency, which was left out; put them on a background first, if that matters")
         if deep := image.mode.startswith("I;16"):  # grey, the only one of more than 8 bits that Pillow keeps
             cut, brightest, white = self.white is None, int(np.asarray(image).max()), self.white or 65535.0
         else:
-            image = _as(image, "RGBA" if image.mode == "P" else image.mode)
-            image = _as(image, "L" if image.mode in ("1", "L", "LA") else "RGB")
+            image = _to_mode(image, "RGBA" if image.mode == "P" else image.mode)
+            image = _to_mode(image, "L" if image.mode in ("1", "L", "LA") else "RGB")
             brightest, white = int(np.max(image.getextrema())), self.white or 255.0
         if self.white is not None and picture.mode != "1":
             if cut:
@@ -135,7 +135,7 @@ class Pictures:
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if cut:
             notes.append("pictures of 16 bits, of which the upper 8 were taken")
-        image = _as(image, {"grey": "L", "rgb": "RGB", None: image.mode}[self.color])
+        image = _to_mode(image, {"grey": "L", "rgb": "RGB", None: image.mode}[self.color])
         if self.size is not None and image.size != (wanted := (self.size[1], self.size[0])):
             cut_or_not = ImageOps.fit if self.fit == "crop" else Image.Image.resize
             image = cut_or_not(image, wanted, Image.Resampling.BICUBIC)
@@ -143,7 +143,7 @@ class Pictures:
         return (array if array.ndim == 2 else np.moveaxis(array, 2, 0)), notes, Brightness(brightest / white, brightest, white)
 
 
-def _as(image: Image.Image, mode: str) -> Image.Image:
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     """In that mode; Pillow would copy one that is."""
     return image if image.mode == mode else image.convert(mode)
 
@@ -182,12 +182,12 @@ def read_folder(root: Path, size: Sequence[int] | None, fit: Fit, color: Color |
         raise UserError(f"{root}: expected classes in each of {', '.join(found)} or in none, got them in {', '.join(named)}")
     names = sorted({name for classes in named.values() for name in classes if name is not None})
     number: dict[str | None, int] = {name: i for i, name in enumerate(names)}
-    parts: dict[SplitName, RawSplit] = {}
+    splits: dict[SplitName, RawSplit] = {}
     for split, classes in found.items():
         paths = [path for several in classes.values() for path in several]
         labels = np.repeat([number[name] for name in classes], [len(some) for some in classes.values()]) if number else None
-        parts[split] = RawSplit(Pictures(paths, size, fit, color, white), labels)
-    return RawDataset(parts, names or None, notes)
+        splits[split] = RawSplit(Pictures(paths, size, fit, color, white), labels)
+    return RawDataset(splits, names or None, notes)
 
 
 def _classes(root: Path, notes: Counter[str]) -> dict[str | None, list[Path]]:

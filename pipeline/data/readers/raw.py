@@ -14,8 +14,8 @@ import numpy.typing as npt
 from pipeline.data.prepared import Bytes, SplitName
 from pipeline.runtime.errors import UserError
 
-MOST_BYTES = 8 * 2**30  # of an array that has to be unpacked into memory; larger ones can be .npy files, which are mapped
-MOST_VALUES = 3 * 2**20  # of an image: 1,024 x 1,024 in colour
+MAX_BYTES = 8 * 2**30  # of an array that has to be unpacked into memory; larger ones can be .npy files, which are mapped
+MAX_VALUES = 3 * 2**20  # of an image: 1,024 x 1,024 in colour
 
 
 class Brightness(NamedTuple):
@@ -58,7 +58,7 @@ class RawSplit:
 class RawDataset:
     """A data set: its training images and, where it has them of its own, those for validation and test."""
 
-    parts: Mapping[SplitName, RawSplit]
+    splits: Mapping[SplitName, RawSplit]
     names: list[str] | None  # of the classes
     notes: Counter[str] = field(default_factory=Counter)
     mixed: bool = False  # whether the images come in a random order, of which the last are as good as any
@@ -66,9 +66,9 @@ class RawDataset:
 
 def expect_size(name: str, shape: tuple[int, ...]) -> None:
     """Raises UserError for an image that is too large to be one, before anything is made of its size."""
-    if (values := math.prod(shape)) > MOST_VALUES:
+    if (values := math.prod(shape)) > MAX_VALUES:
         raise UserError(
-            f"{name}: expected images of at most {MOST_VALUES:,} values, got {format_shape(shape)}, which are {values:,}"
+            f"{name}: expected images of at most {MAX_VALUES:,} values, got {format_shape(shape)}, which are {values:,}"
         )
 
 
