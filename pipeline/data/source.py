@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from pathlib import Path
+from typing import NoReturn
 
 from pipeline.config.paths import PARAMS
 from pipeline.runtime.errors import UserError
@@ -23,30 +24,28 @@ def expect_source(path: Path) -> None:
     if not path.exists():
         fetch = f"; dvc pull {path} fetches it" if path.with_name(f"{path.name}.dvc").is_file() else ""
         raise UserError(f"{PARAMS}: data.path: expected a folder or a file, got {str(path)!r}, which is missing{fetch}")
-    folders = [path] if path.is_dir() else []
-    if not folders:
+    if not path.is_dir():
         expect_file(path)
-    for folder in folders:
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            raise UserError(f"{folder}: expected a folder that can be read: {error.strerror}") from None
-        for entry in entries:
-            if not is_text(entry.name):
-                got = os.fsencode(entry.name)
-                raise UserError(f"{folder}: expected names in UTF-8, without control characters, got {got!r}")
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(Path(entry.path))
-            elif entry.is_dir():
-                if entry.name.startswith("."):  # which no reader enters
-                    continue
-                what = "a symbolic link, behind which DVC sees no change; move or copy the folder itself here"
-                raise UserError(f"{entry.path}: expected a folder, got {what}")
-            elif not entry.is_file(follow_symlinks=False):
+        return
+    for root, folders, files in os.walk(path, onerror=refuse_unreadable):
+        for name in sorted(folders + files):
+            entry = Path(root, name)
+            if not is_text(name):
+                got = os.fsencode(name)
+                raise UserError(f"{root}: expected names in UTF-8, without control characters, got {got!r}")
+            if name in files:
                 try:
-                    expect_file(Path(entry.path))
+                    expect_file(entry)
                 except OSError as error:
-                    raise UserError(f"{entry.path}: expected a file, got a broken symbolic link: {error.strerror}") from None
+                    raise UserError(f"{entry}: expected a file, got a broken symbolic link: {error.strerror}") from None
+            elif entry.is_symlink() and not name.startswith("."):  # no reader enters that
+                what = "a symbolic link, behind which DVC sees no change; move or copy the folder itself here"
+                raise UserError(f"{entry}: expected a folder, got {what}")
+
+
+def refuse_unreadable(error: OSError) -> NoReturn:
+    """Of a folder, as :func:`os.walk` tells it."""
+    raise UserError(f"{error.filename}: expected a folder that can be read: {error.strerror}")
 
 
 def is_text(name: str) -> bool:

@@ -32,13 +32,10 @@ def hold_out(rows: Rows, count: int, classes: Rows | None) -> tuple[Rows, Rows]:
     """
     if classes is None:
         return rows[: len(rows) - count], rows[len(rows) - count :]
-    wanted = share_out(count, np.bincount(classes))
-    # How many of an image's class come after it: the last of each class are held out.
-    after = np.empty(len(rows), np.int64)
-    for one in range(len(wanted)):
-        places = np.flatnonzero(classes == one)
-        after[places] = np.arange(len(places))[::-1]
-    held = after < wanted[classes]
+    held = np.zeros(len(rows), bool)
+    for one, share in enumerate(share_out(count, np.bincount(classes))):
+        of_class = np.flatnonzero(classes == one)
+        held[of_class[len(of_class) - share :]] = True
     return rows[~held], rows[held]
 
 

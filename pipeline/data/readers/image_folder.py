@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pipeline.data.prepared import Bytes, SplitName
 from pipeline.data.readers.arrays import SPLITS
 from pipeline.data.readers.raw import Brightness, RawDataset, RawSplit, expect_size, format_shape, to_bytes
+from pipeline.data.source import refuse_unreadable
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import expect_file
 
@@ -209,7 +210,7 @@ def _classes(root: Path, notes: Counter[str]) -> dict[str | None, list[Path]]:
 def pictures_in(folder: Path, notes: Counter[str], deep: bool = True) -> list[Path]:
     """A folder's pictures, those of its subfolders among them, in order of their names; other files are counted."""
     found = []
-    for root, folders, files in os.walk(folder, onerror=_say):
+    for root, folders, files in os.walk(folder, onerror=refuse_unreadable):
         folders[:] = [name for name in folders if deep and not name.startswith(".")]
         for name in folders:
             if Path(root, name).is_symlink():
@@ -220,7 +221,3 @@ def pictures_in(folder: Path, notes: Counter[str], deep: bool = True) -> list[Pa
             else:
                 notes["files ignored that are no PNG, JPEG, WebP or TIFF"] += 1
     return sorted(found)
-
-
-def _say(error: OSError) -> None:
-    raise UserError(f"{error.filename}: {error.strerror}")
