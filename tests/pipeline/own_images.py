@@ -29,6 +29,12 @@ def colours(count: int, height: int, width: int) -> Bytes:
     return images
 
 
+GOOD = colours(20, 8, 8)
+GREY = GOOD[..., 0].copy()
+GREY[:, 0, 0] = 255
+SPLIT: dict[str, object] = {"data.validation": 2, "data.test": 2}
+
+
 def digits_archive(raw: Path) -> dict[str, object]:
     digits = load_digits()
     np.savez_compressed(raw / "digits.npz", images=digits.images / 16, labels=digits.target)

@@ -12,8 +12,8 @@ from PIL import Image
 from pipeline import __main__ as command
 from pipeline import check, prepare, train
 from pipeline.config.paths import DEFAULT, PARAMS
-from tests.pipeline.bad_data import GREY, SPLIT
 from tests.pipeline.conftest import error_of, set_params
+from tests.pipeline.own_images import GREY, SPLIT
 
 
 @pytest.mark.parametrize(

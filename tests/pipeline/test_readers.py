@@ -21,9 +21,8 @@ from pipeline.config.validation import load_params
 from pipeline.data.prepared import read_manifest, read_split
 from pipeline.inference.inputs import InputImages
 from pipeline.runtime.errors import UserError
-from tests.pipeline.bad_data import GOOD, SPLIT
 from tests.pipeline.conftest import RAW, ROOT, set_params, write_idx
-from tests.pipeline.own_images import Bytes, colours
+from tests.pipeline.own_images import GOOD, SPLIT, Bytes, colours
 
 
 def prepared_by(capsys: pytest.CaptureFixture[str], path: str, **data: object) -> tuple[Bytes, str]:
