@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline import __main__ as command
 from pipeline import check, prepare, train
-from pipeline.config.paths import DEFAULT, PARAMS
+from pipeline.config.paths import DEFAULT, PARAMS, SCHEMA
 from tests.pipeline.conftest import error_of, set_params
 from tests.pipeline.own_images import GREY, SPLIT
 
@@ -37,6 +37,7 @@ def test_bad_parameters_of_data_are_one_line(
     error = error_of(check.main, capsys)
     assert error.startswith(f"error: params.yaml: {line}")
     assert len(error.splitlines()) == 1
+    assert not SCHEMA.exists()
 
 
 def test_pixels_that_the_likelihood_was_not_made_for_are_said(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -244,6 +244,16 @@ DATA = {
         "data/raw/x.npz: expected one array of train images, got 'images' and 'data'",
     ),
     "no images": case(npz(images=GOOD[:0]), "data/raw/x.npz: train: expected at least one image, got 0 of 3 x 8 x 8"),
+    "a test set of another size": case(
+        npz(x_train=GOOD, x_test=GOOD[:2, :5]),
+        "data/raw/x.npz: test: expected images of 3 x 8 x 8 like the training set's, got 2 of 3 x 5 x 8",
+        test=None,
+    ),
+    "an empty test set": case(
+        npz(x_train=GOOD, x_test=GOOD[:0]),
+        "data/raw/x.npz: test: expected images of 3 x 8 x 8 like the training set's, got 0 of 3 x 8 x 8",
+        test=None,
+    ),
     "images that are all the same": case(
         npz(images=np.full((20, 8, 8), 7, np.uint8)),
         "data/raw/x.npz: expected images that differ, got 7 as every pixel of training",

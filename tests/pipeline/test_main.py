@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.paths import RECIPES, named_recipe
 from pipeline.runtime.errors import UserError, in_line, quoted
 from pipeline.runtime.main import run
 from tests.pipeline.conftest import ROOT
@@ -73,10 +72,33 @@ def test_the_locale_does_not_decide_how_files_are_read(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_recipe_that_is_spelled_wrong_is_answered_with_the_close_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    assert named_recipe("iwae_k5") == "iwae_k5"
-    with pytest.raises(UserError, match=f"{RECIPES}: no recipe 'aevb_mlp_3d'; did you mean aevb_mlp_2d?"):
-        named_recipe("aevb_mlp_3d")
-    with pytest.raises(UserError, match=f"{RECIPES}: no recipe ''; expected one of aevb_mlp_2d, autoencoder,"):
-        named_recipe("")
+LONG = "print('x' * 200_000)"  # more than a pipe holds
+OUTPUTS = {
+    "nobody reads on": ("{} | head -c 1", LONG, 141, "x", ""),
+    "nobody reads": ("{} | true", "import time; time.sleep(1); print('x')", 141, "", ""),
+    "a full disk": ("{} > /dev/full", "print('x')", 2, "", "error: standard output: No space left on device\n"),
+    "closed": ("{} >&-", "print('x')", 0, "", ""),
+    "closed, and an error": ("{} >&-", "raise UserError('what is wrong')", 2, "", "error: what is wrong\n"),
+    "errors not wanted": ("{} 2>&-", "raise UserError('what is wrong')", 2, "", ""),
+    "all closed": ("{} <&- >&- 2>&-", "open('file', 'w').write('x'); print('y', flush=True)", 0, "", ""),
+}
+
+
+@pytest.mark.parametrize(("shell", "code", "status", "output", "error"), OUTPUTS.values(), ids=OUTPUTS)
+def test_output_that_cannot_be_written(tmp_path: Path, shell: str, code: str, status: int, output: str, error: str) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        f"from pipeline.runtime.errors import UserError\nfrom pipeline.runtime.main import run\nrun(lambda: exec({code!r}))\n",
+        encoding="utf-8",
+    )
+    ended = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", shell.format(f"{sys.executable} {program}")],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        cwd=tmp_path,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (status, output, error)
+    if "file" in code:  # to which nothing else was written, as if it were the output
+        assert (tmp_path / "file").read_text(encoding="utf-8") == "x"

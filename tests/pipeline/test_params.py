@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from pipeline import check
 from pipeline.config.params import Params
 from pipeline.config.paths import SCHEMA
 from pipeline.config.validation import RENAMED, load_params
@@ -205,12 +204,3 @@ def test_a_stage_that_recipes_do_not_have_takes_none(
     monkeypatch.setattr("sys.argv", [stage, "aevb_mlp_2d"])
     error = error_of(lambda: runpy.run_path(str(ROOT / f"pipeline/{stage}.py"), run_name="__main__"), capsys)
     assert error == f"usage: {stage}.py [-h]\n{stage}.py: error: unrecognized arguments: aevb_mlp_2d\n"
-
-
-def test_a_folder_of_data_that_is_not_there_is_found_before_anything_runs(workspace: Path) -> None:
-    set_params(workspace / "params.yaml", {"data.path": "data/raw/mnsit"})
-    with pytest.raises(
-        UserError, match=r"params.yaml: data.path: expected a folder or a file, got 'data/raw/mnsit', which is missing"
-    ):
-        check.main()
-    assert not (workspace / "params.schema.json").exists()

@@ -13,14 +13,15 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import evaluate, plot, prepare, train
-from pipeline.config import recipes as recipe
-from pipeline.config.paths import CODE, DEFAULT, RECIPES, recipe_names, run_paths
+from pipeline.config import recipes
+from pipeline.config.keys import flatten
+from pipeline.config.paths import CODE, DEFAULT, RECIPES, named_recipe, recipe_names, run_paths
 from pipeline.config.plain_yaml import read_yaml
 from pipeline.config.recipes import INDEX, read_recipe
 from pipeline.config.validation import load_params
 from pipeline.evaluation.metrics import METRICS
 from pipeline.runtime.errors import UserError
-from pipeline.studies import recipes_table as compare
+from pipeline.studies import recipes_table
 from pipeline.studies.recipe_figures import FIGURES
 from tests.pipeline.conftest import ROOT, set_params, small_mnist
 
@@ -36,9 +37,9 @@ DRAWN = {"keras_conv_2d", "sparse_autoencoder", "categorical_decoder", "gaussian
 
 
 @pytest.fixture(scope="module")
-def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small data, and every recipe in smoke size: its own layers, likelihood, objective and optimiser for two batches."""
-    folder = tmp_path_factory.mktemp("kitchen")
+    folder = tmp_path_factory.mktemp("small_recipes")
     small_mnist(folder / "data/raw/small", train=120, test=60)
     shutil.copy(ROOT / "params.yaml", folder)
     set_params(folder / "params.yaml", {"data.path": "data/raw/small", "data.validation": 20})
@@ -60,13 +61,13 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # The others in make test-all.
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in DRAWN else pytest.mark.long) for name in NAMES])
-def test_every_recipe_runs(kitchen: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.chdir(kitchen)
-    place = run_paths(name)
-    for stage in (recipe, train, evaluate, *([plot] if name in DRAWN else [])):
-        stage.main(place)
-    metrics = json.loads(place.metrics.read_text(encoding="utf-8"))
-    params = load_params(place.params)
+def test_every_recipe_runs(small_recipes: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(small_recipes)
+    paths = run_paths(name)
+    for stage in (recipes, train, evaluate, *([plot] if name in DRAWN else [])):
+        stage.main(paths)
+    metrics = json.loads(paths.metrics.read_text(encoding="utf-8"))
+    params = load_params(paths.params)
     is_deterministic = params.model.posterior == "deterministic"
     of_a_posterior = {"elbo", "rate", "nll", "mutual_information"}
     assert set(metrics) == set(METRICS) - (of_a_posterior if is_deterministic else set())
@@ -74,24 +75,24 @@ def test_every_recipe_runs(kitchen: Path, monkeypatch: pytest.MonkeyPatch, name:
     expected |= set() if is_deterministic else {"kl_per_dimension", "nll"}
     expected |= {"traversals"} if metrics["active_units"] else set()
     expected |= {"manifold"} if params.model.latent_dim == 2 else set()
-    assert {path.stem for path in place.figures.glob("*.png")} == (expected if name in DRAWN else set())
-    assert json.loads(place.time.read_text(encoding="utf-8"))["seconds"] > 0
+    assert {path.stem for path in paths.figures.glob("*.png")} == (expected if name in DRAWN else set())
+    assert json.loads(paths.time.read_text(encoding="utf-8"))["seconds"] > 0
 
 
 @pytest.mark.long
-def test_all_of_them_compare_in_one_table(kitchen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(kitchen)
-    compare.main()
-    table = pd.read_csv(compare.TABLE).set_index("recipe")
+def test_all_of_them_compare_in_one_table(small_recipes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(small_recipes)
+    recipes_table.main()
+    table = pd.read_csv(recipes_table.TABLE).set_index("recipe")
     assert list(table.index) == NAMES
     for name in NAMES:
         metrics = json.loads(run_paths(name).metrics.read_text(encoding="utf-8"))
         assert table.loc[name, "distortion"] == pytest.approx(metrics["distortion"], rel=1e-5)
-    text = compare.REPORT.read_text(encoding="utf-8")
+    text = recipes_table.REPORT.read_text(encoding="utf-8")
     assert all(f"## {name}\n" in text for name in NAMES)
     linked = [part.split(")")[0] for part in text.split("](")[1:] if part.split(")")[0].endswith(".png")]
     assert linked
-    assert all((compare.REPORT.parent / path).is_file() for path in linked)
+    assert all((recipes_table.REPORT.parent / path).is_file() for path in linked)
     estimators = pd.read_csv(FIGURES / "estimators.csv")
     difference = (estimators["kl_monte_carlo"] - estimators["kl_closed_form"]).abs()
     assert (difference < 3 * estimators["standard_error"]).all()
@@ -108,44 +109,31 @@ def test_dvc_looks_for_results_where_the_stages_write_them() -> None:
         }
         for name, stage in stages.items()
     }
-    place = run_paths("${item.recipe}")
+    paths = run_paths("${item.recipe}")
     tables = ("dimensions.csv", "nll.csv", "report.csv")
     written = {
         "prepare": {RECIPES / "prepared.json"},
         "code": {CODE},
-        "resolve": {place.params, place.about},
-        "train": {place.weights, place.time, place.curves / "metrics.json", place.curves / "plots"},
-        "evaluate": {place.card, place.metrics, *(place.tables / table for table in tables)},
-        "plot": {place.report, place.figures},
-        "compare": {compare.TABLE, compare.REPORT, FIGURES},
+        "resolve": {paths.params, paths.about},
+        "train": {paths.weights, paths.time, paths.curves / "metrics.json", paths.curves / "plots"},
+        "evaluate": {paths.card, paths.metrics, *(paths.tables / table for table in tables)},
+        "plot": {paths.report, paths.figures},
+        "compare": {recipes_table.TABLE, recipes_table.REPORT, FIGURES},
     }
     assert {name: {RECIPES / out for out in outs} for name, outs in listed.items()} == written
 
 
-def test_a_table_of_nothing_is_one_line(shelf: Path) -> None:
-    recipe.main(DEFAULT)
+def test_a_table_of_nothing_is_one_line(own_recipe: Path) -> None:
+    recipes.main(DEFAULT)
     with pytest.raises(UserError, match="recipes/results: expected results of at least one recipe, got none; make recipes"):
-        compare.main()
-    assert not compare.TABLE.exists()
+        recipes_table.main()
+    assert not recipes_table.TABLE.exists()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_holds_only_what_differs(name: str) -> None:
-    whole = read_yaml(ROOT / "params.yaml")
-    raw = read_yaml(ROOT / RECIPES / f"{name}.yaml")
-    raw.pop("about")
-    assert same_as(whole, raw) == []
-
-
-def same_as(whole: Any, differences: dict[str, Any], above: str = "") -> list[str]:
-    """The keys whose values are those of the whole."""
-    found = []
-    for key, value in differences.items():
-        if isinstance(value, dict) and isinstance(whole[key], dict):
-            found += same_as(whole[key], value, f"{above}{key}.")
-        elif whole[key] == value:
-            found.append(above + key)
-    return found
+    whole, changes = flatten(read_yaml(ROOT / "params.yaml")), flatten(read_yaml(ROOT / RECIPES / f"{name}.yaml"))
+    assert [key for key, value in changes.items() if whole.get(key, ...) == value] == []
 
 
 def test_the_list_of_recipes_is_that_of_the_files() -> None:
@@ -153,8 +141,8 @@ def test_the_list_of_recipes_is_that_of_the_files() -> None:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A place for recipes, with one."""
+def own_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one recipe."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     (tmp_path / RECIPES).mkdir()
     monkeypatch.chdir(tmp_path)
@@ -163,20 +151,29 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_recipe_is_params_yaml_with_its_own_values(shelf: Path) -> None:
-    about, changes, params = read_recipe(shelf)
+def test_a_recipe_is_params_yaml_with_its_own_values(own_recipe: Path) -> None:
+    about, changes, params = read_recipe(own_recipe)
     whole = load_params()
     assert about.system == "a"
     assert changes == {"beta": 0.5, "train": {"epochs": 3}}
     assert (params.beta, params.train.epochs) == (0.5, 3)
     assert replace(params, beta=whole.beta, train=whole.train) == whole
-    recipe.main(run_paths("mine"))
+    recipes.main(run_paths("mine"))
     assert load_params(run_paths("mine").params) == params
 
 
-def test_a_recipe_is_added_by_adding_a_file(shelf: Path) -> None:
-    shutil.copy(shelf, shelf.with_name("another.yaml"))
+def test_a_recipe_is_added_by_adding_a_file(own_recipe: Path) -> None:
+    shutil.copy(own_recipe, own_recipe.with_name("another.yaml"))
     assert recipe_names() == ["another", "mine"]
+
+
+def test_a_recipe_that_is_spelled_wrong_is_answered_with_the_close_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert named_recipe("iwae_k5") == "iwae_k5"
+    with pytest.raises(UserError, match=f"{RECIPES}: no recipe 'aevb_mlp_3d'; did you mean aevb_mlp_2d?"):
+        named_recipe("aevb_mlp_3d")
+    with pytest.raises(UserError, match=f"{RECIPES}: no recipe ''; expected one of aevb_mlp_2d, autoencoder,"):
+        named_recipe("")
 
 
 @pytest.mark.parametrize(
@@ -192,10 +189,10 @@ def test_a_recipe_is_added_by_adding_a_file(shelf: Path) -> None:
         ("beta: [", "not valid YAML"),
     ],
 )
-def test_a_fault_in_a_recipe_is_one_line_that_names_it(shelf: Path, text: str, message: str) -> None:
-    shelf.write_text(text, encoding="utf-8")
+def test_a_fault_in_a_recipe_is_one_line_that_names_it(own_recipe: Path, text: str, message: str) -> None:
+    own_recipe.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as caught:
-        recipe.main(run_paths("mine"))
+        recipes.main(run_paths("mine"))
     assert message in str(caught.value)
     assert str(caught.value).startswith("recipes/mine.yaml")
     assert len(str(caught.value).splitlines()) == 1
@@ -203,7 +200,7 @@ def test_a_fault_in_a_recipe_is_one_line_that_names_it(shelf: Path, text: str, m
 
 
 def test_numbers_in_the_readme_are_those_of_the_table() -> None:
-    table = pd.read_csv(ROOT / compare.TABLE).set_index("recipe")
+    table = pd.read_csv(ROOT / recipes_table.TABLE).set_index("recipe")
     rows = [
         line.split("|")[1:-1]
         for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 import pipeline
 from pipeline.config.validation import load_params
-from pipeline.models import serialization as weights
+from pipeline.models import serialization
+from pipeline.models.serialization import load_model
 from pipeline.models.vae import VAE
 from pipeline.runtime.errors import UserError
 from tests.pipeline.conftest import ROOT
@@ -29,8 +30,8 @@ def write(path: Path, shape: Any = (28, 28), **model: object) -> None:
     """A file of one small tensor, whose header tells of that model."""
     params = asdict(load_params(ROOT / "params.yaml"))
     params["model"].update(model)
-    made = {"image_shape": shape, "params": params, "data": DATA, "versions": {}}
-    save_file(TENSORS, path, metadata={"vae": json.dumps(made)})
+    metadata = {"image_shape": shape, "params": params, "data": DATA, "versions": {}}
+    save_file(TENSORS, path, metadata={"vae": json.dumps(metadata)})
 
 
 @pytest.mark.parametrize(
@@ -52,33 +53,30 @@ def test_a_header_that_asks_for_a_huge_model_allocates_nothing(
         assert torch.get_default_device().type == "meta"
         return VAE(*args)
 
-    monkeypatch.setattr(weights, "VAE", without_memory)
+    monkeypatch.setattr(serialization, "VAE", without_memory)
     write(tmp_path / "x.safetensors", **model)
     with pytest.raises(UserError, match=r"x.safetensors: expected weights that this version's train stage wrote: "):
-        weights.load_model(tmp_path / "x.safetensors", torch.device("cpu"))
+        load_model(tmp_path / "x.safetensors", torch.device("cpu"))
 
 
 def test_a_header_that_tells_of_another_model_is_refused(tmp_path: Path) -> None:
     for change in ({}, {"scale": "cubic"}, {"shape": [28]}, {"shape": "28 x 28"}):
         write(tmp_path / "x.safetensors", **change)
         with pytest.raises(UserError, match=r"x.safetensors: expected weights that this version's train stage wrote: "):
-            weights.load_model(tmp_path / "x.safetensors", torch.device("cpu"))
+            load_model(tmp_path / "x.safetensors", torch.device("cpu"))
 
 
 def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
     """A named pipe would be waited for."""
-
     os.mkfifo(tmp_path / "x.safetensors")
     with pytest.raises(UserError, match=r"x.safetensors: expected a file of weights, got something else"):
-        weights.load_model(tmp_path / "x.safetensors", torch.device("cpu"))
+        load_model(tmp_path / "x.safetensors", torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", ["normal", "point"])
 def test_models_that_were_saved_by_an_earlier_version_compute_what_they_did(name: str) -> None:
-    model, before = (
-        pipeline.load(EARLIER / f"{name}.safetensors"),
-        json.loads((EARLIER / f"{name}.json").read_text(encoding="utf-8")),
-    )
+    model = pipeline.load(EARLIER / f"{name}.safetensors")
+    before = json.loads((EARLIER / f"{name}.json").read_text(encoding="utf-8"))
     mu, sigma = model.encode(np.arange(16, dtype=np.uint8).reshape(1, 4, 4) * 17)
     for values, key in ((mu, "mu"), (sigma, "sigma"), (model.decode(mu), "decoded")):
         torch.testing.assert_close(values.cpu(), torch.tensor(before[key]), rtol=1e-4, atol=1e-6)
