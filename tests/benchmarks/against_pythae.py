@@ -7,25 +7,25 @@ take turns, an epoch each over the same images, and then the NLL of some by 1000
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import statistics
+import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.data.batches import InMemoryImages
 from pipeline.data.prepared import to_device
 from pipeline.data.readers.idx import read_idx
 from pipeline.evaluation.importance import log_likelihood_bounds
-from pipeline.models.vae import VAE
+from pipeline.runtime.errors import UserError
 from pipeline.runtime.main import run
-from pipeline.training.distributed import Group
-from pipeline.training.step import TrainStep
-from tests.benchmarks.bench_step import our_epoch, parameters
-from tests.benchmarks.partner import Partner
+from tests.benchmarks.bench_step import our_epoch, train_step_on
+from tests.benchmarks.timing import CLOCKS, seconds_of
 from vae_ext import noise_key
 from vae_ext.source import ROOT
 
@@ -40,10 +40,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", required=True, help="the interpreter that has pythae")
     arguments = parser.parse_args()
-    params = parameters()
     images = read_idx(ROOT / "data/raw/mnist").splits["test"].images.read(np.arange(IMAGES))
-    torch.manual_seed(0)
-    train_step = TrainStep(VAE(images.shape[1:], params.model), InMemoryImages(images, torch.device("cpu")), params, Group())
+    train_step = train_step_on(images, "cpu")
     pixels = to_device(images[:OUR_IMAGES], torch.device("cpu"))
 
     def estimate_nll() -> None:
@@ -52,22 +50,36 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "images.npy"
         np.save(file, images.reshape(len(images), -1), allow_pickle=False)
-        with Partner([arguments.python, str(Path(__file__).with_name("pythae_trainer.py")), str(file)]) as pythae:
-            print(f"pythae: {pythae.ask('versions')}", flush=True)
+        command = [arguments.python, str(Path(__file__).with_name("pythae_trainer.py")), str(file)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as pythae:
+            print(f"pythae: {ask(pythae, 'versions')}", flush=True)
             print("784-400-20, float32: training in batches of 128")
             take_turns(TURNS, len(images), lambda: our_epoch(train_step), pythae, "epoch")
             print(f"NLL by {SAMPLES:,} samples an image")
             take_turns(NLL_TURNS, len(pixels), estimate_nll, pythae, f"nll {THEIR_IMAGES} {SAMPLES}")
 
 
-def take_turns(turns: int, images: int, run: Callable[[], object], pythae: Partner, line: str) -> None:
+def ask(pythae: subprocess.Popen[str], line: str) -> Any:
+    """What it answers a line of its standard input: a line of JSON.
+
+    Raises:
+        UserError: if it ended instead.
+    """
+    assert pythae.stdin is not None and pythae.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        print(line, file=pythae.stdin, flush=True)
+    answer = pythae.stdout.readline()
+    if not answer:
+        raise UserError("pythae_trainer.py: ended, as said above")
+    return json.loads(answer)
+
+
+def take_turns(turns: int, images: int, run: Callable[[], object], pythae: subprocess.Popen[str], line: str) -> None:
     """Prints the medians but for the first turn, which warms up, and that of the ratios of turns next to each other."""
     ours, theirs = [], []
     for _ in range(turns):
-        began = time.perf_counter()
-        run()
-        ours.append(images / (time.perf_counter() - began))
-        answer = pythae.ask(line)
+        ours.append(images / seconds_of(run, 1, CLOCKS["cpu"]))
+        answer = ask(pythae, line)
         theirs.append(answer["images"] / answer["seconds"])
     ratios = [mine / yours for mine, yours in zip(ours[1:], theirs[1:], strict=True)]
     print(f"medians of {len(ratios)} turns each, and of the ratios of turns next to each other")

@@ -10,7 +10,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from tests.benchmarks.cases import DEVICES, chosen
 from tests.benchmarks.providers import bench_of, measured, peak_bytes
-from tests.benchmarks.timing import TURNS, timed
+from tests.benchmarks.timing import parametrize
 
 # torch's caches of compiled code do not tell a backward pass that may write over what its graph keeps from one that may not.
 torch._functorch.config.enable_autograd_cache = False
@@ -19,14 +19,9 @@ MEMORY = ("fused", "eager", "compile")  # whose is measured, of both passes
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    lines = [
-        pytest.param(device, case.name, mode, provider, turn, marks=timed(device))
-        for turn in TURNS
-        for device in DEVICES
-        for case in chosen(device, metafunc.config.getoption("full"))
-        for mode, provider in measured(case.name, device)
-    ]
-    metafunc.parametrize("device,case,mode,provider,turn", lines)
+    full = metafunc.config.getoption("full")
+    lines = [(d, case.name, *line) for d in DEVICES for case in chosen(d, full) for line in measured(case.name, d)]
+    parametrize(metafunc, 15, lines, seconds=0.03)
 
 
 def test_time(benchmark: BenchmarkFixture, device: str, case: str, mode: str, provider: str, turn: int) -> None:

@@ -12,9 +12,9 @@ All train 784-400-20 by Adam on batches of 128 MNIST images, in float32.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,33 +37,39 @@ from pipeline.training.manual_backward import linear_layers
 from pipeline.training.step import TrainStep
 from tests.benchmarks.cases import DEVICES
 from tests.benchmarks.providers import on_the_reference, textbook
-from tests.benchmarks.timing import TURNS, timed
+from tests.benchmarks.timing import parametrize
 from tests.plain import plain_params
 from vae_ext.source import ROOT
 
 CASE = "784-400-20"
 BATCH = 128
 # A round: of the test images on a CPU, an epoch of all training images on a GPU.
-SETS: dict[str, SplitName] = {"cpu": "test", "cuda": "train"}
-IMAGES = {"cpu": 64 * BATCH, "cuda": 60_000}
-GPU_ALONE = ("no graph",)
+ROUNDS: dict[str, tuple[SplitName, int]] = {"cpu": ("test", 64 * BATCH), "cuda": ("train", 60_000)}
 Images = npt.NDArray[np.uint8]
 Epoch = Callable[[], object]
 
 
-def parameters() -> Any:
-    """Of the case."""
-    return plain_params(hidden=[400], latent_dim=20, epochs=1, batch_size=BATCH)
+def train_step_on(images: Images, device: str) -> TrainStep:
+    """The pipeline's step on the case's layers."""
+    params = plain_params(hidden=[400], latent_dim=20, epochs=1, batch_size=BATCH)
+    torch.manual_seed(0)
+    model = VAE((28, 28), params.model).to(device)
+    return TrainStep(model, InMemoryImages(images, torch.device(device)), params, Group())
+
+
+def layers_of(model: VAE) -> list[nn.Linear]:
+    return [*linear_layers(model.encoder), *linear_layers(model.decoder)]
 
 
 class Example(nn.Module):
-    """The model as it stands in pytorch/examples: the same layers as the pipeline's, with the encoder's last one in two."""
+    """The model as it stands in pytorch/examples, with a copy of the pipeline's layers, the encoder's last one in two."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: VAE) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(784, 400)
+        self.fc1, heads, self.fc3, self.fc4 = copy.deepcopy(layers_of(model))
         self.fc21, self.fc22 = nn.Linear(400, 20), nn.Linear(400, 20)
-        self.fc3, self.fc4 = nn.Linear(20, 400), nn.Linear(400, 784)
+        for i, head in enumerate((self.fc21, self.fc22)):
+            head.load_state_dict({name: value.chunk(2)[i] for name, value in heads.state_dict().items()})
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         hidden = F.relu(self.fc1(x))
@@ -77,70 +83,43 @@ class Example(nn.Module):
         return F.binary_cross_entropy(self.decode(z), x, reduction="sum") + kl.sum()
 
 
-class Tensors(Dataset[Tensor]):
-    """One float image at a time."""
+def through_pil(pixels: Tensor) -> Tensor:
+    """As torchvision's MNIST gives an image with ToTensor."""
+    picture = Image.fromarray(pixels.view(28, 28).numpy(), mode="L")
+    array = torch.from_numpy(np.array(picture, np.uint8, copy=True)).view(28, 28, 1)
+    return array.permute(2, 0, 1).contiguous().to(torch.get_default_dtype()).div(255)
 
-    def __init__(self, pixels: Tensor) -> None:
-        self.pixels = pixels
+
+class ImageByImage(Dataset[Tensor]):
+    """One float image at a time, of bytes [N, 784]."""
+
+    def __init__(self, pixels: Tensor, as_float: Callable[[Tensor], Tensor]) -> None:
+        self.pixels, self.as_float = pixels, as_float
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __getitem__(self, index: int) -> Tensor:
-        return as_float(self.pixels[index])
+        return self.as_float(self.pixels[index])
 
 
-class Pictures(Tensors):
-    """The same by way of PIL, as torchvision's MNIST gives it with ToTensor."""
-
-    def __getitem__(self, index: int) -> Tensor:
-        picture = Image.fromarray(self.pixels[index].view(28, 28).numpy(), mode="L")
-        array = torch.from_numpy(np.array(picture, np.uint8, copy=True)).view(28, 28, 1)
-        return array.permute(2, 0, 1).contiguous().to(torch.get_default_dtype()).div(255)
-
-
-def example_epoch(model: Example, loader: DataLoader[Tensor], optimizer: torch.optim.Optimizer, device: str) -> float:
-    total = 0.0
-    for batch in loader:
-        x = batch.to(device).view(-1, 784)
-        optimizer.zero_grad()
-        loss = model.loss(x)
-        loss.backward()
-        total += loss.item()
-        optimizer.step()
-    return total
-
-
-def check(train_step: TrainStep, example: Example) -> None:
-    """The same weights compute the same: posterior, rate and, for one z, distortion; and the gradient, by hand or not."""
+def check(train_step: TrainStep) -> None:
+    """With the same weights the example has the same posterior, rate and, for one z, distortion; autograd the same gradient."""
     close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
     train_step.begin(0)
     model, key, size = train_step.model, train_step.key, train_step.size_of(0)
+    example = Example(model).to(train_step.device)
     pixels, x = train_step.images.take(torch.arange(size, device=train_step.device))
     terms = train_step.write_gradient(pixels, x, 0, size)
-    gradient = train_step.gradient.clone()
-    expected = torch.autograd.grad(
-        objective.elbo_terms(model, pixels, key).loss(train_step.params.beta), list(model.parameters())
-    )
-    close(gradient, torch.cat([g.flatten() for g in expected]))
+    loss = objective.elbo_terms(model, pixels, key).loss(train_step.params.beta)
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    close(train_step.gradient, torch.cat([g.flatten() for g in gradients]))
     with torch.no_grad():
         mu, logvar = model.encode(x)
         z, kl = on_the_reference()(vae_ext.reparam_kl)(mu, logvar, key)
         close((terms.rate, textbook(mu, logvar)[1]), (kl, kl))
         close(example.encode(x), (mu, logvar))
         close(F.binary_cross_entropy(example.decode(z), x, reduction="none").sum(-1), terms.distortion)
-
-
-def same_weights(model: VAE) -> Example:
-    """The example with the pipeline's weights."""
-    encoder, heads, decoder, output = [*linear_layers(model.encoder), *linear_layers(model.decoder)]
-    example = Example()
-    names = {"fc1": encoder, "fc3": decoder, "fc4": output}
-    state = {f"{name}.{part}": getattr(layer, part) for name, layer in names.items() for part in ("weight", "bias")}
-    for part in ("weight", "bias"):
-        state[f"fc21.{part}"], state[f"fc22.{part}"] = getattr(heads, part).chunk(2)
-    example.load_state_dict(state)
-    return example
 
 
 def our_epoch(train_step: TrainStep) -> Tensor:
@@ -155,15 +134,11 @@ def our_epoch(train_step: TrainStep) -> Tensor:
 
 def pipeline(images: Images, device: str, *, by_hand: bool = True, replays: bool = True) -> Epoch:
     """The pipeline's epoch, with its gradient by hand and as a CUDA graph where it can be, or without one of them."""
-    params = parameters()
-    torch.manual_seed(0)
-    train_step = TrainStep(
-        VAE((28, 28), params.model).to(device), InMemoryImages(images, torch.device(device)), params, Group()
-    )
+    train_step = train_step_on(images, device)
     train_step.by_hand &= by_hand
     train_step.replays &= replays
     assert train_step.by_hand == by_hand, "expected a step by hand"
-    check(train_step, same_weights(train_step.model).to(device))
+    check(train_step)
     return functools.partial(our_epoch, train_step)
 
 
@@ -173,23 +148,32 @@ def pipeline_on_the_reference(images: Images, device: str) -> Epoch:
     return on_the_reference()(epoch)
 
 
-def example(dataset: type[Tensors], images: Images, device: str) -> Epoch:
-    torch.manual_seed(0)
-    model = Example().to(device)
+def example(as_float: Callable[[Tensor], Tensor], images: Images, device: str) -> Epoch:
+    model = Example(train_step_on(images, device).model).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    dataset = ImageByImage(torch.from_numpy(images.copy()).flatten(1), as_float)
     workers = int(device == "cuda")
-    pixels = dataset(torch.from_numpy(images.copy()).flatten(1))
-    loader = DataLoader(pixels, batch_size=BATCH, shuffle=True, num_workers=workers, pin_memory=bool(workers))
-    return functools.partial(example_epoch, model, loader, torch.optim.Adam(model.parameters(), lr=1e-3), device)
+    loader = DataLoader(dataset, batch_size=BATCH, shuffle=True, num_workers=workers, pin_memory=bool(workers))
+
+    def epoch() -> None:
+        for batch in loader:
+            x = batch.to(device).view(-1, 784)
+            optimizer.zero_grad()
+            loss = model.loss(x)
+            loss.backward()
+            loss.item()
+            optimizer.step()
+
+    return epoch
 
 
 def products(images: Images, device: str) -> Epoch:
     """The matrix products of a step: each layer's forward, its weights' gradient and, but for the first, its input's."""
-    model = VAE((28, 28), parameters().model)
-    layers = [*linear_layers(model.encoder), *linear_layers(model.decoder)]
+    layers = layers_of(train_step_on(images, "cpu").model)
     made = [(layer, torch.rand(BATCH, layer.in_features), torch.randn(BATCH, layer.out_features)) for layer in layers]
     moved = [tuple(t.detach().to(device) for t in (layer.weight, layer.bias, x, grad)) for layer, x, grad in made]
 
-    def run() -> None:
+    def epoch() -> None:
         for _ in range(len(images) // BATCH):
             for weight, bias, x, _grad in moved:
                 torch.addmm(bias, x, weight.t())
@@ -198,7 +182,7 @@ def products(images: Images, device: str) -> Epoch:
                 if i > 0:
                     torch.mm(grad, weight)
 
-    return run
+    return epoch
 
 
 # What each does in a round, over these images; checked before it is timed.
@@ -207,15 +191,20 @@ PROVIDERS: dict[str, Callable[[Images, str], Epoch]] = {
     "no graph": functools.partial(pipeline, replays=False),
     "autograd": functools.partial(pipeline, by_hand=False),
     "reference": pipeline_on_the_reference,
-    "example": functools.partial(example, Pictures),
-    "example, tensors": functools.partial(example, Tensors),
+    "example": functools.partial(example, through_pil),
+    "example, tensors": functools.partial(example, as_float),
     "products": products,
 }
 
 
+def providers_on(device: str) -> list[str]:
+    return [name for name in PROVIDERS if device == "cuda" or name != "no graph"]
+
+
 @functools.cache
 def images_of(device: str) -> Images:
-    return read_idx(ROOT / "data/raw/mnist").splits[SETS[device]].images.read(np.arange(IMAGES[device]))
+    split, count = ROUNDS[device]
+    return read_idx(ROOT / "data/raw/mnist").splits[split].images.read(np.arange(count))
 
 
 @functools.cache
@@ -225,19 +214,10 @@ def epoch_of(provider: str, device: str) -> Epoch:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    lines = [
-        # On a GPU a round is a whole epoch; one that goes from image to image in Python takes seconds.
-        pytest.param(
-            device, CASE, "step", provider, turn, marks=timed(device, seconds=0.5, rounds=1 if device == "cuda" else 2)
-        )
-        for turn in TURNS[:5]  # a turn takes as long as many of the operator's
-        for device in DEVICES
-        for provider in PROVIDERS
-        if device == "cuda" or provider not in GPU_ALONE
-    ]
-    metafunc.parametrize("device,case,mode,provider,turn", lines)
+    lines = [(device, CASE, "step", provider) for device in DEVICES for provider in providers_on(device)]
+    parametrize(metafunc, 5, lines, seconds=0.5)  # a turn takes as long as many of the operator's
 
 
 def test_step(benchmark: BenchmarkFixture, device: str, case: str, mode: str, provider: str, turn: int) -> None:
-    benchmark.extra_info["images"] = IMAGES[device]
+    benchmark.extra_info["images"] = len(images_of(device))
     benchmark(epoch_of(provider, device))

@@ -1,4 +1,4 @@
-"""How pytest goes through the benchmarks, a turn after the other, and what their report says of the machine and of failures."""
+"""What the benchmarks add to pytest-benchmark: a limit of time, and a report of failures and of what the machine is."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ import pytest
 import torch
 
 from vae_ext.backend import compiled_module
-from vae_ext.source import ROOT
 
-GRACE = 30.0  # seconds, for the first turn to end in
 BEGAN = time.monotonic()
-turns: set[int] = set()  # that have begun
 failures: dict[str, str] = {}  # why, of a line or of a file that could not be imported
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="benchmarks: all cases")
-    parser.addoption("--seconds", type=float, help="benchmarks: one turn, and as many more as should end within so long")
+    parser.addoption("--seconds", type=float, help="benchmarks: one turn of all, and more for so long (default: all turns)")
 
 
 def turn_and_line(item: pytest.Item) -> tuple[int, str]:
@@ -33,21 +30,13 @@ def turn_and_line(item: pytest.Item) -> tuple[int, str]:
     return (params.pop("turn"), " ".join(params.values())) if "turn" in params else (0, "")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every line's first turn, then every line's second."""
-    items.sort(key=lambda item: turn_and_line(item)[0])
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A line that failed is not tried again, and no turn begins that would not end in time."""
     turn, line = turn_and_line(item)
-    limit, elapsed = item.config.getoption("seconds", None), time.monotonic() - BEGAN
+    limit = item.config.getoption("seconds", None)
     if line in failures:
         pytest.skip("failed before")
-    begins = turns and turn not in turns
-    if limit is not None and (elapsed > limit + GRACE or (begins and elapsed * (len(turns) + 1) / len(turns) > limit)):
+    if turn > 0 and limit is not None and time.monotonic() - BEGAN > limit:
         pytest.skip("no time left")
-    turns.add(turn)
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
@@ -71,6 +60,8 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
 
 def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
     """Every single time is megabytes; their medians are enough."""
+    commit = output_json["commit_info"]
+    output_json["machine_info"]["commit"] = commit["id"][:12] + "-dirty" * commit["dirty"]
     output_json["failures"] = failures
     for benchmark in output_json["benchmarks"]:
         del benchmark["stats"]["data"]
@@ -80,7 +71,6 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     """What decides how fast the operator is, in place of all that pytest-benchmark collects; no host's name."""
     cpu = machine_info["cpu"].get("brand_raw", platform.processor())
     module = compiled_module()
-    changed = output("git", "status", "--porcelain", "--", "csrc", "vae_ext", "setup.py", "pipeline", "tests/benchmarks/*.py")
     machine_info.clear()
     machine_info |= {
         "cpu": cpu,
@@ -88,18 +78,18 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
         "threads": torch.get_num_threads(),
         "instruction_set": module.cpu_capability() if module else "none: the kernels are not compiled",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "driver": output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or "none",
+        "driver": driver(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda or "none",
         "python": platform.python_version(),
         "compiler": module.build_info()["compiler"] if module else "none",
         "digest": module.build_info()["digest"][:16] if module else "none",
-        "commit": (output("git", "rev-parse", "--short=12", "HEAD") or "none") + ("-dirty" if changed else ""),
     }
 
 
-def output(*command: str) -> str:
-    """What a command prints, or nothing where it is missing or fails."""
+def driver() -> str:
+    """NVIDIA's, or none."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     if shutil.which(command[0]) is None:
-        return ""
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+        return "none"
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

@@ -12,16 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from pipeline.figures.style import figure
-from tests.benchmarks.cases import CASES, of_pixels
+from tests.benchmarks.cases import CASES
 
-PROVIDERS = ("fused", "eager", "compile", "max-autotune", "graph", "randn")
-COLORS = {**{name: f"C{i}" for i, name in enumerate(PROVIDERS)}, "reference": "0.6", "copy": "0.2"}
+COLORS = {"fused": "C0", "eager": "C1", "compile": "C2", "graph": "C4", "randn": "C5", "reference": "0.6", "copy": "0.2"}
 
 
 def devices(machine: dict[str, Any], times: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Each device's name in file names, what it is, and the times of sample and KL there."""
-    operators = times[times["mode"] != "step"]
-    for device, of_device in operators[~operators["case"].map(of_pixels).astype(bool)].groupby("device", sort=False):
+    sampling = {name for name, case in CASES.items() if not case.pixels}
+    for device, of_device in times[times["case"].isin(sampling)].groupby("device", sort=False):
         on_cpu = f"{machine['cpu']}, {machine['threads']} threads, {machine['instruction_set']}"
         yield str(device), f"{on_cpu if device == 'cpu' else machine['gpu']}, torch {machine['torch']}", of_device
 
@@ -62,7 +61,7 @@ def draw_bandwidth(machine: dict[str, Any], times: pd.DataFrame, folder: Path) -
         with figure(folder / f"bandwidth-{device}.png", width=7.2, height=4.4) as fig:
             axes = fig.subplots()
             drawn = [("copy", "forward", "-")]
-            drawn += [(name, *way) for name in PROVIDERS[:3] for way in (("forward", "^"), ("backward", "v"))]
+            drawn += [(name, *way) for name in ("fused", "eager", "compile") for way in (("forward", "^"), ("backward", "v"))]
             for provider, mode, style in drawn:
                 found = points[(points["provider"] == provider) & (points["mode"] == mode)]
                 label = "plain copy" if provider == "copy" else f"{provider}, {mode}"

@@ -15,11 +15,101 @@ import ctypes
 import importlib.util
 import os
 import re
+import shutil
+import subprocess
 import sys
+import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
-RESULTS = Path("results/benchmarks")
+from pipeline.runtime.files import write_json
+
+RESULTS, SCRATCH = Path("results/benchmarks"), Path(".benchmarks/gpu")
 BUDGET = 360.0  # seconds
+# Interrupted as by the keyboard, also in a background job, and killed if that does not help in half a minute.
+TIMEOUT = ("timeout", "--foreground", "--signal=INT", "--kill-after=30")
+TIMED_OUT, NOT_FOUND = 124, 127  # its exit statuses
+MEASURED = "measured"
+
+BUILD = "import vae_ext; print(vae_ext.backend_report()); raise SystemExit(vae_ext.backend('cuda') != 'cuda')"
+# All that name the GPU; what is compiled without one is tested without one.
+TESTS = ("-k", "(cuda or gpu) and not cuda_source and not backend", "tests/vae_ext", "tests/pipeline/test_step.py")
+SIDE_BY_SIDE = ("-n", str(min(10, os.cpu_count() or 1))) if importlib.util.find_spec("xdist") else ()
+SANITIZERS = {"memcheck": ("--report-api-errors=no",), "racecheck": (), "initcheck": (), "synccheck": ()}
+
+
+class Part(NamedTuple):
+    """Commands by name, side by side, which begin if the least is left, in seconds, and are interrupted after the most."""
+
+    least: float
+    most: float
+    good: str  # what a command's exit status 0 says
+    commands: dict[str, list[str]]
+
+
+def python(*arguments: str) -> list[str]:
+    return [sys.executable, *arguments]
+
+
+def benchmark(name: str, chosen: str, least: float, most: float) -> Part:
+    """Of all benchmarks those that pytest's -k chooses."""
+    options = ["--report", str(SCRATCH / f"{name}.json"), "--full", "-k", chosen]
+    return Part(least, most, MEASURED, {name: python("-m", "tests.benchmarks.measure", *options)})
+
+
+def parts(folder: Path) -> list[Part]:
+    """In order of value."""
+    # Each tensor in an allocation of its own: within torch's pool no access is out of bounds.
+    sanitizer = ["env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", "compute-sanitizer", "--error-exitcode=86"]
+    every_kernel = python("-m", "tests.vae_ext.every_kernel", "cuda")
+    checks = {name: [*sanitizer, f"--tool={name}", *options, *every_kernel] for name, options in SANITIZERS.items()}
+    return [
+        Part(0, 600, "built", {"build": ["env", "VAE_EXT_CUDA=1", *python("-c", BUILD)]}),
+        Part(30, 150, "passed", {"tests": python("-m", "pytest", "-q", *SIDE_BY_SIDE, *TESTS)}),
+        Part(10, 60, MEASURED, {"kernels": python("-m", "tests.benchmarks.kernels", str(folder / "kernels.json"))}),
+        benchmark("operator", "cuda and not step and (fused or copy or eager or graph)", 50, 75),
+        benchmark("step", "cuda and step and not example and not reference", 40, 60),
+        Part(40, 120, "clean", checks),
+        benchmark("compile", "cuda and compile and both", 50, 90),
+        benchmark("example", "cuda and tensors", 40, 60),
+        benchmark("rest", "cuda", 120, 1200),
+    ]
+
+
+def verdict(part: Part, status: int) -> str:
+    """What an exit status says; what was measured until the time was up counts."""
+    if status == 0 or (status == TIMED_OUT and part.good == MEASURED):
+        return part.good
+    if status == NOT_FOUND:
+        return "not run: there is no such program here"
+    return "failed: not finished" if status == TIMED_OUT else f"failed: exit status {status}"
+
+
+def run_parts(parts: Iterable[Part], folder: Path, budget: float) -> dict[str, str]:
+    """What came of each command, in order, and in checks.json after each part."""
+    shutil.rmtree(SCRATCH, ignore_errors=True)  # an earlier run's reports would be taken for this one's
+    SCRATCH.mkdir(parents=True)
+    began = time.monotonic()
+    verdicts: dict[str, str] = {}
+    for part in parts:
+        left = budget - (time.monotonic() - began)
+        if left < part.least:
+            missing = f"not run: it takes {part.least:.0f} s, and {max(0.0, left):.0f} s of {budget:.0f} s were left"
+            verdicts |= dict.fromkeys(part.commands, missing)
+        else:
+            limit = str(min(left, part.most))
+            running = {name: subprocess.Popen([*TIMEOUT, limit, *command]) for name, command in part.commands.items()}
+            verdicts |= {name: verdict(part, process.wait()) for name, process in running.items()}
+            if part.good == MEASURED and (reports := sorted(SCRATCH.glob("*.json"), key=os.path.getmtime)):
+                command = python("-m", "tests.benchmarks.report", "--folder", str(folder), *map(str, reports))
+                subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+        for name in part.commands:
+            print(f"{time.monotonic() - began:4.0f} s  {name}: {verdicts[name]}", flush=True)
+        write_json(folder / "checks.json", verdicts)
+        if verdicts.get("build", "built") != "built":
+            break
+    return verdicts
 
 
 def what_is_missing() -> str | None:
@@ -45,12 +135,10 @@ def main() -> None:
     import torch
 
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "{}.{}".format(*torch.cuda.get_device_capability()))
-    from tests.benchmarks.gpu_parts import PARTS, run_parts  # imports vae_ext, which builds the kernels
-
     folder = RESULTS / re.sub(r"\W+", "-", torch.cuda.get_device_name()).strip("-").lower()
-    verdicts = run_parts(PARTS, folder, arguments.budget)
+    verdicts = run_parts(parts(folder), folder, arguments.budget)
     print(f"written: {folder}")
-    sys.exit(any(verdict.startswith("failed") for verdict in verdicts.values()))
+    sys.exit(any(word.startswith("failed") for word in verdicts.values()))
 
 
 if __name__ == "__main__":

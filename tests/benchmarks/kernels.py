@@ -11,64 +11,43 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from pipeline.runtime.files import write_json
 from tests.benchmarks.cases import CASES
-from tests.benchmarks.providers import Bench, Tensors, capture
+from tests.benchmarks.providers import Bench, capture, copy_of
 from tests.benchmarks.report import digits
-from tests.benchmarks.timing import CLOCKS
+from tests.benchmarks.timing import CLOCKS, seconds_of
 
-# Small calls, which are launches and little else; one in the cache; and 2^26 elements, which are not.
-LARGE = tuple(f"{shape}{dtype}" for shape in ("1048576x64", "262144x256") for dtype in ("", "-bfloat16"))
+# 2^26 elements, which are in no cache; one that is; and small calls, which are launches and little else.
+LARGE = ("1048576x64", "262144x256", "1048576x64-bfloat16", "262144x256-bfloat16")
 SHOWN = (*LARGE, "8192x128", "1024x64", "128x20", "20x50-K50")
 CALLS = 10  # in a graph, of what takes microseconds
 REPLAYS, ROUNDS = 5, 7
 
 
-def seconds(run: Callable[[], Tensors], calls: int) -> float:
+def seconds(run: Callable[[], object], calls: int) -> float:
     """Of one call: the median of the rounds."""
 
-    def run_all() -> tuple[Tensors, Tensors]:
+    def run_all() -> object:
         for _ in range(calls - 1):
             run()  # whose memory the next call writes to again, as in a training loop
-        return run(), ()
+        return run()
 
     replay, _ = capture(run_all)
-    clock = CLOCKS["cuda"]
-    rounds = []
-    for _ in range(1 + ROUNDS):  # the first warms up
-        began = clock()
-        for _ in range(REPLAYS):
-            replay()
-        rounds.append((clock() - began) / REPLAYS / calls)
-    return statistics.median(rounds[1:])
+    rounds = [seconds_of(replay, REPLAYS, CLOCKS["cuda"]) / calls for _ in range(1 + ROUNDS)]
+    return statistics.median(rounds[1:])  # the first warms up
 
 
-def time_of(case: str, device: str = "cuda") -> dict[str, float]:
+def time_of(name: str, device: str = "cuda") -> dict[str, float]:
     """Microseconds of the forward pass and of what the backward pass adds, GB/s of a copy, and the share of it that each is."""
-    bench, calls = Bench(case, device).on_leaves_of_its_own(), 1 if case in LARGE else CALLS
-    values = [t.detach() if isinstance(t, Tensor) else t for t in bench.inputs]
-
-    def run_both() -> Tensors:
-        outputs, gradients = bench.both(bench.fused)
-        return *outputs, *gradients
-
+    case, bench, calls = CASES[name], Bench(name, device), 1 if name in LARGE else CALLS
     bench.check(*bench.both(bench.fused), ours=True)
-    forward, both = seconds(functools.partial(bench.fused, *values), calls), seconds(run_both, calls)
-    source = torch.randn(CASES[case].bytes_moved("forward") // 8, device=device)  # four bytes in, four out
-    target = torch.empty_like(source)
-    copy = CASES[case].bytes_moved("forward") / seconds(lambda: (target.copy_(source),), calls)
-    return times_of(case, forward, both - forward, copy)
-
-
-def times_of(case: str, forward: float, backward: float, copy: float) -> dict[str, float]:
-    """For seconds of the passes, and bytes a second of a copy."""
+    forward = seconds(bench.forward(bench.fused), calls)
+    backward = seconds(functools.partial(bench.both, bench.fused), calls) - forward
+    copy = case.bytes_moved("forward") / seconds(copy_of(case.bytes_moved("forward"), device), calls)
     found = {"forward_us": 1e6 * forward, "backward_us": 1e6 * backward, "copy_gb_s": 1e-9 * copy}
     for mode, took in (("forward", forward), ("backward", backward)):
-        found[f"{mode}_of_copy"] = CASES[case].bytes_moved(mode) / took / copy
-    return {name: digits(value) for name, value in found.items()}
+        found[f"{mode}_of_copy"] = case.bytes_moved(mode) / took / copy
+    return {key: digits(value) for key, value in found.items()}
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import importlib
 import types
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import vae_ext
-from tests.benchmarks.cases import CASES, GPU, of_pixels
+from tests.benchmarks.cases import CASES, GPU
 from vae_ext import reference
 
 backend: Any = importlib.import_module("vae_ext.backend")  # a function of the package has the same name
@@ -28,15 +27,20 @@ Provider = Callable[..., Tensors]
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 CHECKED = 2**17  # elements at the start, and as many at the end: float64 takes its room
 OURS = ("fused", "reference", "graph")  # by the key's noise; the others by PyTorch's own
-TOO_LARGE = {case.name for case in GPU}  # for the reference, whose graph keeps 130 bytes an element
-GPU_ALONE = ("max-autotune", "graph")  # graph: the fused operator's call, replayed
-# Two yardsticks for the forward pass. randn: its noise alone; copy: as many bytes as it must move, by a plain copy.
-YARDSTICKS = ("randn", "copy")
+# randn and copy are yardsticks: the noise alone, and as many bytes as the forward pass must move, by a plain copy.
 MEASURED = {
-    "forward": ("fused", "reference", "eager", "compile", *YARDSTICKS),
+    "forward": ("fused", "reference", "eager", "compile", "randn", "copy"),
     "backward": ("fused", "reference", "eager", "compile"),
-    "both": ("fused", "reference", "eager", "compile", "max-autotune", "graph"),
+    "both": ("fused", "reference", "eager", "compile", "graph"),  # graph: the fused operator's call in a CUDA graph
 }
+
+
+def measured(case: str, device: str) -> list[tuple[str, str]]:
+    """Each mode and provider of a case."""
+    left_out = {"randn"} if CASES[case].pixels else set()
+    left_out |= {"graph"} if device == "cpu" else set()
+    left_out |= {"reference"} if CASES[case] in GPU else set()  # its graph keeps 130 bytes an element
+    return [(mode, name) for mode, names in MEASURED.items() for name in names if name not in left_out]
 
 
 @contextmanager
@@ -68,9 +72,10 @@ class Bench:
     eager: ClassVar[Provider] = staticmethod(textbook)
 
     def __init__(self, case: str, device: str) -> None:
-        self.case, self.device = CASES[case], torch.device(device)
+        self.case, self.device = CASES[case], device
         self.prepare_inputs(torch.Generator().manual_seed(0))
-        self.upstream = tuple(torch.randn_like(t) for t in self.fused(*self.inputs))
+        with torch.no_grad():
+            self.upstream = tuple(torch.randn_like(t) for t in self.fused(*self.inputs))
         self.call = functools.cache(self._prepare)
 
     def prepare_inputs(self, generator: torch.Generator) -> None:
@@ -89,11 +94,14 @@ class Bench:
         if name == "eager":
             return self.eager
         # What is compiled belongs to a code object: a copy for each mode. dynamic=False: code for one shape, as a training loop
-        # has it, is faster than code for all. fullgraph: or an error. CUDA graphs would copy the inputs.
+        # has it, is faster than code for all. fullgraph: or an error.
         eager = types.FunctionType(self.eager.__code__.replace(), self.eager.__globals__, argdefs=self.eager.__defaults__)
-        mode = "max-autotune-no-cudagraphs" if name == "max-autotune" else None
-        compiled: Provider = torch.compile(eager, dynamic=False, fullgraph=True, mode=mode)
+        compiled: Provider = torch.compile(eager, dynamic=False, fullgraph=True)
         return compiled
+
+    def forward(self, provider: Provider) -> Callable[[], Tensors]:
+        """A call of which nothing is differentiated."""
+        return functools.partial(provider, *(t.detach() if isinstance(t, Tensor) else t for t in self.inputs))
 
     def gradients(self, outputs: Tensors, *, again: bool = False) -> Tensors:
         """For gradients that come to all outputs; with ``again`` the graph stays for the next time."""
@@ -103,17 +111,6 @@ class Bench:
         outputs = provider(*self.inputs)
         return outputs, self.gradients(outputs)
 
-    def on_leaves_of_its_own(self) -> Bench:
-        """The same tensors without the graphs that others keep of them: those hold a leaf to the stream it was first used on.
-
-        While a stream is captured, nothing may wait for another, and the backward pass of such a leaf would.
-        """
-        own = {leaf: leaf.detach().requires_grad_() for leaf in self.leaves}
-        bench = copy.copy(self)
-        bench.leaves = tuple(own.values())
-        bench.inputs = tuple(own.get(t, t) if isinstance(t, Tensor) else t for t in self.inputs)
-        return bench
-
     def _prepare(self, mode: str, name: str) -> Call:
         """What is timed, after it has been checked once; ``call`` keeps it for the next turn."""
         if name == "randn":
@@ -121,28 +118,27 @@ class Bench:
             assert_standard_normal(draw())
             return draw
         if name == "copy":
-            source = torch.randn(self.case.bytes_moved("forward") // 8, device=self.device)  # four bytes in, four out
-            target = torch.full_like(source, torch.nan)
-            assert torch.equal(target.copy_(source), source), "copy: expected the same values"
-            return functools.partial(target.copy_, source)
-        provider, check = self.provider(name), functools.partial(self.check, ours=name in OURS)
+            return copy_of(self.case.bytes_moved("forward"), self.device)
+        provider, ours = self.provider(name), name in OURS
         if name == "graph":
-            replay, results = capture(functools.partial(self.on_leaves_of_its_own().both, provider))
+            # On leaves that no other graph holds to the stream on which they were first used: a capture may wait for no other.
+            own = type(self)(self.case.name, self.device)
+            replay, results = capture(functools.partial(own.both, provider))
             replay()
-            check(*results)
+            own.check(*results, ours=ours)
             return replay
         if mode == "forward":
-            forward = functools.partial(provider, *(t.detach() if isinstance(t, Tensor) else t for t in self.inputs))
-            check(forward())
+            forward = self.forward(provider)
+            self.check(forward(), ours=ours)
             return forward
         if mode == "backward":
             # By default a compiled backward pass writes over what its graph keeps, which is then good for one pass only.
             with torch._functorch.config.patch(donated_buffer=False):
                 outputs = provider(*self.inputs)
-                check(outputs, self.gradients(outputs, again=True))
-            return lambda: self.gradients(outputs, again=True)
-        check(*self.both(provider))
-        return lambda: self.both(provider)
+                self.check(outputs, self.gradients(outputs, again=True), ours=ours)
+            return functools.partial(self.gradients, outputs, again=True)
+        self.check(*self.both(provider), ours=ours)
+        return functools.partial(self.both, provider)
 
     def check(self, outputs: Tensors, gradients: Tensors | None = None, *, ours: bool) -> None:
         """Outputs and gradients against the reference in float64, in the first rows and the last.
@@ -154,28 +150,24 @@ class Bench:
         rows = min(self.case.rows, max(1, CHECKED // self.case.dim))
         for start in sorted({0, self.case.rows - rows}):
             part = slice(start, start + rows)
-            mu, logvar = (t.detach()[part].double().requires_grad_() for t in (self.mu, self.logvar))
+            mu, logvar = (t.detach()[part].double().requires_grad_() for t in self.leaves)
             if ours:
                 expected = on_the_reference()(fused)(mu, logvar, self.key, self.case.samples, start)
             else:
                 eps = ((z.detach()[..., part, :].double() - mu) / torch.exp(0.5 * logvar)).detach()
                 assert_standard_normal(eps)
                 expected = (reference.reparameterize(mu, logvar, eps), reference.kl_divergence(mu, logvar).sum(-1))
-            named = {"z": (z[..., part, :], expected[0]), "kl": (kl[part], expected[1])}
+            self.assert_close(("z", "kl"), (z[..., part, :], kl[part]), expected)
             if gradients is not None:
                 upstream = (self.upstream[0][..., part, :].double(), self.upstream[1][part].double())
                 right = torch.autograd.grad(expected, (mu, logvar), upstream)
-                named["gradient of mu"] = (gradients[0][part], right[0])
-                named["gradient of logvar"] = (gradients[1][part], right[1])
-            self.assert_right(named)
+                self.assert_close(("gradient of mu", "gradient of logvar"), [g[part] for g in gradients], right)
 
-    def assert_right(self, named: dict[str, tuple[Tensor, Tensor]]) -> None:
-        """Each pair of what came and what should have."""
+    def assert_close(self, names: tuple[str, ...], actual: Tensors | list[Tensor], expected: Tensors) -> None:
         tolerance = TOLERANCE[self.case.dtype]
-        for name, (actual, wanted) in named.items():
-            scale = tolerance * wanted.abs().max().item()
-            message = functools.partial("{}: {}".format, name)
-            torch.testing.assert_close(actual.double(), wanted, rtol=tolerance, atol=scale, msg=message)
+        for name, found, wanted in zip(names, actual, expected, strict=True):
+            scale, message = tolerance * wanted.abs().max().item(), functools.partial("{}: {}".format, name)
+            torch.testing.assert_close(found.double(), wanted, rtol=tolerance, atol=scale, msg=message)
 
 
 def log_prob(logits: Tensor, pixels: Tensor, _x: Tensor) -> Tensors:
@@ -197,33 +189,24 @@ class PixelBench(Bench):
         rows, dim = self.case.rows, self.case.dim
         samples = () if self.case.samples is None else (self.case.samples,)
         logits = torch.randn(*samples, rows, dim, generator=generator).to(self.device, self.case.dtype)
-        self.logits = logits.requires_grad_()
         self.pixels = torch.randint(256, (rows, dim), generator=generator, dtype=torch.uint8).to(self.device)
-        self.inputs = (self.logits, self.pixels, self.pixels.to(self.case.dtype) / 255)
-        self.leaves = (self.logits,)
+        self.leaves = (logits.requires_grad_(),)
+        self.inputs = (*self.leaves, self.pixels, self.pixels.to(self.case.dtype) / 255)
 
     def check(self, outputs: Tensors, gradients: Tensors | None = None, *, ours: bool) -> None:
         """Log-likelihoods, or cross-entropies, and their gradient against the reference in float64."""
-        logits = self.logits.detach().double().requires_grad_()
+        logits = self.leaves[0].detach().double().requires_grad_()
         expected = reference.bernoulli_log_prob(logits, self.pixels) * (1 if ours else -1)
-        named = {"log_prob": (outputs[0], expected)}
+        self.assert_close(("log_prob",), outputs, (expected,))
         if gradients is not None:
-            (right,) = torch.autograd.grad(expected, logits, self.upstream[0].double())
-            named["gradient of logits"] = (gradients[0], right)
-        self.assert_right(named)
+            right = torch.autograd.grad(expected, logits, self.upstream[0].double())
+            self.assert_close(("gradient of logits",), gradients, right)
 
 
 @functools.cache
 def bench_of(case: str, device: str) -> Bench:
     """The inputs of a case, and the calls on them: the same for every turn."""
-    return (PixelBench if of_pixels(case) else Bench)(case, device)
-
-
-def measured(case: str, device: str) -> list[tuple[str, str]]:
-    """Each mode and provider of a case."""
-    left_out = [*(YARDSTICKS[:1] if of_pixels(case) else ()), *(GPU_ALONE if device == "cpu" else ())]
-    left_out += ["reference"] if case in TOO_LARGE else []
-    return [(mode, name) for mode, names in MEASURED.items() for name in names if name not in left_out]
+    return (PixelBench if CASES[case].pixels else Bench)(case, device)
 
 
 def assert_standard_normal(eps: Tensor) -> None:
@@ -240,8 +223,16 @@ def assert_standard_normal(eps: Tensor) -> None:
             assert abs(ratio - 1) <= bound, fault
 
 
-def capture(run: Callable[[], tuple[Tensors, Tensors]]) -> tuple[Call, tuple[Tensors, Tensors]]:
-    """A CUDA graph of a call: its replay, and the tensors that a replay fills."""
+def copy_of(size: int, device: str) -> Callable[[], Tensor]:
+    """A plain copy that moves so many bytes, half of them in and half of them out."""
+    source = torch.randn(size // 8, device=device)
+    target = torch.full_like(source, torch.nan)
+    assert torch.equal(target.copy_(source), source), "copy: expected the same values"
+    return functools.partial(target.copy_, source)
+
+
+def capture(run: Callable[[], Any]) -> tuple[Call, Any]:
+    """A CUDA graph of a call: its replay, and the results that a replay fills."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

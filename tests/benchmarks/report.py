@@ -9,27 +9,25 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import whole_file, write_json
 from pipeline.runtime.main import run
-from tests.benchmarks.cases import GPU, PIXELS, QUICK
+from tests.benchmarks.cases import CASES, GPU, QUICK
 from tests.benchmarks.figures import draw_bandwidth, draw_speedups
 
 RESULTS = Path("results/benchmarks")
 LINE = ["device", "case", "mode"]  # what is compared among providers
-KEPT = {case.name for case in (*QUICK, *GPU, *PIXELS)}  # in the metrics: all would hide what changed
+KEPT = {name for name, case in CASES.items() if case in (*QUICK, *GPU) or case.pixels}  # all metrics would hide what changed
 LEGEND = """A time is the median of the best turn. speedup 2: the fused operator is twice as fast. gb_s: the least that it must
 move, over its time; of_copy: against a plain copy of as many bytes as the forward pass moves."""
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """The machine, with versions and commit; a pandas table of times; and why something is not in it.
 
     times: device, case, mode, provider; seconds; turns; speedup: seconds over the fused operator's; bytes and gb_s: that the
@@ -47,22 +45,21 @@ def read_report(*paths: Path) -> Report:
     Raises:
         UserError: if a file is missing, or is not the report of a run that timed something.
     """
-    machine, lines = {}, []
+    machine, timed = {}, []
     failures: dict[str, str] = {}
     for path in paths:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             machine = content["machine_info"]
             failures |= content["failures"]
-            timed = [{**b["params"], **b["extra_info"], "median": b["stats"]["median"]} for b in content["benchmarks"]]
+            timed += [{**b["params"], **b["extra_info"], "seconds": b["stats"]["median"]} for b in content["benchmarks"]]
         except FileNotFoundError:
             raise UserError(f"{path}: missing; run `make bench`") from None
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: expected the report of `make bench`, got {type(error).__name__}: {error}") from None
-        if not timed:
-            raise UserError(f"{path}: expected the report of `make bench`, got one in which nothing was timed")
-        lines += timed
-    turns = pd.DataFrame(lines, columns=[*LINE, "provider", "median", "bytes", "images", "peak_bytes"])
+    if not timed:
+        raise UserError(f"{path}: expected the report of `make bench`, got one in which nothing was timed")
+    turns = pd.DataFrame(timed, columns=[*LINE, "provider", "seconds", "bytes", "images", "peak_bytes"])
     # What failed in a later turn, or in another run, has times of the earlier ones.
     names = turns[[*LINE, "provider"]].agg(" ".join, axis=1)
     return Report(machine, times_of(turns[~names.isin(failures)]), failures)
@@ -71,8 +68,8 @@ def read_report(*paths: Path) -> Report:
 def times_of(turns: pd.DataFrame) -> pd.DataFrame:
     """One line for each provider of a case and mode, from one for each of its turns."""
     grouped = turns.groupby([*LINE, "provider"], sort=False)
-    times = grouped.agg({"median": "min", "bytes": "first", "images": "first", "peak_bytes": "max"})
-    times = times.rename(columns={"median": "seconds"}).assign(turns=grouped.size()).reset_index()
+    times = grouped.agg({"seconds": "min", "bytes": "first", "images": "first", "peak_bytes": "max"})
+    times = times.assign(turns=grouped.size()).reset_index()
     times["gb_s"] = times["bytes"] / times["seconds"] / 1e9
     times["images_s"] = times["images"] / times["seconds"]
     fused, copy = (times[times["provider"] == name] for name in ("fused", "copy"))
@@ -83,7 +80,7 @@ def times_of(turns: pd.DataFrame) -> pd.DataFrame:
     return times
 
 
-def digits(value: Any) -> float:
+def digits(value: float) -> float:
     """Rounded to four significant digits, more than the measurement has."""
     return float(f"{value:.4g}")
 
@@ -97,14 +94,12 @@ def metrics_of(report: Report) -> dict[str, Any]:
         of_device = metrics.setdefault(str(device), {})
         providers = lines.set_index("provider")
         if mode == "step":
-            of_device["images_per_second"] = {name: digits(value) for name, value in providers["images_s"].items()}
+            of_device["images_per_second"] = providers["images_s"].map(digits).to_dict()
         elif case in KEPT and "fused" in providers.index:
             speedups = providers["speedup"].drop(["fused", "graph", "copy"], errors="ignore")  # graph: the operator itself
-            of_device.setdefault(mode, {})[case] = {
-                "fused_us": digits(1e6 * providers["seconds"]["fused"]),
-                "speedup": {name: digits(value) for name, value in speedups.items()},
-            }
-        peaks = {name: int(value) for name, value in providers["peak_bytes"].dropna().items()}
+            fused_us = digits(1e6 * providers["seconds"]["fused"])
+            of_device.setdefault(mode, {})[case] = {"fused_us": fused_us, "speedup": speedups.map(digits).to_dict()}
+        peaks = providers["peak_bytes"].dropna().astype(int).to_dict()
         if case in KEPT and peaks:
             of_device.setdefault("extra_bytes", {})[case] = peaks
     return metrics
@@ -118,9 +113,10 @@ def table_of(times: pd.DataFrame) -> pd.DataFrame:
     for name in wide["speedup"].columns.difference(["fused", "copy"], sort=False) if "speedup" in wide else ():
         table[f"speedup_{name}"] = wide["speedup", name]
     table[["gb_s", "of_copy"]] = operator[operator["provider"] == "fused"].set_index(LINE)[["gb_s", "of_copy"]]
+    table = table.map(digits)
     names = [f"{case} {mode}" + ("" if device == "cpu" else f" {device}") for device, case, mode in table.index]
     table.insert(0, "line", names)
-    return table.map(lambda value: digits(value) if isinstance(value, float) else value).reset_index()
+    return table.reset_index()
 
 
 def lines(report: Report) -> Iterator[str]:
@@ -153,10 +149,12 @@ def write_results(report: Report, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("reports", type=Path, nargs="+", help="what pytest-benchmark wrote: several runs count as one")
-    report = read_report(*parser.parse_args().reports)
+    parser.add_argument("--folder", type=Path, default=RESULTS, help=f"where to (default: {RESULTS})")
+    arguments = parser.parse_args()
+    report = read_report(*arguments.reports)
     print("\n".join(lines(report)))
-    write_results(report, RESULTS)
-    print(f"{RESULTS}: metrics.json, times.csv and figures/: written")
+    write_results(report, arguments.folder)
+    print(f"{arguments.folder}: metrics.json, times.csv and figures/: written")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,9 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import json
-import os
-import signal
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.runtime.errors import UserError
-from tests.benchmarks import gpu, gpu_parts
-from tests.benchmarks.gpu_parts import BENCHMARKS, PARTS, Part, run_parts
-from tests.benchmarks.measure import run_within
+from tests.benchmarks import gpu, measure
+from tests.benchmarks.gpu import Part, benchmark, parts, python, run_parts
 from tests.programs import outside_make
 from tests.vae_ext import every_kernel
 from vae_ext.source import ROOT
@@ -50,110 +46,81 @@ def test_make_gpu_names_what_is_missing_beside_a_driver(monkeypatch: pytest.Monk
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(gpu_parts, "SCRATCH", tmp_path / "scratch")
+    monkeypatch.setattr(gpu, "SCRATCH", tmp_path / "scratch")
     return tmp_path
 
 
-def ends_with(verdict: str) -> Callable[[Path, float], str]:
-    return lambda folder, seconds: verdict
+def program(name: str, code: str) -> dict[str, list[str]]:
+    return {name: python("-S", "-c", code)}
 
 
-def test_a_part_gets_what_is_left_and_one_that_does_not_fit_is_named(scratch: Path) -> None:
-    given = []
-
-    def takes(_folder: Path, seconds: float) -> str:
-        given.append(seconds)
-        return "measured"
-
-    def fails(_folder: Path, seconds: float) -> str:
-        raise UserError("nothing could be measured")
-
-    parts = (
-        Part("build", 0, 600, ends_with("built")),
-        Part("first", 5, 20, takes),
-        Part("second", 5, 600, takes),
-        Part("third", 200, 600, takes),
-        Part("fourth", 5, 600, fails),
-    )
-    verdicts = run_parts(parts, scratch, 100)
-    assert given[0] == 20 and 95 < given[1] < 100
-    assert verdicts["third"].startswith("not run: it takes 200 s, and ")
-    assert verdicts["fourth"] == "failed: nothing could be measured"
-    assert json.loads((scratch / "checks.json").read_text(encoding="utf-8")) == verdicts
+def test_what_fails_or_does_not_fit_is_named_and_what_was_measured_until_then_counts(scratch: Path) -> None:
+    wait = f"import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: open({str(scratch / 'left')!r}, 'w').close()"
+    some = [
+        Part(0, 60, "built", program("build", "")),
+        Part(0, 60, "clean", program("first", "") | program("second", "raise SystemExit(3)") | {"third": ["no-such"]}),
+        Part(0, 1.5, "measured", program("slow", wait)),
+        Part(0, 1, "passed", program("tests", "import time; time.sleep(60)")),
+        Part(200, 600, "passed", program("rest", "")),
+    ]
+    found = run_parts(some, scratch, 100)
+    assert found.pop("rest").startswith("not run: it takes 200 s, and ")
+    assert found == {
+        **{"build": "built", "first": "clean", "second": "failed: exit status 3"},
+        **{"third": "not run: there is no such program here", "slow": "measured", "tests": "failed: not finished"},
+    }
+    assert (scratch / "left").exists()
+    assert json.loads((scratch / "checks.json").read_text(encoding="utf-8")).keys() == {*found, "rest"}
 
 
 def test_without_kernels_nothing_is_measured(scratch: Path) -> None:
-    parts = (Part("build", 0, 600, ends_with("failed: see above")), Part("first", 5, 20, ends_with("measured")))
-    assert run_parts(parts, scratch, 100) == {"build": "failed: see above"}
+    refused = Part(0, 60, "built", program("build", "raise SystemExit(1)"))
+    assert run_parts([refused, Part(0, 60, "passed", program("tests", ""))], scratch, 100) == {"build": "failed: exit status 1"}
 
 
-def test_the_default_budget_is_enough_to_begin_all_but_the_rest() -> None:
-    assert [part.name for part in PARTS] == [
-        *("build", "tests", "kernels", "operator", "step", "sanitizers", "compile", "example", "rest")
+def test_the_default_budget_is_enough_to_begin_all_but_the_rest(scratch: Path) -> None:
+    *others, rest = parts(scratch)
+    assert [name for part in others for name in part.commands] == [
+        *("build", "tests", "kernels", "operator", "step", *gpu.SANITIZERS, "compile", "example")
     ]
-    assert sum(part.least for part in PARTS if part.name != "rest") < 360
-    assert set(BENCHMARKS) < {part.name for part in PARTS}
-
-
-@pytest.fixture
-def as_in_the_background() -> Iterator[None]:
-    """As a shell starts a job with &."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("as_in_the_background")
-def test_what_runs_too_long_is_interrupted_and_may_write_what_it_has(tmp_path: Path) -> None:
-    code = """
-import pathlib, sys, time
-try:
-    pathlib.Path(sys.argv[1]).write_text("begun")
-    time.sleep(60)
-except KeyboardInterrupt:
-    pathlib.Path(sys.argv[1]).write_text("interrupted")
-"""
-    assert run_within([sys.executable, "-c", code, str(tmp_path / "found")], 1.5) is None
-    assert (tmp_path / "found").read_text(encoding="utf-8") == "interrupted"
-    assert run_within([sys.executable, "-c", "import sys; sys.exit(3)"], 60) == 3
+    assert sum(part.least for part in others) < gpu.BUDGET and rest.commands.keys() == {"rest"}
 
 
 @pytest.mark.long
-def test_each_part_chooses_benchmarks_of_a_gpu() -> None:
+def test_each_part_chooses_benchmarks_of_a_gpu(scratch: Path) -> None:
     """Collected as where there is one."""
     code = """
-import contextlib, io, sys
-import pytest, torch
+import sys, pytest, torch
 torch.cuda.is_available = lambda: True
-for files, chosen, options in eval(sys.argv[1]):
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        assert pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", "-k", chosen, *files]) == 0
-    for line in said.getvalue().splitlines():
-        if line.endswith("-0]"):
-            device, case, mode, *provider = line.partition("[")[2].removesuffix("-0]").split("-")
-            print(files, device, provider[-1])
+files, *expressions = sys.argv[1:]
+for expression in expressions:
+    assert pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", "-k", expression, *files.split()]) == 0
     print("next")
 """
-    command = [sys.executable, "-c", code, repr([(files, chosen, []) for files, chosen, _ in BENCHMARKS.values()])]
-    done = subprocess.run(command, cwd=ROOT, env=outside_make(), capture_output=True, text=True, check=True)
-    parts = dict(zip(BENCHMARKS, done.stdout.split("next\n")[:-1], strict=True))
-    providers = {name: {line.split()[-1] for line in said.splitlines()} for name, said in parts.items()}
-    assert all("cuda" in line for said in parts.values() for line in said.splitlines())
-    assert providers["operator"] == {"fused", "eager", "copy", "graph"}
-    assert providers["step"] == {"fused", "graph", "autograd", "products"}  # "no graph" ends in graph
-    assert providers["compile"] == {"compile"}
-    assert providers["example"] == {"tensors"}
-    assert providers["rest"] > {"fused", "eager", "compile", "example", "reference"}
+    commands = {name: command for part in parts(scratch) for name, command in part.commands.items() if "-k" in command}
+    del commands["tests"]
+    command = python("-c", code, " ".join(measure.BENCHMARKS), *(command[-1] for command in commands.values()))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    providers = {}
+    for name, said in zip(commands, done.stdout.split("next\n")[:-1], strict=True):
+        found = re.findall(r"\[0-(\w+)-.*-(?:forward|backward|both|step)-(.*)\]", said)
+        assert {device for device, _ in found} == {"cuda"}
+        providers[name] = {provider for _, provider in found}
+    assert providers.pop("rest") > {"fused", "eager", "compile", "example", "reference"}
+    assert providers == {
+        "operator": {"fused", "eager", "copy", "graph"},
+        "step": {"fused", "no graph", "autograd", "products"},
+        "compile": {"compile"},
+        "example": {"example, tensors"},
+    }
 
 
 @pytest.mark.long
 def test_what_a_benchmark_measures_until_its_time_is_up_is_written(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
-        monkeypatch.delenv(name)  # pytest-benchmark times nothing in a worker of pytest-xdist
-    monkeypatch.setitem(BENCHMARKS, "operator", (["tests/benchmarks/bench_operator.py"], "cpu-128x2-forward-fused", []))
-    (scratch / "scratch").mkdir()
-    assert gpu_parts.benchmark("operator")(scratch, 60) == "measured"
-    assert "cpu" in json.loads((scratch / "metrics.json").read_text(encoding="utf-8"))
+    """On the CPU, where all cases and turns take minutes."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # in whose processes pytest-benchmark times nothing
+    assert run_parts([benchmark("operator", "cpu", 0, 40)], scratch, 60) == {"operator": "measured"}
+    assert "cpu,1x20,forward" in (scratch / "times.csv").read_text(encoding="utf-8")
 
 
 class Calls(TorchDispatchMode):

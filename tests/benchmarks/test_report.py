@@ -77,43 +77,41 @@ def test_a_report_that_is_none_is_named_in_one_line(tmp_path: Path, content: str
         read_report(tmp_path / "bad.json")
 
 
-@pytest.fixture(scope="module")
-def real_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a real run of one case of each operator, in which a provider fails."""
-    folder = tmp_path_factory.mktemp("measured")
-    chosen = "(cpu-128x2- or cpu-128x784-) and (forward or both and (fused or eager)) and not compile and not reference"
-    (folder / "broken.py").write_text(
-        "from tests.benchmarks.providers import PixelBench\n"
-        "def broken(logits, images, x): raise TypeError('unexpected keyword argument')\n"
-        "PixelBench.eager = staticmethod(broken)\n",
-        encoding="utf-8",
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        # Where these tests are shared among processes, this one's pytest is not another of them: those leave no report.
-        for name in [name for name in os.environ if name.startswith("PYTEST_")]:
-            patch.delenv(name)
-        patch.setenv("PYTHONPATH", str(folder))
-        options = ("-p", "broken", "-k", f"{chosen} or step-products", "--full", "--seconds", "0")
-        measure.measure(folder / "report.json", *options)
-    return folder / "report.json"
+RUN = """
+import sys
+from tests.benchmarks import measure, providers
+def broken(logits, images, x): raise TypeError("unexpected keyword argument")
+providers.PixelBench.eager = staticmethod(broken)
+measure.main()
+"""
+ONE_CASE_OF_EACH = "(cpu-128x2- or cpu-128x784-) and (forward or both and (fused or eager)) and not compile and not reference"
+
+
+def alone() -> dict[str, str]:
+    """The environment without what pytest-xdist says to its processes, in which pytest-benchmark times nothing."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | {"PYTHONPATH": str(ROOT)}
 
 
 @pytest.mark.long
-def test_a_real_run_becomes_a_table_metrics_and_figures_and_names_what_failed(real_run: Path, tmp_path: Path) -> None:
-    found = read_report(real_run)
-    machine = {"cpu", "cores", "threads", "instruction_set", "gpu", "driver", "torch", "cuda", "python", "compiler"}
-    assert found.machine.keys() == machine | {"digest", "commit"}  # and no host
-    eager = [f"cpu 128x784-pixels {mode} eager" for mode in ("forward", "both")]
-    assert found.failures == dict.fromkeys(eager, "TypeError: unexpected keyword argument")
-    text = "\n".join(lines(found))
-    assert "128x784-pixels forward" in text and "Turns: 1 of an operator, 1 of training" in text and "nan" not in text.lower()
-    write_results(found, tmp_path)
-    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["cpu"]
-    assert metrics["forward"]["128x2"]["fused_us"] > 0 and metrics["forward"]["128x2"]["speedup"].keys() == {"eager", "randn"}
-    assert metrics["forward"]["128x784-pixels"]["speedup"] == {}
-    assert metrics["images_per_second"].keys() == {"products"}
-    assert metrics["extra_bytes"]["128x2"].keys() == {"fused", "eager"}
-    assert metrics["extra_bytes"]["128x2"]["fused"] == metrics["extra_bytes"]["128x784-pixels"]["fused"] == 0
+def test_a_real_run_becomes_a_table_metrics_and_figures_and_names_what_failed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RUN, "--report", str(tmp_path / "report.json"), "--full", "--seconds=0"]
+    command += ["-k", f"{ONE_CASE_OF_EACH} or step-products"]
+    done = subprocess.run(command, cwd=ROOT, env=alone(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    failed = [f"cpu 128x784-pixels {mode} eager: TypeError: unexpected keyword argument" for mode in ("forward", "both")]
+    assert done.stdout.splitlines()[-2:] == [f"failed, and so not above: {line}" for line in failed]
+    assert "128x784-pixels forward" in done.stdout and "Turns: 1 of an operator, 1 of training" in done.stdout
+    assert "nan" not in done.stdout.lower()
+    write_results(read_report(tmp_path / "report.json"), tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    recorded = json.loads((ROOT / report.RESULTS / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["machine"].keys() == recorded["machine"].keys()  # and no host
+    operator = metrics["cpu"]["forward"]
+    assert operator["128x2"]["fused_us"] > 0 and operator["128x2"]["speedup"].keys() == {"eager", "randn"}
+    assert operator["128x784-pixels"]["speedup"] == {}
+    assert metrics["cpu"]["images_per_second"].keys() == {"products"}
+    extra = metrics["cpu"]["extra_bytes"]
+    assert extra["128x2"].keys() == {"fused", "eager"} and extra["128x2"]["fused"] == extra["128x784-pixels"]["fused"] == 0
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"speedup-cpu.png", "bandwidth-cpu.png"}
 
 
@@ -125,11 +123,8 @@ def test_a_run_that_is_interrupted_reports_what_it_has_timed_and_what_failed(tmp
     cut_off = "def interrupted(): raise KeyboardInterrupt\ndef test_cut_off(benchmark): benchmark.pedantic(interrupted)\n"
     (folder / "test_both.py").write_text(timed + cut_off, encoding="utf-8")
     (folder / "test_old.py").write_text("from vae_ext import what_is_gone\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "--benchmark-json=report.json", "benchmarks"]
-    command.append("--continue-on-collection-errors")
-    # pytest-benchmark times nothing in a worker of pytest-xdist.
-    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | {"PYTHONPATH": str(ROOT)}
-    subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, check=False)
+    command = [sys.executable, "-m", "pytest", *measure.OPTIONS, "--benchmark-json=report.json", "benchmarks"]
+    subprocess.run(command, cwd=tmp_path, env=alone(), capture_output=True, check=False)
     content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     (benchmark,) = content["benchmarks"]
     assert benchmark["name"] == "test_timed" and "data" not in benchmark["stats"]
@@ -137,14 +132,8 @@ def test_a_run_that_is_interrupted_reports_what_it_has_timed_and_what_failed(tmp
     assert reason.startswith("ImportError: cannot import name 'what_is_gone' from 'vae_ext'")
 
 
-@pytest.mark.parametrize("status", [pytest.ExitCode.INTERRUPTED, pytest.ExitCode.NO_TESTS_COLLECTED])
-def test_a_run_of_nothing_leaves_the_last_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
-    def ended(command: list[str], _seconds: float | None) -> int:
-        (path,) = [option.removeprefix("--benchmark-json=") for option in command if option.startswith("--benchmark-json=")]
-        Path(path).write_text("{}", encoding="utf-8")
-        return status
-
-    monkeypatch.setattr(measure, "run_within", ended)
+def test_a_run_of_nothing_leaves_the_last_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytest, "main", lambda arguments: pytest.ExitCode.NO_TESTS_COLLECTED)
     (tmp_path / "report.json").write_text("the last one", encoding="utf-8")
     with pytest.raises(UserError, match="nothing could be measured"):
         measure.measure(tmp_path / "report.json")
@@ -161,9 +150,9 @@ def test_the_reference_is_not_measured_in_the_operators_name(tmp_path: Path, mon
 def test_make_bench_prints_a_table_and_fails_where_a_provider_did(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failures: dict[str, str], status: int
 ) -> None:
-    asked: list[tuple[str, ...]] = []
+    asked: list[list[str]] = []
 
-    def measured(path: Path, *options: str) -> Report:
+    def measured(path: Path, options: list[str]) -> Report:
         asked.append(options)
         return read_report(write_report(path, times(), **failures))
 
@@ -172,7 +161,7 @@ def test_make_bench_prints_a_table_and_fails_where_a_provider_did(
     with pytest.raises(SystemExit) as exit_:
         measure.main()
     assert int(exit_.value.code or 0) == status
-    assert asked == [("--full", "--seconds=60.0")]
+    assert asked == [["--full", "--seconds", "60"]]
     assert "1024x64 forward" in capsys.readouterr().out
 
 
