@@ -14,24 +14,32 @@ exit status: 0 if no case became slower; 1 if one did, or fails here; 2 without 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from unittest import mock
 
-from pipeline.runtime.errors import UserError
+import torch
+
+from pipeline.runtime.errors import UserError, in_line
 from pipeline.runtime.main import run
 from tests.benchmarks.cases import DEVICES, chosen
-from tests.benchmarks.partner import Partner
-from vae_ext.source import ROOT
+from tests.benchmarks.timing import CLOCKS, seconds_of
 
+ROOT = Path(__file__).resolve().parents[2]
 MODES = ("forward", "backward", "both")
 THRESHOLD = 1.08
 PAIRS = 40
 AGAIN = 4
+TURN = 2e-3  # seconds
 # Memory that was freed serves the next result; else malloc returns it to the system, or not, as a process happens to go.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
@@ -49,29 +57,56 @@ def extract(revision: str, folder: Path) -> None:
     subprocess.run(["tar", "-x"], cwd=folder, input=archive.stdout, check=True)
 
 
-def operator_of(tree: Path) -> Partner:
-    """Both are timed by the programs that stand here."""
-    environment = {**os.environ, **MALLOC, "PYTHONPATH": f"{tree}{os.pathsep}{ROOT}"}
-    return Partner([sys.executable, "-m", "tests.benchmarks.turns"], cwd=tree, env=environment)
+def operator_of(tree: Path) -> ProcessPoolExecutor:
+    """A process with a tree's operator, to be timed there by the programs that stand here."""
+    with mock.patch.dict(os.environ, MALLOC):
+        process = ProcessPoolExecutor(1, get_context("spawn"), import_from, (str(tree),))
+        process.submit(int).result()  # it starts with its first task
+    return process
+
+
+def import_from(tree: str) -> None:
+    """This process imports vae_ext from there, and has one thread."""
+    sys.path.insert(0, tree)
+    torch.set_num_threads(1)
+
+
+@functools.cache
+def prepared(line: str) -> tuple[Callable[[], object], int, Callable[[], float]]:
+    """The call, proved right, how many of it are a turn, and the clock."""
+    from tests.benchmarks.providers import bench_of  # and with it vae_ext, of this process's tree
+    from vae_ext import backend
+
+    device, case, mode = line.split()
+    assert backend(device) == device, f"expected vae_ext's kernels on {device}, got its reference"
+    call, clock = bench_of(case, device).call(mode, "fused"), time.thread_time if device == "cpu" else CLOCKS[device]
+    return call, max(1, round(TURN / seconds_of(call, 3, clock))), clock
+
+
+def take_turn(line: str) -> float:
+    """The seconds of a call."""
+    return seconds_of(*prepared(line))
 
 
 def ratios_of(lines: Sequence[str], base: Path) -> tuple[dict[str, float], dict[str, str]]:
     """For each line the median ratio of new processes' turns, and for those that fail here the reason."""
     pairs: dict[str, list[float]] = {}
     failures: dict[str, str] = {}
-    with operator_of(ROOT) as new, operator_of(base) as old:
+    with operator_of(ROOT) as here, operator_of(base) as there:
         for line in lines:  # each is proved, and warms up
-            here, there = new.ask(line), old.ask(line)
-            if isinstance(here, str):
-                failures[line] = here
-            elif isinstance(there, str):
-                print(f"note: {line}: not compared, because it fails there: {there}")
+            reasons = {side: side.submit(take_turn, line).exception() for side in (here, there)}
+            if reasons[here]:
+                failures[line] = in_line(repr(reasons[here]), 200)
+            elif reasons[there]:  # whatever an operator of that commit does not know
+                print(f"note: {line}: not compared, because it fails there: {in_line(repr(reasons[there]), 200)}")
             else:
                 pairs[line] = []
         for turn in range(PAIRS):
             for line, ratios in pairs.items():
-                seconds = {side: side.ask(line) for side in ((new, old) if turn % 2 else (old, new))}
-                ratios.append(seconds[new] / seconds[old])
+                seconds = {
+                    side: side.submit(take_turn, line).result() for side in ((here, there) if turn % 2 else (there, here))
+                }
+                ratios.append(seconds[here] / seconds[there])
     return {line: statistics.median(ratios) for line, ratios in pairs.items()}, failures
 
 
