@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -51,40 +49,36 @@ def main() -> None:
         file = Path(folder) / "images.npy"
         np.save(file, images.reshape(len(images), -1), allow_pickle=False)
         command = [arguments.python, str(Path(__file__).with_name("pythae_trainer.py")), str(file)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as pythae:
-            print(f"pythae: {ask(pythae, 'versions')}", flush=True)
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as pythae:
             print("784-400-20, float32: training in batches of 128")
-            take_turns(TURNS, len(images), lambda: our_epoch(train_step), pythae, "epoch")
+            take_turns(TURNS, lambda: our_epoch(train_step), IMAGES, lambda: seconds(pythae, "epoch"), IMAGES)
             print(f"NLL by {SAMPLES:,} samples an image")
-            take_turns(NLL_TURNS, len(pixels), estimate_nll, pythae, f"nll {THEIR_IMAGES} {SAMPLES}")
+            their_nll = f"nll {THEIR_IMAGES} {SAMPLES}"
+            take_turns(NLL_TURNS, estimate_nll, OUR_IMAGES, lambda: seconds(pythae, their_nll), THEIR_IMAGES)
 
 
-def ask(pythae: subprocess.Popen[str], line: str) -> Any:
-    """What it answers a line of its standard input: a line of JSON.
+def seconds(pythae: subprocess.Popen[bytes], line: str) -> float:
+    """Of what a line of its standard input asks for.
 
     Raises:
         UserError: if it ended instead.
     """
     assert pythae.stdin is not None and pythae.stdout is not None
     with contextlib.suppress(BrokenPipeError):
-        print(line, file=pythae.stdin, flush=True)
-    answer = pythae.stdout.readline()
-    if not answer:
-        raise UserError("pythae_trainer.py: ended, as said above")
-    return json.loads(answer)
+        pythae.stdin.write(f"{line}\n".encode())
+    if answer := pythae.stdout.readline():
+        return float(answer)
+    raise UserError("pythae_trainer.py: ended, as said above")
 
 
-def take_turns(turns: int, images: int, run: Callable[[], object], pythae: subprocess.Popen[str], line: str) -> None:
+def take_turns(turns: int, run: Callable[[], object], images: int, pythae: Callable[[], float], their_images: int) -> None:
     """Prints the medians but for the first turn, which warms up, and that of the ratios of turns next to each other."""
-    ours, theirs = [], []
-    for _ in range(turns):
-        ours.append(images / seconds_of(run, 1, CLOCKS["cpu"]))
-        answer = ask(pythae, line)
-        theirs.append(answer["images"] / answer["seconds"])
-    ratios = [mine / yours for mine, yours in zip(ours[1:], theirs[1:], strict=True)]
+    rates = [(images / seconds_of(run, 1, CLOCKS["cpu"]), their_images / pythae()) for _ in range(turns)][1:]
+    ours, theirs = zip(*rates, strict=True)
+    ratios = [mine / yours for mine, yours in rates]
     print(f"medians of {len(ratios)} turns each, and of the ratios of turns next to each other")
-    print(f"pipeline {statistics.median(ours[1:]):>9,.1f} images/s")
-    print(f"pythae   {statistics.median(theirs[1:]):>9,.1f} images/s")
+    print(f"pipeline {statistics.median(ours):>9,.1f} images/s")
+    print(f"pythae   {statistics.median(theirs):>9,.1f} images/s")
     print(f"ratio    {statistics.median(ratios):>9.2f}   (from {min(ratios):.2f} to {max(ratios):.2f})", flush=True)
 
 

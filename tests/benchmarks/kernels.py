@@ -21,7 +21,7 @@ from tests.benchmarks.timing import CLOCKS, seconds_of
 LARGE = ("1048576x64", "262144x256", "1048576x64-bfloat16", "262144x256-bfloat16")
 SHOWN = (*LARGE, "8192x128", "1024x64", "128x20", "20x50-K50")
 CALLS = 10  # in a graph, of what takes microseconds
-REPLAYS, ROUNDS = 5, 7
+REPLAYS, ROUNDS = 100, 7
 
 
 def seconds(run: Callable[[], object], calls: int) -> float:

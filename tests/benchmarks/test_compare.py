@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.runtime.errors import UserError
 from tests.benchmarks import against_pythae, compare
+from tests.programs import script
 from vae_ext.source import ROOT
 
 
@@ -80,25 +81,17 @@ def test_an_operator_is_compared_with_that_of_a_commit_in_turns(
         compare_status(monkeypatch, "--base", "nonsense")
 
 
-PYTHAE = """
-import json, sys
-for line in sys.stdin:
-    print(json.dumps({"images": 100, "seconds": 2.0}), flush=True)
-"""
-
-
 def test_make_bench_pythae_takes_turns_with_a_process_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a trainer in pythae's place: pythae itself is installed by the target alone."""
-    (tmp_path / "trainer.py").write_text(PYTHAE, encoding="utf-8")
-    (tmp_path / "python").write_text(f"#!/bin/sh\nexec {sys.executable} {tmp_path}/trainer.py\n", encoding="utf-8")
-    (tmp_path / "python").chmod(0o755)
+    python = script(tmp_path / "python", "while read -r line; do echo 2.0; done")
     for name, value in {"TURNS": 2, "NLL_TURNS": 2, "SAMPLES": 4, "OUR_IMAGES": 8, "IMAGES": 256}.items():
         monkeypatch.setattr(against_pythae, name, value)
-    monkeypatch.setattr(sys, "argv", ["against_pythae", "--python", str(tmp_path / "python")])
+    monkeypatch.setattr(sys, "argv", ["against_pythae", "--python", python])
     against_pythae.main()
-    assert capsys.readouterr().out.count("pythae        50.0 images/s") == 2
-    (tmp_path / "trainer.py").write_text("", encoding="utf-8")
+    said = capsys.readouterr().out
+    assert "pythae       128.0 images/s" in said and "pythae        25.0 images/s" in said
+    script(tmp_path / "python", "exit 1")
     with pytest.raises(UserError, match="ended, as said above"):
         against_pythae.main()

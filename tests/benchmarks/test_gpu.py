@@ -9,14 +9,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.benchmarks import gpu, measure
-from tests.benchmarks.gpu import Part, benchmark, parts, python, run_parts
+from tests.benchmarks.gpu import Part, parts, python, run_parts
+from tests.benchmarks.test_report import write_report
 from tests.programs import outside_make
 from tests.vae_ext import every_kernel
 from vae_ext.source import ROOT
@@ -44,6 +43,14 @@ def test_make_gpu_names_what_is_missing_beside_a_driver(monkeypatch: pytest.Monk
     assert gpu.what_is_missing() == f"torch, built for CUDA; {sys.executable} has none (make gpu PYTHON=...)"
 
 
+# A program that writes what it has, a copy of a report, when it is interrupted.
+INTERRUPTED = """
+import shutil, time
+try: time.sleep(60)
+except KeyboardInterrupt: shutil.copy({!a}, {!a})
+"""
+
+
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(gpu, "SCRATCH", tmp_path / "scratch")
@@ -54,23 +61,25 @@ def program(name: str, code: str) -> dict[str, list[str]]:
     return {name: python("-S", "-c", code)}
 
 
-def test_what_fails_or_does_not_fit_is_named_and_what_was_measured_until_then_counts(scratch: Path) -> None:
-    wait = f"import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: open({str(scratch / 'left')!r}, 'w').close()"
+def test_what_fails_or_does_not_fit_is_named_and_what_was_measured_until_then_is_kept(scratch: Path) -> None:
     some = [
         Part(0, 60, "built", program("build", "")),
         Part(0, 60, "clean", program("first", "") | program("second", "raise SystemExit(3)") | {"third": ["no-such"]}),
-        Part(0, 1.5, "measured", program("slow", wait)),
+        Part(
+            0, 2, "measured", program("slow", INTERRUPTED.format(str(scratch / "report.json"), str(gpu.SCRATCH / "slow.json")))
+        ),
         Part(0, 1, "passed", program("tests", "import time; time.sleep(60)")),
         Part(200, 600, "passed", program("rest", "")),
     ]
+    write_report(scratch / "report.json", {("forward", "128x20", "fused"): [1e-4]})
     found = run_parts(some, scratch, 100)
     assert found.pop("rest").startswith("not run: it takes 200 s, and ")
     assert found == {
         **{"build": "built", "first": "clean", "second": "failed: exit status 3"},
         **{"third": "not run: there is no such program here", "slow": "measured", "tests": "failed: not finished"},
     }
-    assert (scratch / "left").exists()
     assert json.loads((scratch / "checks.json").read_text(encoding="utf-8")).keys() == {*found, "rest"}
+    assert "fused_us" in (scratch / "metrics.json").read_text(encoding="utf-8")
 
 
 def test_without_kernels_nothing_is_measured(scratch: Path) -> None:
@@ -115,28 +124,8 @@ for expression in expressions:
     }
 
 
-@pytest.mark.long
-def test_what_a_benchmark_measures_until_its_time_is_up_is_written(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU, where all cases and turns take minutes."""
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # in whose processes pytest-benchmark times nothing
-    assert run_parts([benchmark("operator", "cpu", 0, 40)], scratch, 60) == {"operator": "measured"}
-    assert "cpu,1x20,forward" in (scratch / "times.csv").read_text(encoding="utf-8")
-
-
-class Calls(TorchDispatchMode):
-    """The operators that are called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.add(func.name().partition(".")[0])
-        return func(*args, **(kwargs or {}))
-
-
 def test_compute_sanitizer_sees_every_operator() -> None:
-    with Calls() as calls:
+    with torch.profiler.profile() as profile:
         every_kernel.main("cpu")
     registered = {name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("vae_ext::")}
-    assert {name for name in calls.names if name.startswith("vae_ext::")} == registered
+    assert {event.key for event in profile.key_averages() if event.key.startswith("vae_ext::")} == registered
