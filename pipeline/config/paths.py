@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
-from pipeline.runtime.errors import UserError, quoted
+from pipeline.runtime.errors import UserError, closest, quoted
 
 PARAMS = Path("params.yaml")
 SCHEMA = Path("params.schema.json")
@@ -56,6 +55,5 @@ def named_recipe(name: str) -> str:
     names = recipe_names()
     if name in names:
         return name
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(names)}"
+    hint = f"did you mean {meant}?" if (meant := closest(name, names)) else f"expected one of {', '.join(names)}"
     raise UserError(f"{RECIPES}: no recipe {quoted(name)}; {hint}")

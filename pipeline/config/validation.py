@@ -6,8 +6,8 @@ What is wrong is one line for each fault, which names the key, what is allowed a
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from pipeline.config.params import Params, Section
 from pipeline.config.paths import PARAMS
 from pipeline.config.plain_yaml import read_yaml
-from pipeline.runtime.errors import UserError, in_line, quoted
+from pipeline.runtime.errors import UserError, closest, in_line, quoted
 
 UNKNOWN = ("unexpected_keyword_argument", "invalid_key")  # pydantic's words for a key that a section does not have
 MAX_FAULTS = 20  # that are listed; whoever wrote more of them wrote another file
@@ -84,30 +84,23 @@ def validated(kind: type[AnySection], raw: Any, source: str) -> AnySection:
 def _faults(kind: type[Section], errors: list[ErrorDetails]) -> list[str]:
     """What is wrong, then what is missing. A missing key that an unknown one beside it may stand for is in that one's line."""
     lines: list[str] = []
-    missing: dict[Loc, list[str]] = {}
+    missing: defaultdict[Loc, list[str]] = defaultdict(list)
     for error in errors:
         if error["type"] == "missing":
-            missing.setdefault(error["loc"][:-1], []).append(str(error["loc"][-1]))
+            missing[error["loc"][:-1]].append(str(error["loc"][-1]))
     for error in errors:
         if error["type"] in UNKNOWN:
-            above, known = error["loc"][:-1], _keys_beside(kind, error["loc"])
-            meant = _meant(error["loc"], known)
-            lines.append(_unknown(error["loc"], meant, missing.get(above) or known))
-            missing[above] = [name for name in missing.get(above, []) if meant not in (name, None)]
+            key, above, known = _dotted(error["loc"]), error["loc"][:-1], _keys_beside(kind, error["loc"])
+            meant = RENAMED[key].rpartition(".")[2] if key in RENAMED else closest(in_line(str(error["loc"][-1])), known)
+            hint = f"did you mean {meant}?" if meant else f"expected one of {', '.join(missing[above] or known)}"
+            lines.append(f"{key} is now {RENAMED[key]}" if key in RENAMED else f"{key}: unknown key; {hint}")
+            missing[above] = [name for name in missing[above] if meant not in (name, None)]
         elif error["type"] != "missing":
             lines.append(_fault(error))
     for above, names in missing.items():
         if names:
             lines.append(f"{_dotted(above)}: missing {', '.join(names)}; every parameter must be given".removeprefix(": "))
     return lines
-
-
-def _unknown(loc: Loc, meant: str | None, candidates: list[str]) -> str:
-    key = _dotted(loc)
-    if key in RENAMED:
-        return f"{key} is now {RENAMED[key]}"
-    hint = f"did you mean {meant}?" if meant else f"expected one of {', '.join(candidates)}"
-    return f"{key}: unknown key; {hint}"
 
 
 def from_json(kind: type[AnySection], text: str | bytes) -> AnySection:
@@ -134,16 +127,6 @@ def _fault(error: ErrorDetails) -> str:
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     message = re.sub(r"(?:Dictionary|List|String) should have (.*?)(?: after validation, not \d+)?$", r"expected \1", message)
     return f"{key}: {message}, got {quoted(value)}".removeprefix(": ")
-
-
-def _meant(loc: Loc, known: list[str]) -> str | None:
-    """The key that an unknown one is now called, the only one that starts like it, or the one that it is most like."""
-    if (now := RENAMED.get(_dotted(loc))) is not None:
-        return now.rpartition(".")[2]
-    key = in_line(str(loc[-1]))
-    same_start = [name for name in known if name.startswith(key) or key.startswith(name)]
-    close = same_start if len(same_start) == 1 else difflib.get_close_matches(key, known, n=1)
-    return close[0] if close else None
 
 
 def _keys_beside(section: Any, loc: Loc) -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """Something that the user can mend; each line of the message names the parameter or file, what was expected, what came."""
@@ -24,3 +27,9 @@ def in_line(text: str, limit: int = 80) -> str:
     """Text of somebody else as a part of a message: one line, without control characters, cut."""
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text[: 4 * limit].split()))
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def closest(name: str, known: Sequence[str]) -> str | None:
+    """The known name that a wrong one may be meant for: the only one that starts like it, or one that is much like it."""
+    same_start = [one for one in known if one.startswith(name) or name.startswith(one)]
+    return same_start[0] if len(same_start) == 1 else next(iter(difflib.get_close_matches(name, known, n=1)), None)

@@ -59,36 +59,22 @@ class Pictures:
         self.notes, self.brightest = Counter[str](), Brightness(0.0, 0.0, 255.0)
         self.shape = self._open(paths[0])[0].shape
         expect_size(str(paths[0]), self.shape)
-        self.workers = os.cpu_count() or 1
-        self.readers = ThreadPoolExecutor(self.workers)
+        self.readers = ThreadPoolExecutor(os.cpu_count())
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def read(self, rows: npt.NDArray[np.int64]) -> Bytes:
         images = np.empty((len(rows), *self.shape), np.uint8)
-        # A share each, not a picture: Pillow lets go of Python while it decodes, and little else does.
-        shares = [np.arange(len(rows))[start :: self.workers] for start in range(self.workers)]
-        for notes, brightest in self.readers.map(lambda positions: self._fill(images, rows, positions), shares):
+        paths = [self.paths[row] for row in rows]
+        for i, (image, notes, brightest) in enumerate(self.readers.map(self._open, paths)):
+            if image.shape != self.shape:
+                wanted, got = format_shape(self.shape), format_shape(image.shape)
+                raise UserError(f"{paths[i]}: expected {wanted} as in {self.paths[0]}, got {got}; {self.remedy}")
+            images[i] = image
             self.notes.update(notes)
             self.brightest = max(self.brightest, brightest)
         return images
-
-    def _fill(
-        self, images: Bytes, rows: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
-    ) -> tuple[Counter[str], Brightness]:
-        """Reads the rows at these positions of ``rows`` to the same of ``images``."""
-        done, brightest = Counter[str](), self.brightest
-        for position in positions:
-            path = self.paths[rows[position]]
-            image, notes, own = self._open(path)
-            if image.shape != self.shape:
-                wanted, got = format_shape(self.shape), format_shape(image.shape)
-                raise UserError(f"{path}: expected {wanted} as in {self.paths[0]}, got {got}; {self.remedy}")
-            images[position] = image
-            done.update(notes)
-            brightest = max(brightest, own)
-        return done, brightest
 
     def _open(self, path: Path) -> tuple[Bytes, list[str], Brightness]:
         """A picture, what was done to it, and its brightest pixel."""
