@@ -14,17 +14,15 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from pipeline import evaluate, plot, prepare, train
 from pipeline.config.paths import DEFAULT
 from pipeline.data.prepared import read_manifest, read_split
 from pipeline.data.splits import as_count, hold_out, permutation, share_out
-from tests.pipeline.conftest import ROOT, set_params, write_idx
+from tests.pipeline.conftest import ROOT, set_params
 from tests.pipeline.own_images import (
     DRAWN,
     Bytes,
-    colours,
     digits_archive,
     digits_rows,
     fashion,
@@ -86,104 +84,6 @@ def prepared(workspace: Path, changes: dict[str, object]) -> tuple[Bytes, npt.ND
     found = read_split("train")
     assert found.labels is not None
     return np.array(found.images), found.labels.astype(np.int64)
-
-
-def test_pictures_and_arrays_of_the_same_images_are_the_same_bytes(workspace: Path) -> None:
-    images = colours(40, 9, 11)
-    for i, image in enumerate(images):
-        (workspace / f"data/raw/png/{i % 2}").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(workspace / f"data/raw/png/{i % 2}/{i:02d}.png")
-    order = np.argsort(np.arange(40) % 2, kind="stable")
-    labels = np.sort(np.arange(40) % 2)
-    np.savez(workspace / "data/raw/last.npz", x=images[order], y=labels)
-    np.savez(workspace / "data/raw/first.npz", x=np.moveaxis(images[order], 3, 1), y=labels)
-    np.savez(workspace / "data/raw/real.npz", x=(images[order] / 255).astype(np.float32), y=labels)
-    changes: dict[str, object] = {"data.validation": 4, "data.test": 4, "data.split_seed": 0}
-    expected = prepared(workspace, {"data.path": "data/raw/png", **changes})
-    for name in ("last", "first", "real"):
-        got = prepared(workspace, {"data.path": f"data/raw/{name}.npz", **changes})
-        assert np.array_equal(got[0], expected[0])
-        assert np.array_equal(got[1], expected[1])
-
-
-def test_emnist_is_turned_upright(workspace: Path) -> None:
-    folder = workspace / "data/raw/emnist"
-    folder.mkdir()
-    images = colours(30, 28, 28)[..., 0]
-    for name, count in (("train", 20), ("test", 10)):
-        write_idx(folder, f"emnist-letters-{name}-images-idx3-ubyte", images[:count].swapaxes(1, 2).copy())
-        write_idx(folder, f"emnist-letters-{name}-labels-idx1-ubyte", (1 + np.arange(count) % 2).astype(np.uint8))
-    got, labels = prepared(workspace, {"data.path": "data/raw/emnist", "data.validation": 2})
-    assert np.array_equal(got, images[:18])
-    assert read_manifest().classes == ["1", "2"]
-    assert set(labels.tolist()) == {0, 1}
-
-
-def test_what_was_done_to_pictures_is_counted(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    set_params(workspace / "params.yaml", photos_of_all_sizes(workspace / "data/raw"))
-    (workspace / "data/raw/photos/train/left/Thumbs.db").write_bytes(b"")
-    deep = (np.arange(20 * 20).reshape(20, 20) * 160).astype(np.uint16)
-    Image.fromarray(deep).save(workspace / "data/raw/photos/train/left/deep.png")
-    prepare.main()
-    said = capsys.readouterr().out
-    assert "note: 1 files ignored that are no PNG, JPEG, WebP or TIFF\n" in said
-    assert "note: 40 pictures with transparency, which was left out; put them on a background first, if that matters\n" in said
-    assert "note: 1 pictures of 16 bits, of which the upper 8 were taken\n" in said
-
-
-def test_a_picture_is_turned_as_its_camera_was(workspace: Path) -> None:
-    folder = workspace / "data/raw/turned"
-    folder.mkdir()
-    images = colours(5, 8, 12)
-    for i, image in enumerate(images):
-        tags = Image.Exif()
-        tags[0x0112] = 6  # a quarter to the right
-        Image.fromarray(image).save(folder / f"{i}.png", exif=tags)
-    set_params(workspace / "params.yaml", {"data.path": "data/raw/turned", "data.validation": 1, "data.test": 2})
-    prepare.main()
-    assert np.array_equal(read_split("train").images, np.moveaxis(np.rot90(images[:2], -1, axes=(1, 2)), 3, 1))
-
-
-def test_pictures_of_16_bits_and_those_of_telephones_are_read(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = workspace / "data/raw/deep"
-    folder.mkdir()
-    deep = (np.arange(64).reshape(8, 8) * 1000).astype(np.uint16)
-    for i in range(6):
-        # Big-endian as a TIFF file may be, and little-endian.
-        name, kind = (f"{i}.tif", ">u2") if i % 2 else (f"{i}.png", "<u2")
-        Image.fromarray((deep + i).astype(kind)).save(folder / name)
-    (folder / ".thumbs").mkdir()
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / ".thumbs/x.png")
-    set_params(workspace / "params.yaml", {"data.path": "data/raw/deep", "data.validation": 2, "data.test": 2})
-    prepare.main()
-    assert np.array_equal(read_split("train").images, [(deep + i) >> 8 for i in range(2)])
-    assert "note: 6 pictures of 16 bits" in capsys.readouterr().out
-    first, second = (Image.fromarray(image) for image in colours(2, 8, 8))
-    for i in range(6):
-        (folder / f"{i}.{'tif' if i % 2 else 'png'}").unlink()
-        first.save(folder / f"{i}.jpg", "MPO", save_all=True, append_images=[second], quality=95)
-    prepare.main()
-    assert "note: 6 pictures with others in their file" in capsys.readouterr().out
-
-
-def test_stretching_keeps_what_cropping_cuts_off(workspace: Path) -> None:
-    folder = workspace / "data/raw/wide"
-    folder.mkdir()
-    for i in range(6):
-        image = np.full((10, 40, 3), 100, np.uint8)
-        image[:, :10] = (255, 0, 0)
-        image[0, 20] = i
-        Image.fromarray(image).save(folder / f"{i}.png")
-    changes = {"data.path": "data/raw/wide", "data.validation": 2, "data.test": 2, "data.size": [10, 10], "data.color": "rgb"}
-    set_params(workspace / "params.yaml", changes)
-    prepare.main()
-    assert read_split("train").images[..., 5, :].max() == 100
-    set_params(workspace / "params.yaml", {"data.fit": "stretch"})
-    prepare.main()
-    assert read_split("train").images[0, :, 5, 0].tolist() == [255, 0, 0]
-    set_params(workspace / "params.yaml", {"data.color": "grey"})
-    prepare.main()
-    assert read_split("train").images[0, 5, 0] == round(255 * 0.299)
 
 
 def test_classes_of_one_image_stay_in_training(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from pipeline.data.prepared import read_manifest, read_split
 from pipeline.inference.inputs import InputImages
 from pipeline.runtime.errors import UserError
 from tests.pipeline.conftest import RAW, ROOT, set_params, write_idx
-from tests.pipeline.own_images import GOOD, SPLIT, Bytes, colours
+from tests.pipeline.own_images import GOOD, SPLIT, Bytes, colours, photos_of_all_sizes
 
 
 def prepared_by(capsys: pytest.CaptureFixture[str], path: str, **data: object) -> tuple[Bytes, str]:
@@ -38,10 +38,10 @@ def counts() -> list[int]:
     return [read_manifest().counts[split] for split in ("train", "validation", "test")]
 
 
-def save_pictures(folder: Path, images: npt.NDArray[Any]) -> Path:
+def save_pictures(folder: Path, images: npt.NDArray[Any], **options: Any) -> Path:
     folder.mkdir(parents=True)
     for i, image in enumerate(images):
-        Image.fromarray(image).save(folder / f"{i:02d}.png")
+        Image.fromarray(image).save(folder / f"{i:02d}.png", **options)
     return folder
 
 
@@ -61,9 +61,8 @@ def test_mnist_is_prepared_to_the_bytes_that_its_results_are_of(raw: Path, capsy
 
 def test_data_without_sets_of_their_own_need_no_parameter_but_their_path(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, labels = colours(60, 5, 5), np.arange(60) // 20
-    for i, image in enumerate(images):
-        (raw / f"classes/{labels[i]}").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(raw / f"classes/{labels[i]}/{i:02d}.png")
+    for label in range(3):
+        save_pictures(raw / f"classes/{label}", images[labels == label])
     np.savez(raw / "none.npz", images=images, labels=labels)
     np.savez(raw / "test.npz", x_train=images, y_train=labels, x_test=images[:7], y_test=labels[:7])
     np.savez(raw / "both.npz", x_train=images, x_test=images[:7], x_val=images[:9])
@@ -202,6 +201,84 @@ def test_links_behind_which_dvc_sees_changes_are_followed(raw: Path, capsys: pyt
     assert repository.status() == {}
     (folder / "00.png").write_bytes((folder / "01.png").read_bytes() + b"changed")
     assert set(repository.status()) == {"linked", "copies"}
+
+
+def test_pictures_and_arrays_of_the_same_images_are_the_same_bytes(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = colours(40, 9, 11)
+    save_pictures(raw / "png/0", images[::2])
+    save_pictures(raw / "png/1", images[1::2])
+    ordered, labels = np.concatenate([images[::2], images[1::2]]), np.repeat([0, 1], 20)
+    np.savez(raw / "last.npz", x=ordered, y=labels)
+    np.savez(raw / "first.npz", x=np.moveaxis(ordered, 3, 1), y=labels)
+    np.savez(raw / "real.npz", x=(ordered / 255).astype(np.float32), y=labels)
+    prepared = []
+    for name in ("png", "last.npz", "first.npz", "real.npz"):
+        found, _ = prepared_by(capsys, f"data/raw/{name}", validation=4, test=4, split_seed=0)
+        prepared.append((found.tolist(), read_split("train").labels.tolist()))  # type: ignore[union-attr]
+    assert all(other == prepared[0] for other in prepared[1:])
+
+
+def test_emnist_is_turned_upright(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (raw / "emnist").mkdir()
+    images = colours(30, 28, 28)[..., 0]
+    for name, count in (("train", 20), ("test", 10)):
+        write_idx(raw / "emnist", f"emnist-letters-{name}-images-idx3-ubyte", images[:count].swapaxes(1, 2).copy())
+        write_idx(raw / "emnist", f"emnist-letters-{name}-labels-idx1-ubyte", (1 + np.arange(count) % 2).astype(np.uint8))
+    assert np.array_equal(prepared_by(capsys, "data/raw/emnist", validation=2)[0], images[:18])
+    assert read_manifest().classes == ["1", "2"]
+    assert set(read_split("train").labels.tolist()) == {0, 1}  # type: ignore[union-attr]
+
+
+def test_what_was_done_to_pictures_is_counted(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    set_params(PARAMS, photos_of_all_sizes(raw))
+    (raw / "photos/train/left/Thumbs.db").write_bytes(b"")
+    deep = (np.arange(20 * 20).reshape(20, 20) * 160).astype(np.uint16)
+    Image.fromarray(deep).save(raw / "photos/train/left/deep.png")
+    prepare.main()
+    said = capsys.readouterr().out
+    assert "note: 1 files ignored that are no PNG, JPEG, WebP or TIFF\n" in said
+    assert "note: 40 pictures with transparency, which was left out; put them on a background first, if that matters\n" in said
+    assert "note: 1 pictures of 16 bits, of which the upper 8 were taken\n" in said
+
+
+def test_a_picture_is_turned_as_its_camera_was(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, tags = colours(5, 8, 12), Image.Exif()
+    tags[0x0112] = 6  # a quarter to the right
+    save_pictures(raw / "turned", images, exif=tags)
+    found, _ = prepared_by(capsys, "data/raw/turned", validation=1, test=2)
+    assert np.array_equal(found, np.moveaxis(np.rot90(images[:2], -1, axes=(1, 2)), 3, 1))
+
+
+def test_pictures_of_16_bits_and_those_of_telephones_are_read(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deep = (np.arange(64).reshape(8, 8) * 1000).astype(np.uint16)
+    (raw / "deep/.thumbs").mkdir(parents=True)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(raw / "deep/.thumbs/x.png")
+    for i in range(6):
+        # Big-endian as a TIFF file may be, and little-endian.
+        name, kind = (f"{i}.tif", ">u2") if i % 2 else (f"{i}.png", "<u2")
+        Image.fromarray((deep + i).astype(kind)).save(raw / "deep" / name)
+    found, said = prepared_by(capsys, "data/raw/deep", validation=2, test=2)
+    assert np.array_equal(found, [(deep + i) >> 8 for i in range(2)])
+    assert "note: 6 pictures of 16 bits" in said
+    (raw / "telephone").mkdir()
+    first, second = (Image.fromarray(image) for image in colours(2, 8, 8))
+    for i in range(6):
+        first.save(raw / f"telephone/{i}.jpg", "MPO", save_all=True, append_images=[second], quality=95)
+    assert "note: 6 pictures with others in their file" in prepared_by(capsys, "data/raw/telephone")[1]
+
+
+def test_stretching_keeps_what_cropping_cuts_off(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = np.full((6, 10, 40, 3), 100, np.uint8)
+    images[:, :, :10] = (255, 0, 0)
+    images[:, 0, 20] = np.arange(6)[:, None]
+    save_pictures(raw / "wide", images)
+
+    def wide(**data: object) -> Bytes:
+        return prepared_by(capsys, "data/raw/wide", validation=2, test=2, size=[10, 10], **data)[0]
+
+    assert wide(color="rgb")[..., 5, :].max() == 100
+    assert wide(color="rgb", fit="stretch")[0, :, 5, 0].tolist() == [255, 0, 0]
+    assert wide(color="grey", fit="stretch")[0, 5, 0] == round(255 * 0.299)
 
 
 def test_vae_reads_images_as_the_models_own_were_read(raw: Path) -> None:
