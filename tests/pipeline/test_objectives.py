@@ -17,6 +17,7 @@ from tests.plain import plain_params
 from vae_ext import standard_normal
 
 CPU = torch.device("cpu")
+KEY = stream_key(5, Stream.TRAIN, CPU)
 SMALL = {"hidden": [16], "latent_dim": 3}
 
 
@@ -27,17 +28,16 @@ def model_and_images(**changes: Any) -> tuple[VAE, Tensor]:
     return model.double(), torch.randint(0, 256, (40, 12), dtype=torch.uint8)
 
 
-def objective_of(model: VAE, pixels: Tensor, key: Tensor, beta: float = 1.0, **changes: Any) -> tuple[Tensor, Terms]:
+def objective_of(model: VAE, pixels: Tensor, key: Tensor = KEY, beta: float = 1.0, **changes: Any) -> tuple[Tensor, Terms]:
     objective = plain_params(**changes).objective
     return objective_terms(model, pixels, as_float(pixels).double(), key, beta, objective, objective.samples)
 
 
 def test_terms_are_those_of_the_noise() -> None:
     model, pixels = model_and_images()
-    key = stream_key(5, Stream.TRAIN, CPU)
-    terms = elbo_terms(model, pixels, key, row_offset=7)
+    terms = elbo_terms(model, pixels, KEY, row_offset=7)
     mu, logvar = model.encode(as_float(pixels).double())
-    z = mu + torch.exp(logvar / 2) * standard_normal(key, 40, 3, row_offset=7)
+    z = mu + torch.exp(logvar / 2) * standard_normal(KEY, 40, 3, row_offset=7)
     torch.testing.assert_close(terms.distortion, -model.likelihood.log_prob(model.decode(z), pixels))
     torch.testing.assert_close(terms.rate, 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(-1))
     torch.testing.assert_close(terms.elbo, -(terms.distortion + terms.rate))
@@ -51,9 +51,8 @@ def test_beta_weighs_the_rate_in_the_loss_and_not_in_the_elbo() -> None:
 
 def test_noise_does_not_depend_on_how_images_are_cut_into_batches() -> None:
     model, pixels = model_and_images()
-    key = stream_key(5, Stream.EVALUATE, CPU)
-    whole = elbo_terms(model, pixels, key).distortion
-    parts = [elbo_terms(model, part, key, row_offset=row).distortion for row, part in ((0, pixels[:13]), (13, pixels[13:]))]
+    whole = elbo_terms(model, pixels, KEY).distortion
+    parts = [elbo_terms(model, part, KEY, row_offset=row).distortion for row, part in ((0, pixels[:13]), (13, pixels[13:]))]
     torch.testing.assert_close(torch.cat(parts), whole)
 
 
@@ -75,35 +74,32 @@ def test_logvar_is_bounded_for_sample_rate_and_gradient_alike() -> None:
 @pytest.mark.parametrize("scale", ["exp", "softplus"])
 def test_the_plain_objective_is_the_beta_elbo(scale: str) -> None:
     model, pixels = model_and_images(scale=scale)
-    key = stream_key(5, Stream.TRAIN, CPU)
-    loss, terms = objective_of(model, pixels, key, beta=0.7)
-    expected = elbo_terms(model, pixels, key)
+    loss, terms = objective_of(model, pixels, beta=0.7)
+    expected = elbo_terms(model, pixels, KEY)
     torch.testing.assert_close((terms.distortion, terms.rate), (expected.distortion, expected.rate))
     torch.testing.assert_close(loss.mean(), expected.loss(0.7))
 
 
 def test_softplus_is_the_scale_of_sample_and_rate() -> None:
     model, pixels = model_and_images(scale="softplus")
-    key = stream_key(5, Stream.TRAIN, CPU)
     mu, rho = model.encode(as_float(pixels).double())
     posterior = torch.distributions.Normal(mu, torch.nn.functional.softplus(rho))
     prior = torch.distributions.Normal(torch.zeros_like(mu), 1.0)
-    terms = elbo_terms(model, pixels, key)
+    terms = elbo_terms(model, pixels, KEY)
     torch.testing.assert_close(terms.rate, torch.distributions.kl_divergence(posterior, prior).sum(-1))
-    z = posterior.mean + posterior.stddev * standard_normal(key, 40, 3)
+    z = posterior.mean + posterior.stddev * standard_normal(KEY, 40, 3)
     torch.testing.assert_close(terms.distortion, -model.likelihood.log_prob(model.decode(z), pixels))
 
 
 def test_importance_weighted_objective_is_the_formula() -> None:
     model, pixels = model_and_images()
-    key = stream_key(5, Stream.TRAIN, CPU)
-    loss, terms = objective_of(model, pixels, key, bound="iwae", samples=7)
+    loss, terms = objective_of(model, pixels, bound="iwae", samples=7)
     mu, logvar = model.encode(as_float(pixels).double())
     posterior = torch.distributions.Normal(mu, torch.exp(logvar / 2))
     prior = torch.distributions.Normal(torch.zeros_like(mu), 1.0)
     log_w = []
     for sample in range(7):
-        z = posterior.mean + posterior.stddev * standard_normal(key, 40, 3, num_samples=7)[sample]
+        z = posterior.mean + posterior.stddev * standard_normal(KEY, 40, 3, num_samples=7)[sample]
         ratio = (prior.log_prob(z) - posterior.log_prob(z)).sum(-1)
         log_w.append(model.likelihood.log_prob(model.decode(z), pixels) + ratio)
     torch.testing.assert_close(loss, math.log(7) - torch.stack(log_w).logsumexp(0))
@@ -113,20 +109,14 @@ def test_importance_weighted_objective_is_the_formula() -> None:
 
 def test_importance_weighting_with_one_sample_is_the_elbo_by_monte_carlo() -> None:
     model, pixels = model_and_images()
-    key = stream_key(5, Stream.TRAIN, CPU)
-    torch.testing.assert_close(
-        objective_of(model, pixels, key, bound="iwae")[0], objective_of(model, pixels, key, kl="monte_carlo")[0]
-    )
+    torch.testing.assert_close(objective_of(model, pixels, bound="iwae")[0], objective_of(model, pixels, kl="monte_carlo")[0])
 
 
 def test_kl_by_monte_carlo_has_the_mean_of_the_closed_form_within_three_standard_errors() -> None:
     model, pixels = model_and_images()
-    key = stream_key(5, Stream.TRAIN, CPU)
     samples = 4000
-    _, exact = objective_of(model, pixels, key)
-    rates = torch.stack(
-        [objective_of(model, pixels, key + torch.tensor([0, i]), kl="monte_carlo")[1].rate for i in range(samples)]
-    )
+    _, exact = objective_of(model, pixels)
+    rates = torch.stack([objective_of(model, pixels + torch.tensor([0, i]), kl="monte_carlo")[1].rate for i in range(samples)])
     mean = rates.mean(1)  # over images, of each draw
     error = mean.std() / math.sqrt(samples)
     assert (mean.mean() - exact.rate.mean()).abs() < 3 * error
@@ -152,12 +142,11 @@ def test_more_samples_lower_the_variance_and_not_the_mean() -> None:
 
 def test_free_bits_leave_alone_what_is_below_and_press_what_is_above() -> None:
     model, pixels = model_and_images()
-    key = stream_key(5, Stream.TRAIN, CPU)
     mu, logvar = model.encode(as_float(pixels).double())
     kl = 0.5 * (mu**2 + logvar.exp() - 1 - logvar)
     lowest, highest = kl.mean(0).sort().values[[0, 2]].tolist()
     between = (lowest + highest) / 2
-    loss, terms = objective_of(model, pixels, key, free_bits=between)
+    loss, terms = objective_of(model, pixels, free_bits=between)
     pressed = kl.mean(0) > between
     assert 0 < pressed.sum() < 3
     torch.testing.assert_close(terms.rate, kl.sum(-1))
@@ -167,25 +156,23 @@ def test_free_bits_leave_alone_what_is_below_and_press_what_is_above() -> None:
 
 def test_an_autoencoder_pays_for_distortion_and_its_codes_norm_alone() -> None:
     model, pixels = model_and_images(posterior="deterministic")
-    key = stream_key(5, Stream.TRAIN, CPU)
-    loss, terms = objective_of(model, pixels, key, sparsity=0.3)
+    loss, terms = objective_of(model, pixels, sparsity=0.3)
     z = model.mu(as_float(pixels).double())
     torch.testing.assert_close(terms.distortion, -model.likelihood.log_prob(model.decode(z), pixels))
     torch.testing.assert_close(loss, terms.distortion + 0.3 * z.abs().sum(-1))
     assert not terms.rate.any()
-    assert torch.equal(elbo_terms(model, pixels, key).distortion, terms.distortion)
+    assert torch.equal(elbo_terms(model, pixels, KEY).distortion, terms.distortion)
 
 
 def test_corruption_adds_noise_and_drops_pixels_as_it_says() -> None:
-    key = stream_key(5, Stream.CORRUPT, CPU)
     x = torch.full((400, 200), 0.5)
-    noisy = corrupt(x, key, noise=0.2, dropout=0.0)
+    noisy = corrupt(x, KEY, noise=0.2, dropout=0.0)
     assert (noisy - x).std().item() == pytest.approx(0.2, rel=0.02)
     assert (noisy - x).mean().item() == pytest.approx(0.0, abs=0.003)
-    dropped = corrupt(x, key, noise=0.0, dropout=0.3)
+    dropped = corrupt(x, KEY, noise=0.0, dropout=0.3)
     assert set(dropped.unique().tolist()) == {0.0, 0.5}
     assert (dropped == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
     # The two draws are not one.
-    both = corrupt(x, key, noise=0.2, dropout=0.3)
+    both = corrupt(x, KEY, noise=0.2, dropout=0.3)
     assert noisy[both != 0].mean().item() == pytest.approx(0.5, abs=0.005)
-    assert torch.equal(torch.cat([corrupt(x[:9], key, 0.2, 0.3), corrupt(x[9:], key, 0.2, 0.3, row_offset=9)]), both)
+    assert torch.equal(torch.cat([corrupt(x[:9], KEY, 0.2, 0.3), corrupt(x[9:], KEY, 0.2, 0.3, row_offset=9)]), both)
