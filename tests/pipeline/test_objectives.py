@@ -116,7 +116,9 @@ def test_kl_by_monte_carlo_has_the_mean_of_the_closed_form_within_three_standard
     model, pixels = model_and_images()
     samples = 4000
     _, exact = objective_of(model, pixels)
-    rates = torch.stack([objective_of(model, pixels + torch.tensor([0, i]), kl="monte_carlo")[1].rate for i in range(samples)])
+    rates = torch.stack(
+        [objective_of(model, pixels, KEY + torch.tensor([0, i]), kl="monte_carlo")[1].rate for i in range(samples)]
+    )
     mean = rates.mean(1)  # over images, of each draw
     error = mean.std() / math.sqrt(samples)
     assert (mean.mean() - exact.rate.mean()).abs() < 3 * error
