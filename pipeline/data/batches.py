@@ -80,11 +80,7 @@ class MemmapImages:
 
 def byte_means(images: Bytes) -> Tensor:
     """The mean byte of each pixel, float64 [D]: of whole-number sums, so that neither device nor order moves a bit of it."""
-    sums = np.zeros(images[0].size, np.int64)
-    for start in range(0, len(images), 10_000):
-        part = images[start : start + 10_000]
-        sums += part.reshape(len(part), -1).sum(axis=0, dtype=np.int64)
-    return torch.from_numpy(sums / len(images))
+    return torch.from_numpy(images.reshape(len(images), -1).sum(axis=0, dtype=np.int64) / len(images))
 
 
 def test_pixels(params: Params, device: torch.device) -> Tensor:

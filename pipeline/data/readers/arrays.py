@@ -21,9 +21,8 @@ from pipeline.data.readers.raw import (
     MAX_BYTES,
     Brightness,
     RawDataset,
-    RawSplit,
     as_batch,
-    encode_labels,
+    dataset,
     expect_size,
     format_shape,
     to_bytes,
@@ -158,10 +157,8 @@ def read_arrays(path: Path, size: Sequence[int] | None, white: float | None) -> 
     if "train" not in found["images"]:
         raise UserError(f"{path}: expected training images, got those of {', '.join(found['images'])}")
     images = {split: ArrayImages(f"{path}: {name}", array, size, white) for split, (name, array) in found["images"].items()}
-    if not found["labels"]:
-        return RawDataset({split: RawSplit(part, None) for split, part in images.items()}, None, notes)
     labels = {}
-    for split, part in images.items():
+    for split, part in images.items() if found["labels"] else ():
         if split not in found["labels"]:
             raise UserError(f"{path}: expected labels for the {split} images, as for others, got none")
         name, values = found["labels"][split]
@@ -169,8 +166,7 @@ def read_arrays(path: Path, size: Sequence[int] | None, white: float | None) -> 
             got = f"{values.dtype} {format_shape(values.shape)}"
             raise UserError(f"{path}: {name}: expected a whole number or name for each of {len(part)} images, got {got}")
         labels[split] = values.reshape(-1)
-    classes, names = encode_labels(labels)
-    return RawDataset({split: RawSplit(part, classes[split]) for split, part in images.items()}, names, notes)
+    return dataset(images, labels, notes)
 
 
 def read_images(path: Path, shape: tuple[int, ...], white: float | None, remedy: str) -> ArrayImages:

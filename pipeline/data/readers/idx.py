@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from pipeline.data.prepared import Bytes, SplitName
 from pipeline.data.readers.arrays import ArrayImages
-from pipeline.data.readers.raw import MAX_BYTES, RawDataset, RawSplit, encode_labels, format_shape
+from pipeline.data.readers.raw import MAX_BYTES, RawDataset, dataset, format_shape
 from pipeline.runtime.errors import UserError
 
 CHECKSUMS = "SHA256SUMS"
@@ -69,17 +69,9 @@ def read_idx(folder: Path, white: float | None = None) -> RawDataset:
         labels[split] = read(name, "labels", 1)
         if len(pixels) != len(labels[split]):
             raise UserError(f"{folder}: {name}: expected as many labels as images, got {len(labels[split])} for {len(pixels)}")
-    classes, names = encode_labels(labels) if labelled else ({}, None)
     notes = Counter({"images turned, as EMNIST's are": sum(map(len, images.values()))} if whose.startswith("emnist") else {})
-    return RawDataset(
-        {
-            split: RawSplit(ArrayImages(f"{folder}: {split}", part, None, white), classes.get(split))
-            for split, part in images.items()
-        },
-        names,
-        notes,
-        mixed=True,  # all of MNIST's family do
-    )
+    arrays = {split: ArrayImages(f"{folder}: {split}", part, None, white) for split, part in images.items()}
+    return dataset(arrays, labels, notes, mixed=True)  # as all of MNIST's family are
 
 
 def _read(path: Path, dimensions: int) -> Bytes:

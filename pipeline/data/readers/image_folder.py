@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.data.prepared import Bytes, SplitName
 from pipeline.data.readers.arrays import SPLITS
-from pipeline.data.readers.raw import Brightness, RawDataset, RawSplit, expect_size, format_shape, to_bytes
+from pipeline.data.readers.raw import Brightness, Images, RawDataset, dataset, expect_size, format_shape, to_bytes
 from pipeline.data.source import refuse_unreadable
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import expect_file
@@ -167,14 +167,13 @@ def read_folder(root: Path, size: Sequence[int] | None, fit: Fit, color: Color |
     named = {split: classes for split, classes in found.items() if None not in classes}
     if named and len(named) < len(found):
         raise UserError(f"{root}: expected classes in each of {', '.join(found)} or in none, got them in {', '.join(named)}")
-    names = sorted({name for classes in named.values() for name in classes if name is not None})
-    number: dict[str | None, int] = {name: i for i, name in enumerate(names)}
-    splits: dict[SplitName, RawSplit] = {}
+    images: dict[SplitName, Images] = {}
+    labels: dict[SplitName, npt.NDArray[np.str_]] = {}
     for split, classes in found.items():
-        paths = [path for several in classes.values() for path in several]
-        labels = np.repeat([number[name] for name in classes], [len(some) for some in classes.values()]) if number else None
-        splits[split] = RawSplit(Pictures(paths, size, fit, color, white), labels)
-    return RawDataset(splits, names or None, notes)
+        images[split] = Pictures([path for several in classes.values() for path in several], size, fit, color, white)
+        if named:
+            labels[split] = np.repeat(np.array(list(classes), str), [len(several) for several in classes.values()])
+    return dataset(images, labels, notes)
 
 
 def _classes(root: Path, notes: Counter[str]) -> dict[str | None, list[Path]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -60,8 +60,8 @@ class RawDataset:
 
     splits: Mapping[SplitName, RawSplit]
     names: list[str] | None  # of the classes
-    notes: Counter[str] = field(default_factory=Counter)
-    mixed: bool = False  # whether the images come in a random order, of which the last are as good as any
+    notes: Counter[str]
+    mixed: bool  # whether the images come in a random order, of which the last are as good as any
 
 
 def expect_size(name: str, shape: tuple[int, ...]) -> None:
@@ -104,11 +104,22 @@ def format_shape(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "a single number"
 
 
-def encode_labels(
+def dataset(
+    images: Mapping[SplitName, Images],
     labels: Mapping[SplitName, npt.NDArray[np.generic]],
-) -> tuple[dict[SplitName, npt.NDArray[np.int64]], list[str]]:
-    """Labels of any kind as the classes' numbers, and the classes' names, in order."""
+    notes: Counter[str],
+    mixed: bool = False,
+) -> RawDataset:
+    """A data set of images with labels of any kind, which become the numbers of classes, or without any.
+
+    Args:
+        labels: of each of the images' splits, or none.
+        mixed: as of :class:`RawDataset`.
+    """
+    if not labels:
+        return RawDataset({split: RawSplit(part, None) for split, part in images.items()}, None, notes, mixed)
     kind = str if any(part.dtype.kind == "U" for part in labels.values()) else np.int64
     alike = {split: part.astype(kind) for split, part in labels.items()}
     values = np.unique(np.concatenate(list(alike.values())))
-    return {split: np.searchsorted(values, part) for split, part in alike.items()}, [str(value) for value in values]
+    splits = {split: RawSplit(part, np.searchsorted(values, alike[split])) for split, part in images.items()}
+    return RawDataset(splits, [str(value) for value in values], notes, mixed)
