@@ -1,4 +1,4 @@
-"""The reproducible experiment: prepare, train, evaluate, plot; a stage a file, every parameter in params.yaml."""
+"""The reproducible experiment: prepare, train, evaluate, plot; one file per stage, every parameter in params.yaml."""
 
 from __future__ import annotations
 

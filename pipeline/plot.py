@@ -26,8 +26,6 @@ from pipeline.runtime.files import whole_folder
 from pipeline.runtime.lock import locked
 from pipeline.runtime.progress import announce
 
-ENCODING_BATCH = 1000
-
 
 def origin(metadata: ModelMetadata) -> dict[str, str]:
     """What a run was made of, for who wants to make it again; ``metadata``: its weights' header.
@@ -53,7 +51,7 @@ def plot(params: Params, place: RunPaths) -> None:
     model, metadata = load_model_of_prepared_data(place.weights, device)
     pixels, labels, names = test_pixels(params, device), read_split("test").labels, metadata.data.classes or []
     announce(f"codes of {len(pixels):,} test images")
-    mu = posterior_means(model, pixels, ENCODING_BATCH)
+    mu = posterior_means(model, pixels)
     dimensions = pd.read_csv(place.tables / "dimensions.csv")
     dimensions = dimensions.sort_values("mean_variance" if model.is_deterministic else "kl", ascending=False)
     active = [int(i) for i in dimensions.loc[dimensions["active"], "dimension"]]

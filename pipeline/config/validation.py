@@ -92,7 +92,8 @@ def _faults(kind: type[Section], errors: list[ErrorDetails]) -> list[str]:
         if error["type"] in UNKNOWN:
             key, above, known = _dotted(error["loc"]), error["loc"][:-1], _keys_beside(kind, error["loc"])
             meant = RENAMED[key].rpartition(".")[2] if key in RENAMED else closest(in_line(str(error["loc"][-1])), known)
-            hint = f"did you mean {meant}?" if meant else f"expected one of {', '.join(missing[above] or known)}"
+            expected = f"{'one of ' * (len(missing[above]) != 1)}{', '.join(missing[above] or known)}"
+            hint = f"did you mean {meant}?" if meant else f"expected {expected}"
             lines.append(f"{key} is now {RENAMED[key]}" if key in RENAMED else f"{key}: unknown key; {hint}")
             missing[above] = [name for name in missing[above] if meant not in (name, None)]
         elif error["type"] != "missing":

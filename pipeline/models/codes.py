@@ -8,6 +8,8 @@ from torch import Tensor
 from pipeline.data.prepared import as_float
 from pipeline.models.vae import VAE
 
+ENCODING_BATCH = 1000
+
 
 @torch.no_grad()
 def posteriors(model: VAE, pixels: Tensor, batch_size: int) -> Tensor:
@@ -15,9 +17,9 @@ def posteriors(model: VAE, pixels: Tensor, batch_size: int) -> Tensor:
     return torch.cat([model.posterior(as_float(batch)) for batch in pixels.split(batch_size)])
 
 
-def posterior_means(model: VAE, pixels: Tensor, batch_size: int) -> Tensor:
+def posterior_means(model: VAE, pixels: Tensor) -> Tensor:
     """mu of images [N, D], bytes: [N, latent_dim]."""
-    return posteriors(model, pixels, batch_size)[:, : model.latent_dim].contiguous()
+    return posteriors(model, pixels, ENCODING_BATCH)[:, : model.latent_dim].contiguous()
 
 
 def line_between(a: Tensor, b: Tensor, steps: int) -> Tensor:

@@ -20,7 +20,7 @@ def choose_device() -> torch.device:
     except BackendError as error:
         raise UserError(str(error)) from None
     # Convolutions as exact as all else, and the same each time: cuDNN would round their inputs, and choose by the clock.
-    # By the flag of old: after fp32_precision, which is to replace it, torch.export reads this one and raises.
+    # By the older flag: after fp32_precision, which is to replace it, torch.export reads this one and raises.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     return device

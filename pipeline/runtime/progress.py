@@ -1,4 +1,4 @@
-"""What a stage is doing, for who waits: a bar on a terminal, and lines of the same in a log."""
+"""What a stage is doing, for whoever waits: a bar on a terminal, and lines of the same in a log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EVERY = 10  # seconds between two lines of a log
 
 
 def announce(text: str, in_logs: bool = True) -> None:
-    """Says what is done next: to who waits at a terminal and, if it is worth a line there, in a log."""
+    """Says what is done next: to whoever waits at a terminal and, if it is worth a line there, in a log."""
     if in_logs or sys.stderr.isatty():
         print(f"{text} ...", file=sys.stderr, flush=True)
 

@@ -29,7 +29,6 @@ GAPS = 10  # decodings between classes
 ROOM = 10.0  # how much farther from another gap than from a code: their labels are larger than dots
 LABEL = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
 ESTIMATED = 100  # test images, the first, of the estimators
-ENCODING_BATCH = 1000
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def encode_test_set(name: str, device: torch.device) -> Codes:
     model, metadata = load_model_of_prepared_data(run_paths(name).weights, device)
     test = read_split("test")
     pixels = to_device(test.images, device)
-    mu = posterior_means(model, pixels, ENCODING_BATCH)
+    mu = posterior_means(model, pixels)
     return Codes(name, model, pixels, mu, test.labels, metadata.data.classes or [])
 
 

@@ -170,7 +170,7 @@ def test_the_schema_in_the_tree_is_the_one_of_the_code() -> None:
     ("key", "wrong", "hint"),
     [
         ("latent_dim", "latent_dims", "did you mean latent_dim?"),
-        ("latent_dim", "gamma_ray", "expected one of latent_dim"),
+        ("latent_dim", "gamma_ray", "expected latent_dim"),
         ("epsilon", "eps", "did you mean epsilon?"),
         ("optimizer", "optimiser", "did you mean optimizer?"),
     ],
