@@ -10,34 +10,10 @@ import pytest
 from PIL import Image
 
 from pipeline import __main__ as command
-from pipeline import check, prepare, train
-from pipeline.config.paths import DEFAULT, PARAMS, SCHEMA
+from pipeline import prepare, train
+from pipeline.config.paths import DEFAULT
 from tests.pipeline.conftest import error_of, set_params
 from tests.pipeline.own_images import GREY, SPLIT
-
-
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        ({"data.validation": 1.5}, "data.validation: expected a number of images, or a share of them below 1, got 1.5"),
-        ({"data.test": "some"}, "data.test: expected a number of images, or a share of them below 1, got 'some'"),
-        ({"data.fit": "stretch"}, "data.fit: expected crop without data.size, got 'stretch'"),
-        ({"data.format": "jpeg"}, "data.format: expected 'auto', 'idx', 'arrays' or 'pictures', got 'jpeg'"),
-        ({"data.size": [28]}, "data.size: expected at least 2 items"),
-        ({"data.size": [64, 1025]}, "data.size.1: expected less than or equal to 1024, got 1025"),
-        ({"data.path": ""}, "data.path: expected at least 1 character, got ''"),
-        ({"data.white": 0}, "data.white: expected greater than 0, got 0"),
-        ({"data.path": "data/none"}, "data.path: expected a folder or a file, got 'data/none', which is missing"),
-    ],
-)
-def test_bad_parameters_of_data_are_one_line(
-    raw: Path, changes: dict[str, object], line: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    set_params(PARAMS, changes)
-    error = error_of(check.main, capsys)
-    assert error.startswith(f"error: params.yaml: {line}")
-    assert len(error.splitlines()) == 1
-    assert not SCHEMA.exists()
 
 
 def test_pixels_that_the_likelihood_was_not_made_for_are_said(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

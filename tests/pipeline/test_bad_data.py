@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from pipeline import check, prepare
-from pipeline.config.paths import PARAMS
+from pipeline.config.paths import PARAMS, SCHEMA
 from tests.pipeline.conftest import error_of, set_params, write_idx
 from tests.pipeline.own_images import GOOD, GREY, SPLIT
 
@@ -434,10 +434,13 @@ def test_bad_data_is_one_line_and_leaves_nothing(
     assert [path.name for path in Path("data").iterdir()] == ["raw"]
 
 
-@pytest.mark.parametrize("name", ["a class that is a link", "a named pipe among pictures", "a class whose name is not UTF-8"])
+@pytest.mark.parametrize(
+    "name", ["no file", "a class that is a link", "a named pipe among pictures", "a class whose name is not UTF-8"]
+)
 def test_what_dvc_hangs_at_or_misses_is_said_before_dvc_reads_it(
     raw: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make, line, _ = DATA[name]
-    set_params(PARAMS, {"data.path": f"data/raw/{make(raw)}"})
+    make, line, data = DATA[name]
+    set_params(PARAMS, {"data.path": f"data/raw/{make(raw)}", **data})
     assert error_of(check.main, capsys).startswith(f"error: {line}")
+    assert not SCHEMA.exists()

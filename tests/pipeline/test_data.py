@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 
 from pipeline import prepare
 from pipeline.config.paths import PREPARED
-from pipeline.data.prepared import as_float, read_split, to_device
+from pipeline.data.prepared import as_float, read_manifest, read_split, to_device
 from pipeline.data.readers.idx import read_idx
 from pipeline.runtime.errors import UserError
 from tests.pipeline.conftest import RAW
@@ -29,7 +28,7 @@ def test_mnist_has_its_counts_and_first_label() -> None:
         assert part.classes[:5].tolist() == first
 
 
-def test_prepare_keeps_bytes_and_splits_off_the_last_images(workspace: Path) -> None:
+def test_prepare_keeps_bytes_splits_off_the_last_images_and_says_so_in_the_manifest(workspace: Path) -> None:
     prepare.main()
     raw = read_idx(workspace / "data/raw/small").splits["train"]
     images = raw.images.read(np.arange(400))
@@ -42,14 +41,10 @@ def test_prepare_keeps_bytes_and_splits_off_the_last_images(workspace: Path) -> 
     assert raw.classes is not None
     assert np.array_equal(np.concatenate([train.labels, validation.labels]), raw.classes)
     assert (len(train.images), len(validation.images), len(test.images)) == (300, 100, 200)
-
-
-def test_the_manifest_says_what_is_there(workspace: Path) -> None:
-    prepare.main()
-    manifest = json.loads((PREPARED / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["counts"] == {"train": 300, "validation": 100, "test": 200}
-    assert manifest["image_shape"] == [28, 28]
-    for name, digest in manifest["sha256"].items():
+    manifest = read_manifest()
+    assert manifest.counts == {"train": 300, "validation": 100, "test": 200}
+    assert manifest.image_shape == [28, 28]
+    for name, digest in manifest.sha256.items():
         assert hashlib.sha256((PREPARED / name).read_bytes()).hexdigest() == digest
 
 
@@ -110,17 +105,3 @@ def test_a_failure_leaves_the_last_good_data(workspace: Path) -> None:
     with pytest.raises(UserError):
         prepare.main()
     assert (PREPARED / "manifest.json").read_text(encoding="utf-8") == before
-
-
-def test_stages_without_prepared_data_say_what_to_run(workspace: Path) -> None:
-    with pytest.raises(UserError, match=r"data/prepared/manifest.json: missing; run `dvc repro prepare`"):
-        read_split("train")
-    prepare.main()
-    path = workspace / "data/prepared/train_images.npy"
-    for content in (b"", b"not an array", path.read_bytes()[:-1]):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=r"data/prepared/train_images.npy: damaged"):
-            read_split("train")
-    path.unlink()
-    with pytest.raises(UserError, match=r"data/prepared/train_images.npy: missing; run `dvc repro prepare`"):
-        read_split("train")

@@ -64,6 +64,14 @@ FAULTS: list[tuple[dict[str, object], str]] = [
     ({"model.hidden": [500, 0]}, "model.hidden.1: expected greater than or equal to 1, got 0"),
     ({"train": 3}, "train: expected keys and values, got 3"),
     ({"model.posterior": "point"}, "model.posterior: point is now deterministic"),
+    ({"data.validation": 1.5}, "data.validation: expected a number of images, or a share of them below 1, got 1.5"),
+    ({"data.test": "some"}, "data.test: expected a number of images, or a share of them below 1, got 'some'"),
+    ({"data.fit": "stretch"}, "data.fit: expected crop without data.size, got 'stretch'"),
+    ({"data.format": "jpeg"}, "data.format: expected 'auto', 'idx', 'arrays' or 'pictures', got 'jpeg'"),
+    ({"data.size": [28]}, "data.size: expected at least 2 items, got [28]"),
+    ({"data.size": [64, 1025]}, "data.size.1: expected less than or equal to 1024, got 1025"),
+    ({"data.path": ""}, "data.path: expected at least 1 character, got ''"),
+    ({"data.white": 0}, "data.white: expected greater than 0, got 0"),
     ({"train.learning_rate": "1e-3x"}, "train.learning_rate: expected a valid number, got '1e-3x'"),
 ]
 

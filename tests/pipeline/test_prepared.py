@@ -53,6 +53,13 @@ def test_what_prepare_wrote_is_read(folder: Path) -> None:
         assert found.labels.tolist() == [i % 3 for i in range(count)]
 
 
+def test_what_is_missing_says_what_to_run(folder: Path) -> None:
+    for name in (TRAIN, "manifest.json"):
+        (folder / name).unlink()
+        with pytest.raises(UserError, match=f"{name}: missing; run `dvc repro prepare`"):
+            read_split("train", folder)
+
+
 @pytest.mark.parametrize("name", ["train_images.npy", "train_labels.npy"])
 def test_a_changed_byte_is_noticed(folder: Path, name: str) -> None:
     content = bytearray((folder / name).read_bytes())
