@@ -16,7 +16,7 @@ from pipeline.evaluation.model_card import write_card
 from pipeline.models.serialization import load_model_of_prepared_data
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.files import whole_file, write_json
+from pipeline.runtime.files import write_csv, write_json
 from pipeline.runtime.lock import locked
 
 ABOUT = ["value", "standard_error", "unit", "definition"]
@@ -47,8 +47,7 @@ def write_results(params: Params, place: RunPaths) -> None:
         "report": pd.DataFrame.from_dict(rows, orient="index", columns=ABOUT).rename_axis("quantity"),
     }
     for name, table in tables.items():
-        with whole_file(place.tables / f"{name}.csv") as temporary:
-            table.to_csv(temporary, float_format="%.6g")
+        write_csv(place.tables / f"{name}.csv", table, index=True)
     write_json(place.metrics, metrics)
     write_card(place.card, place.weights, metadata, tables["report"], metrics, verdict(dimensions))
     for name, (value, error, *_) in rows.items():

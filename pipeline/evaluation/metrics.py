@@ -15,7 +15,7 @@ from pipeline.data.prepared import as_float, read_split, to_device
 from pipeline.evaluation.importance import counts_up_to, log_likelihood_bounds
 from pipeline.evaluation.knn_probe import NEIGHBOURS, nearest_neighbours
 from pipeline.evaluation.mutual_information import mutual_information
-from pipeline.models.codes import posteriors
+from pipeline.models.codes import encode, numbered_batches, posteriors
 from pipeline.models.vae import VAE
 from pipeline.runtime.noise_streams import Stream, stream_key
 from pipeline.runtime.progress import announce, progress_bar
@@ -60,11 +60,10 @@ def reconstruction_terms(model: VAE, z: Tensor, pixels: Tensor, batch_size: int)
 def bounds(model: VAE, pixels: Tensor, seed: int, batch_size: int, samples: int) -> dict[int, Tensor]:
     """The importance-weighted bound on -log p(x) of each image, [N], by so many and by fewer samples."""
     key = stream_key(seed, Stream.IMPORTANCE, pixels.device)
-    counts, found, row = counts_up_to(samples), [], 0
-    with progress_bar(len(pixels), f"NLL, {samples:,} samples an image") as bar:
-        for batch in pixels.split(batch_size):
+    counts, found = counts_up_to(samples), []
+    with progress_bar(len(pixels), f"NLL, {samples:,} samples per image") as bar:
+        for row, batch in numbered_batches(pixels, batch_size):
             found.append(-log_likelihood_bounds(model, batch, key, counts, row_offset=row))
-            row += len(batch)
             bar.update(len(batch))
     return dict(zip(counts, torch.cat(found, dim=1), strict=True))
 
@@ -108,7 +107,7 @@ def evaluate(model: VAE, params: Params, device: torch.device) -> tuple[dict[str
         known_pixels = to_device(known.images[:PROBED], device)
         if params.binarize:
             known_pixels = binarize(known_pixels, stream_key(params.seed, Stream.BINARIZE_PROBE, device))
-        known_mu = posteriors(model, known_pixels, batch_size)[:, : model.latent_dim]
+        known_mu, _ = encode(model, known_pixels, batch_size)
         classes, expected = (torch.tensor(part.astype(np.int64), device=device) for part in (known.labels, unknown.labels))
         guessed = nearest_neighbours(known_mu, classes[:PROBED], mu)
         images["probe_accuracy"] = (guessed == expected).double()

@@ -17,7 +17,7 @@ from pipeline.evaluation.report_cells import report_cells
 from pipeline.models.likelihood_warnings import caveats
 from pipeline.models.metadata import ModelMetadata
 from pipeline.runtime.errors import UserError, in_line
-from pipeline.runtime.files import sha256, whole_file
+from pipeline.runtime.files import sha256, write_text
 
 if TYPE_CHECKING:  # which `vae info` need not wait for
     import pandas as pd
@@ -118,8 +118,7 @@ def write_card(
         params=as_yaml(asdict(params)),
         versions=", ".join(f"{what} {version}" for what, version in metadata.versions.items()),
     )
-    with whole_file(path) as temporary:
-        temporary.write_text(FRONT + as_yaml(about) + FRONT + "\n" + text, encoding="utf-8")
+    write_text(path, FRONT + as_yaml(about) + FRONT + "\n" + text)
 
 
 def read_metrics(path: Path, weights: Path) -> dict[str, float]:

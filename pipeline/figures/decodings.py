@@ -1,4 +1,4 @@
-"""Figures of decoded images: reconstructions, samples, and ways through the latent space."""
+"""Figures of decoded images: reconstructions, samples, and paths through the latent space."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pipeline.data.prepared import as_float
 from pipeline.figures.grids import Array, as_images, pictures, show, tiled
 from pipeline.figures.latent import QUANTILES, manifold
 from pipeline.figures.style import figure
-from pipeline.models.codes import line_between
-from pipeline.models.objectives import elbo_terms
+from pipeline.models.codes import EncodedTestSet, elbo_terms_in_batches, line_between
+from pipeline.models.objectives import sample_posterior
 from pipeline.models.vae import VAE
 from pipeline.runtime.noise_streams import Stream, stream_key
-from vae_ext import reparam_kl, standard_normal
+from vae_ext import standard_normal
 
 EXTREMES = 4  # images each of the best, the middle, and the worst
 PAIRS, STEPS = 6, 9  # of interpolations
@@ -43,29 +43,27 @@ def image_square(path: Path, title: str, images: Array, side: int) -> None:
         axes.set_title(title)
 
 
-def reconstructions(model: VAE, x: Tensor, seed: int, path: Path) -> None:
-    """Of images [N, D]: from the posterior's mean, from a sample of it, and a sample of the likelihood too."""
-    mu = model.mu(x)
-    rows = {"x": as_images(model, x), "E[x|z], z = μ": pictures(model, mu)}
+def reconstructions(test: EncodedTestSet, count: int, seed: int, path: Path) -> None:
+    """Of the first images: from the posterior's mean, from a sample of it, and a sample of the likelihood too."""
+    model, pixels = test.model, test.pixels[:count]
+    rows = {"x": as_images(model, as_float(pixels)), "E[x|z], z = μ": pictures(model, test.mu[:count])}
     if not model.is_deterministic:
-        mu, logvar = model.encode(x)
-        z, _ = reparam_kl(mu, logvar, stream_key(seed, Stream.EVALUATE, x.device), scale=model.scale)
+        z, _ = sample_posterior(model, pixels, stream_key(seed, Stream.EVALUATE, pixels.device))
         rows["E[x|z], z ~ q(z|x)"] = pictures(model, z)
-        drawn = model.likelihood.sample(model.decode(z), stream_key(seed, Stream.PIXELS, x.device))
+        drawn = model.likelihood.sample(model.decode(z), stream_key(seed, Stream.PIXELS, pixels.device))
         rows["x ~ p(x|z)"] = as_images(model, drawn)
     image_rows(path, "Test images, and their reconstructions", rows)
 
 
-def extremes(model: VAE, pixels: Tensor, mu: Tensor, seed: int, path: Path) -> None:
+def extremes(test: EncodedTestSet, seed: int, path: Path) -> None:
     """The test images that the model explains best, as most, and worst, by ELBO (an autoencoder's: by distortion)."""
-    key = stream_key(seed, Stream.EVALUATE, pixels.device)
-    parts = zip(range(0, len(pixels), 1000), pixels.split(1000), strict=True)
-    elbo = torch.cat([elbo_terms(model, part, key, row_offset=row).elbo for row, part in parts])
+    model, pixels = test.model, test.pixels
+    elbo = elbo_terms_in_batches(model, pixels, stream_key(seed, Stream.EVALUATE, pixels.device)).elbo
     order = elbo.argsort(descending=True)
     count = max(1, min(EXTREMES, len(order) // 3))
     middle = (len(order) - count) // 2
     chosen = torch.cat([order[:count], order[middle : middle + count], order[len(order) - count :]])
-    rows = {"x": as_images(model, as_float(pixels[chosen])), "E[x|z], z = μ": pictures(model, mu[chosen])}
+    rows = {"x": as_images(model, as_float(pixels[chosen])), "E[x|z], z = μ": pictures(model, test.mu[chosen])}
     with figure(path, width=0.75 * len(chosen) + 1.3, height=2.35) as fig:
         name = "distortion" if model.is_deterministic else "ELBO"
         fig.suptitle(f"Test images of the best, the median and the worst {name}, in nats", x=0.01, ha="left", fontsize=11)
@@ -84,14 +82,13 @@ def samples(model: VAE, side: int, seed: int, device: torch.device, path: Path) 
     image_square(path, title, pictures(model, prior), side)
 
 
-def interpolations(model: VAE, x: Tensor, mu: Tensor, path: Path) -> None:
-    """Straight ways between the codes of test images, the first ones two by two: an image, E[x|z] on the way, the other."""
+def interpolations(test: EncodedTestSet, path: Path) -> None:
+    """Straight lines between the codes of the first test images, in pairs: an image, E[x|z] along the line, the other."""
     rows = {}
-    for pair in range(min(PAIRS, len(x) // 2)):
-        a, b = 2 * pair, 2 * pair + 1
-        way = pictures(model, line_between(mu[a], mu[b], STEPS))
-        ends = as_images(model, x[[a, b]])
-        rows[f"{a} to {b}"] = np.concatenate([ends[:1], way, ends[1:]])
+    for a in range(0, min(2 * PAIRS, len(test.pixels) - 1), 2):
+        line = pictures(test.model, line_between(test.mu[a], test.mu[a + 1], STEPS))
+        ends = as_images(test.model, as_float(test.pixels[a : a + 2]))
+        rows[f"{a} to {a + 1}"] = np.concatenate([ends[:1], line, ends[1:]])
     if rows:
         image_rows(path, "Between test images: x, E[x|z] along the line from μ to μ, x", rows)
 
@@ -110,13 +107,13 @@ def traversals(model: VAE, mu: Tensor, order: list[int], path: Path) -> None:
 
 
 @torch.no_grad()
-def decoding_figures(model: VAE, params: Params, pixels: Tensor, mu: Tensor, active: list[int], folder: Path) -> None:
-    """All of them, of the test set and its codes; ``active``: the dimensions to go along, in order."""
-    count = params.plot.reconstructions
-    reconstructions(model, as_float(pixels[:count]), params.seed, folder / "reconstructions.png")
-    extremes(model, pixels, mu, params.seed, folder / "extremes.png")
-    samples(model, params.plot.samples, params.seed, pixels.device, folder / "samples.png")
-    interpolations(model, as_float(pixels[: 2 * PAIRS]), mu, folder / "interpolations.png")
+def decoding_figures(test: EncodedTestSet, params: Params, active: list[int], folder: Path) -> None:
+    """All of them; ``active``: the dimensions to traverse, in order."""
+    model, mu = test.model, test.mu
+    reconstructions(test, params.plot.reconstructions, params.seed, folder / "reconstructions.png")
+    extremes(test, params.seed, folder / "extremes.png")
+    samples(model, params.plot.samples, params.seed, mu.device, folder / "samples.png")
+    interpolations(test, folder / "interpolations.png")
     if active:
         traversals(model, mu, active, folder / "traversals.png")
     if model.latent_dim == 2:

@@ -21,6 +21,8 @@ from pipeline.figures.style import TRAIN_COLOR, VALIDATION_COLOR, figure
 from pipeline.models.vae import VAE
 
 QUANTILES = (0.05, 0.95)  # between which the manifold lies
+MAX_NAMES = 40  # of classes, beside the figure
+BAR_POINTS = 280  # height of the bar that they stand beside
 
 
 def plane(mu: Tensor) -> tuple[npt.NDArray[np.float64], list[str]]:
@@ -59,12 +61,6 @@ def manifold(model: VAE, mu: Tensor, side: int) -> Array:
     return pictures(model, z.to(mu))
 
 
-NAMED = 40  # classes, at most, whose names have room beside a figure
-
-
-BAR_POINTS = 280  # height of the bar that they stand beside
-
-
 def latent_plane(path: Path, mu: Tensor, labels: Classes | None, names: list[str]) -> None:
     """Posterior means: coloured by class, if there are some, and how dense they lie."""
     points, (across, up) = plane(mu)
@@ -73,7 +69,7 @@ def latent_plane(path: Path, mu: Tensor, labels: Classes | None, names: list[str
         drawn = scatter(classes, points, labels, len(names))
         classes.set(title=f"Codes (posterior means) of {len(points):,} test images", xlabel=across, ylabel=up)
         if labels is not None:
-            named = len(names) <= NAMED
+            named = len(names) <= MAX_NAMES
             bar = fig.colorbar(drawn, ax=classes, label="class" if named else f"class, by number, of {len(names):,}")
             bar.solids.set_alpha(1)  # type: ignore[union-attr]
             if named:

@@ -20,7 +20,7 @@ from pipeline.inference.inputs import InputImages
 from pipeline.inference.model import TrainedModel
 from pipeline.models.codes import line_between
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.files import all_files, whole_file
+from pipeline.runtime.files import all_files, whole_file, write_csv
 
 
 def as_picture(image: Array) -> Image.Image:
@@ -35,10 +35,10 @@ def save_picture(image: Image.Image, path: Path) -> None:
 
 
 def save_table(table: pd.DataFrame, path: Path) -> None:
-    with whole_file(path) as temporary:
-        if path.suffix == ".csv":
-            table.to_csv(temporary, index=False, float_format="%.6g")
-        else:
+    if path.suffix == ".csv":
+        write_csv(path, table)
+    else:
+        with whole_file(path) as temporary:
             table.to_parquet(temporary, index=False)
     print(f"{path}: {len(table):,} images")
 
@@ -92,12 +92,12 @@ def encode(trained: TrainedModel, args: argparse.Namespace) -> None:
     """A row an image: the posterior's mu and sigma of each latent dimension, and KL(q(z|x) || p(z)) in nats."""
     tables = []
     for first, names, _, images in inputs_of(trained, args).batches("encode"):
-        mu, sigma = (part.double().cpu() for part in trained.encode(images, first))
+        mu, sigma = trained.encode(images, first)
         columns: dict[str, Any] = {"image": names}
-        columns |= {f"mu_{i}": mu[:, i].numpy() for i in range(trained.latent_dim)}
+        columns |= {f"mu_{i}": values.numpy() for i, values in enumerate(mu.cpu().T)}
         if not trained.model.is_deterministic:
-            columns |= {f"sigma_{i}": sigma[:, i].numpy() for i in range(trained.latent_dim)}
-            columns["kl"] = (0.5 * (mu**2 + sigma**2 - 1) - sigma.log()).sum(1).numpy()
+            columns |= {f"sigma_{i}": values.numpy() for i, values in enumerate(sigma.cpu().T)}
+            columns["kl"] = trained.elbo(images, first).rate.cpu().numpy()
         tables.append(pd.DataFrame(columns))
     save_table(pd.concat(tables), args.output)
 
@@ -113,7 +113,7 @@ def score(trained: TrainedModel, args: argparse.Namespace) -> None:
         tables.append(pd.DataFrame({"image": names, **{name: values.cpu().numpy() for name, values in columns.items()}}))
     table = pd.concat(tables)
     save_table(table, args.output)
-    print(f"mean ELBO {table['elbo'].mean():.4f}, NLL {table['nll'].mean():.4f} by {args.samples} samples, in nats an image")
+    print(f"mean ELBO {table['elbo'].mean():.4f}, NLL {table['nll'].mean():.4f} by {args.samples} samples, in nats per image")
 
 
 def export(trained: TrainedModel, args: argparse.Namespace) -> None:

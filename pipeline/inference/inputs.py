@@ -16,7 +16,7 @@ from pipeline.config.paths import PREPARED
 from pipeline.data.prepared import Bytes
 from pipeline.data.readers.arrays import read_images
 from pipeline.data.readers.image_folder import Color, Pictures, pictures_in
-from pipeline.data.readers.raw import Brightness, Images, format_shape
+from pipeline.data.readers.raw import Images, format_shape
 from pipeline.runtime.errors import UserError
 
 READ_BATCH = 500
@@ -25,9 +25,10 @@ REMEDY = "--resize brings pictures to the model's size"
 
 @dataclass(frozen=True)
 class ImageGroup:
-    """Images of one kind: what each is called, and the file that a reconstruction of it could have."""
+    """Images of one kind: their rows in ``images``, their names, and the files that their reconstructions could have."""
 
     images: Images
+    rows: range
     names: list[str]
     files: list[PurePath]
 
@@ -63,7 +64,7 @@ class InputImages:
             raise UserError(f"{' '.join(named)}: expected at least one image, got none")
 
     def __len__(self) -> int:
-        return sum(len(group.names) for group in self.groups)
+        return sum(len(group.rows) for group in self.groups)
 
     def _pictures(self, path: Path) -> list[tuple[Path, PurePath]]:
         if path.is_dir():
@@ -84,7 +85,8 @@ class InputImages:
         if images.shape != self.shape:
             wanted, got = format_shape(self.shape), format_shape(images.shape)
             raise UserError(f"{paths[0]}: expected {wanted} as the model's images, got {got}; {REMEDY}")
-        self._add(images, [str(path) for path in paths], [file.with_suffix(".png") for _, file in found])
+        files = [file.with_suffix(".png") for _, file in found]
+        self.groups.append(ImageGroup(images, range(len(paths)), [str(path) for path in paths], files))
 
     def _add_array(self, path: Path, row: int | None) -> None:
         # What the stage prepare wrote is as a model is given it, whatever it was read from.
@@ -96,27 +98,23 @@ class InputImages:
                 f"{path}: expected images in {kinds[0]}, as the model's, got them in {kinds[1]}; arrays are not converted, "
                 "pictures (PNG, JPEG, WebP, TIFF) are"
             )
-        rows = range(len(images)) if row is None else [row]
         if row is not None and row >= len(images):
             raise UserError(f"{path}:{row}: expected one of {len(images)} images, numbered from 0")
-        one = images if row is None else SingleImage(images, row)
-        self._add(one, [f"{path}:{i}" for i in rows], [PurePath(f"{path.stem}-{i}.png") for i in rows])
-
-    def _add(self, images: Images, names: list[str], files: list[PurePath]) -> None:
-        self.groups.append(ImageGroup(images, names, files))
+        rows = range(len(images)) if row is None else range(row, row + 1)
+        files = [PurePath(f"{path.stem}-{i}.png") for i in rows]
+        self.groups.append(ImageGroup(images, rows, [f"{path}:{i}" for i in rows], files))
 
     def batches(self, what: str) -> Iterator[tuple[int, list[str], list[PurePath], Bytes]]:
-        """The place of the first, names, files and bytes [n, *shape], some at a time, with a progress bar of this name.
+        """The first one's row, names, files and bytes [n, *shape], some at a time, with a progress bar of this name.
 
-        A place, by which its noise is made, is an image's in its array, or among the pictures.
+        A row, by which its noise is made, is an image's in its array, or among the pictures.
         """
         with tqdm(total=len(self), unit=" images", disable=None, desc=what) as bar:
             for group in self.groups:
-                for start in range(0, len(group.names), READ_BATCH):
+                for start in range(0, len(group.rows), READ_BATCH):
                     part = slice(start, start + READ_BATCH)
-                    rows = np.arange(len(group.names))[part]
-                    first = group.images.row if isinstance(group.images, SingleImage) else start
-                    yield first, group.names[part], group.files[part], group.images.read(rows)
+                    rows = group.rows[part]
+                    yield rows[0], group.names[part], group.files[part], group.images.read(np.array(rows))
                     bar.update(len(rows))
         for group in self.groups:
             self.notes.update(group.images.notes)
@@ -125,20 +123,3 @@ class InputImages:
         _, value, white = max(group.images.brightest for group in self.groups)
         if self.data.white is None and 0 < value < white / 4:  # at which the stage prepare stops
             print(f"note: no pixel is above {value:g}, and white is {white:g}: are these images scaled?")
-
-
-class SingleImage:
-    """One image of several."""
-
-    def __init__(self, images: Images, row: int) -> None:
-        self.images, self.row, self.shape, self.notes = images, row, images.shape, images.notes
-
-    @property
-    def brightest(self) -> Brightness:
-        return self.images.brightest
-
-    def __len__(self) -> int:
-        return 1
-
-    def read(self, rows: object) -> Bytes:
-        return self.images.read(np.array([self.row]))

@@ -13,14 +13,12 @@ from torch import Tensor
 
 from pipeline.data.readers.raw import as_batch, to_bytes
 from pipeline.evaluation.importance import log_likelihood_bounds
-from pipeline.models.codes import posteriors
+from pipeline.models.codes import BATCH, elbo_terms_in_batches, encode, numbered_batches
 from pipeline.models.metadata import weights_of
-from pipeline.models.objectives import Terms, elbo_terms
+from pipeline.models.objectives import Terms
 from pipeline.models.serialization import load_model
 from pipeline.runtime.noise_streams import Stream, stream_key
 from vae_ext import binarize, standard_normal
-
-MODEL_BATCH = 500
 
 
 class TrainedModel:
@@ -67,16 +65,13 @@ class TrainedModel:
             if wrong.any():
                 raise ValueError(f"expected floats in [0, 1], got {float(values[wrong][0]):g}")
         elif 0 < (brightest := array.max()) < 64:
-            warnings.warn(f"no pixel is above {brightest}, and white is 255: are these images scaled?", stacklevel=4)
+            warnings.warn(f"no pixel is above {brightest}, and white is 255: are these images scaled?", stacklevel=3)
         flat = torch.from_numpy(np.array(array, order="C")).flatten(1).to(self.device)
         return binarize(flat, self.key(Stream.BINARIZE_TEST), row_offset=row_offset) if self.params.binarize else flat
 
-    @torch.no_grad()
     def encode(self, images: Tensor | npt.NDArray[Any], row_offset: int = 0) -> tuple[Tensor, Tensor]:
         """The posteriors' mu and sigma, [N, latent_dim] each; sigma is 0 for an autoencoder."""
-        posterior = posteriors(self.model, self.pixels(images, row_offset), MODEL_BATCH)
-        mu, second = posterior[:, : self.latent_dim].contiguous(), posterior[:, self.latent_dim :]
-        return mu, torch.zeros_like(mu) if self.model.is_deterministic else self.model.sigma(second)
+        return encode(self.model, self.pixels(images, row_offset))
 
     @torch.no_grad()
     def decode(self, z: Tensor | npt.NDArray[Any]) -> Tensor:
@@ -84,14 +79,13 @@ class TrainedModel:
         z = torch.as_tensor(z, dtype=torch.float32, device=self.device)
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"expected z [N, {self.latent_dim}], got {list(z.shape)}")
-        parts = [self.model.likelihood.mean(self.model.decode(part)).clamp(0, 1) for part in z.split(MODEL_BATCH)]
+        parts = [self.model.likelihood.mean(self.model.decode(part)).clamp(0, 1) for part in z.split(BATCH)]
         return torch.cat(parts).view(len(z), *self.image_shape)
 
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """E[x|z] of z from the prior: [count, *image_shape]. The same seed gives the same z on every device."""
         return self.decode(standard_normal(self.key(Stream.PRIOR, seed), count, self.latent_dim))
 
-    @torch.no_grad()
     def log_prob(self, images: Tensor | npt.NDArray[Any], samples: int = 100, row_offset: int = 0) -> Tensor:
         """A lower bound on log p(x) in nats, [N], float64, that is tight as the samples grow (Burda et al. 2016).
 
@@ -103,22 +97,12 @@ class TrainedModel:
         if samples < 1:
             raise ValueError(f"expected at least one sample, got {samples}")
         key = self.key(Stream.IMPORTANCE)
-        parts = self._parts(self.pixels(images, row_offset))
-        return torch.cat(
-            [log_likelihood_bounds(self.model, part, key, [samples], row_offset=row_offset + start)[0] for start, part in parts]
-        )
+        batches = numbered_batches(self.pixels(images, row_offset), first=row_offset)
+        return torch.cat([log_likelihood_bounds(self.model, batch, key, [samples], row)[0] for row, batch in batches])
 
-    @torch.no_grad()
     def elbo(self, images: Tensor | npt.NDArray[Any], row_offset: int = 0) -> Terms:
         """The ELBO's terms by one sample of z, [N] each, in nats."""
-        key = self.key(Stream.EVALUATE)
-        parts = self._parts(self.pixels(images, row_offset))
-        terms = [elbo_terms(self.model, part, key, row_offset=row_offset + start) for start, part in parts]
-        return Terms(torch.cat([part.distortion for part in terms]), torch.cat([part.rate for part in terms]))
-
-    @staticmethod
-    def _parts(pixels: Tensor) -> list[tuple[int, Tensor]]:
-        return list(zip(range(0, len(pixels), MODEL_BATCH), pixels.split(MODEL_BATCH), strict=True))
+        return elbo_terms_in_batches(self.model, self.pixels(images, row_offset), self.key(Stream.EVALUATE), row_offset)
 
 
 def _as_array(images: Tensor | npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -73,7 +73,7 @@ def read_header(path: Path) -> Header:
     except FileNotFoundError:
         raise UserError(
             f"{path}: missing in {Path.cwd()}; in {ROOT} the stage train writes models (dvc repro, or make recipe) and "
-            "dvc pull fetches them; vae --model names another folder"
+            "dvc pull fetches them; a vae command takes another folder by --model"
         ) from None
     # ValueError: metadata that is not JSON, or not these parameters.
     except (SafetensorError, KeyError, ValueError) as error:

@@ -43,12 +43,16 @@ def elbo_terms(model: VAE, pixels: Tensor, key: Tensor, row_offset: int = 0) -> 
         key: of the noise.
         row_offset: the index of the first image, so that its noise does not depend on how the data are cut into batches.
     """
+    z, rate = sample_posterior(model, pixels, key, row_offset)
+    return Terms(-model.likelihood.log_prob(model.decode(z), pixels), rate)
+
+
+def sample_posterior(model: VAE, pixels: Tensor, key: Tensor, row_offset: int = 0) -> tuple[Tensor, Tensor]:
+    """One z from each q(z|x), [B, latent_dim], and KL(q(z|x) || p(z)), [B]; of an autoencoder its code, and 0."""
     posterior = model.posterior(as_float(pixels).to(model.bound.dtype))
     if model.is_deterministic:
-        z, rate = posterior, posterior.new_zeros(len(pixels))
-    else:
-        z, rate = reparam_kl_packed(posterior, key, row_offset=row_offset, scale=model.scale)
-    return Terms(-model.likelihood.log_prob(model.decode(z), pixels), rate)
+        return posterior, posterior.new_zeros(len(pixels))
+    return reparam_kl_packed(posterior, key, row_offset=row_offset, scale=model.scale)
 
 
 def objective_terms(

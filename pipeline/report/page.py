@@ -8,6 +8,7 @@ import html
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -18,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.keys import flatten
-from pipeline.data.prepared import as_float
 from pipeline.evaluation.collapse import verdict
 from pipeline.evaluation.report_cells import report_cells
-from pipeline.models.objectives import elbo_terms
+from pipeline.models.codes import EncodedTestSet, elbo_terms_in_batches, encode
+from pipeline.models.metadata import ModelMetadata
 from pipeline.models.vae import VAE
-from pipeline.runtime.files import whole_file
+from pipeline.runtime.files import write_text
 from pipeline.runtime.noise_streams import Stream, stream_key
 from vae_ext import standard_normal
 
@@ -64,7 +65,7 @@ class Blob:
         return base64.b64encode(gzip.compress(bytes(self.bytes), mtime=0)).decode()
 
 
-def described(decoder: Iterable[nn.Module], blob: Blob) -> list[dict[str, Any]]:
+def layer_descriptions(decoder: Iterable[nn.Module], blob: Blob) -> list[dict[str, Any]]:
     """The decoder's layers as the page's script applies them, their weights in the blob."""
     layers: list[dict[str, Any]] = []
     size: tuple[int, ...] = ()
@@ -104,16 +105,12 @@ def halving_error(model: VAE, z: Tensor) -> float:
 
 
 @torch.no_grad()
-def explorer(
-    model: VAE, pixels: Tensor, labels: Tensor | None, names: list[str], axes: list[int], sliders: list[int], seed: int
-) -> tuple[dict[str, Any], str]:
+def explorer(test: EncodedTestSet, axes: list[int], sliders: list[int], seed: int) -> tuple[dict[str, Any], str]:
     """What the page's script is given of the model and of test images: a description, and the data that it points into."""
-    blob = Blob()
-    layers = described(model.decoder, blob)
-    posterior = model.posterior(as_float(pixels))
-    mu = posterior[:, : model.latent_dim]
-    sigma = torch.zeros_like(mu) if model.is_deterministic else model.sigma(posterior[:, model.latent_dim :])
-    terms = elbo_terms(model, pixels, stream_key(seed, Stream.EVALUATE, pixels.device))
+    blob, model, pixels = Blob(), test.model, test.pixels[:EXPLORED]
+    layers = layer_descriptions(model.decoder, blob)
+    mu, sigma = encode(model, pixels)
+    terms = elbo_terms_in_batches(model, pixels, stream_key(seed, Stream.EVALUATE, pixels.device))
     prior = standard_normal(stream_key(seed, Stream.PRIOR, pixels.device), *mu.shape)
     centre = mu.mean(0) if model.is_deterministic else torch.zeros_like(mu[0])
     *colours, height, width = model.image_shape
@@ -130,22 +127,31 @@ def explorer(
         "centre": centre.tolist(),
         "span": max(3.0, torch.quantile(mu[:, axes].abs(), 0.995).item()),
         "count": len(pixels),
-        "classes": None if labels is None else labels.tolist(),
-        "names": names,
+        "classes": None if test.labels is None else test.labels[:EXPLORED].tolist(),
+        "names": test.classes,
         # As decimals: nats are shown to a tenth, which is finer than half precision.
         "terms": [
             [round(value, 2) for value in image] for image in torch.stack([terms.distortion, terms.rate], dim=1).tolist()
         ],
-        "blob": {
-            "mu": blob.add(mu),
-            "sigma": blob.add(sigma),
-            "pixels": blob.add(pixels),
-        },
+        "blob": {"mu": blob.add(mu), "sigma": blob.add(sigma), "pixels": blob.add(pixels)},
         "error": halving_error(model, torch.cat([mu, prior])),
     }, blob.packed()
 
 
-def numbers(report: pd.DataFrame) -> str:
+def origin(metadata: ModelMetadata) -> dict[str, str]:
+    """The data and versions that made a model, by the header of its weights.
+
+    Not when, how fast or where: the page is an output, which has the same bytes each time. That is in time.json.
+    """
+    data = metadata.data
+    return {
+        "data": f"{data.source}: {', '.join(f'{split} {count:,}' for split, count in data.counts.items())}",
+        "training images, sha256": data.sha256["train_images.npy"],
+        **metadata.versions,
+    }
+
+
+def html_table(report: pd.DataFrame) -> str:
     """The evaluation's table."""
     lines = ["<table><tr><th>quantity<th>value<th>standard error<th>unit<th>definition"]
     for quantity, value, error, *words in report_cells(report):
@@ -155,58 +161,46 @@ def numbers(report: pd.DataFrame) -> str:
 
 
 def write_page(
-    path: Path,
-    *,
-    model: VAE,
-    pixels: Tensor,
-    labels: Tensor | None,
-    names: list[str],
-    dimensions: pd.DataFrame,
-    report: pd.DataFrame,
-    figures: Path,
-    params: dict[str, Any],
-    made: dict[str, str],
-    seed: int,
+    path: Path, test: EncodedTestSet, dimensions: pd.DataFrame, report: pd.DataFrame, figures: Path, seed: int
 ) -> None:
     """Writes the page.
 
     Args:
-        pixels, labels: the test set's, bytes [N, D], and the numbers of their classes [N], if they have any.
-        names: of the classes.
+        test: the model and the test set.
         dimensions: of the evaluation, those of most KL first.
         report: of the evaluation.
         figures: the folder of the PNGs.
-        params: those that made the model.
-        made: what else made the run, by name: versions, the data's checksum.
+        seed: of the noise.
     """
     by_use = [int(i) for i in dimensions["dimension"]]
     active = [int(i) for i in dimensions.loc[dimensions["active"], "dimension"]]
     axes = (active + [i for i in by_use if i not in active])[:2]
     others = [i for i in active if i not in axes]
-    about, data = explorer(model, pixels[:EXPLORED], None if labels is None else labels[:EXPLORED], names, axes, others, seed)
-    span = about["span"]
+    description, data = explorer(test, axes, others, seed)
+    span = description["span"]
     slider = '<label>dimension {0}<input id="z{0}" type="range" min="-{1:.3f}" max="{1:.3f}" step="0.01"><span></span></label>'
     images = []
     for name, caption in CAPTIONS.items():
         file = figures / f"{name}.png"
         if file.exists():
             source = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
-            said = html.escape(caption)
-            images.append(f'<figure><img src="{source}" alt="{said}"><figcaption>{said}</figcaption></figure>')
-    text = Template((PARTS / "page.html").read_text(encoding="utf-8")).substitute(
-        title="A variational autoencoder" if not model.is_deterministic else "An autoencoder",
-        verdict=html.escape(verdict(dimensions)[0].upper() + verdict(dimensions)[1:] + "."),
+            text = html.escape(caption)
+            images.append(f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>')
+    in_words = verdict(dimensions)
+    made, params = origin(test.metadata), flatten(asdict(test.metadata.params))
+    page = Template((PARTS / "page.html").read_text(encoding="utf-8")).substitute(
+        title="A variational autoencoder" if not test.model.is_deterministic else "An autoencoder",
+        verdict=html.escape(in_words[0].upper() + in_words[1:] + "."),
         style=(PARTS / "style.css").read_text(encoding="utf-8"),
         sliders="\n".join(slider.format(i, span) for i in others),
-        count=f"{about['count']:,}",
-        error=f"{about['error']:.2g}",
-        numbers=numbers(report),
+        count=f"{description['count']:,}",
+        error=f"{description['error']:.2g}",
+        numbers=html_table(report),
         figures="\n".join(images),
         made="<table>" + "".join(f"<tr><td>{name}<td>{html.escape(value)}" for name, value in made.items()) + "</table>",
-        params=html.escape("\n".join(f"{key}: {json.dumps(value)}" for key, value in flatten(params).items())),
+        params=html.escape("\n".join(f"{key}: {json.dumps(value)}" for key, value in params.items())),
         data=data,
-        model=json.dumps(about).replace("<", "\\u003c"),  # a class may be named </script>
+        model=json.dumps(description).replace("<", "\\u003c"),  # a class may be named </script>
         script=(PARTS / "explorer.js").read_text(encoding="utf-8"),
     )
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, page)

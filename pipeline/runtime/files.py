@@ -19,9 +19,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.runtime.errors import UserError
+
+if TYPE_CHECKING:  # what takes a second to import, `vae info` does without
+    import pandas as pd
 
 # Of this machine: another one's locks are not seen through a network's file system.
 PREFIX = f".vae-tmp-{platform.node()}-"
@@ -149,7 +152,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text as UTF-8, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a value as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_csv(path: Path, table: pd.DataFrame, index: bool = False) -> None:
+    """Writes a table, with six digits of its numbers, whole or not at all."""
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        table.to_csv(temporary, index=index, float_format="%.6g")

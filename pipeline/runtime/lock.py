@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.files import whole_file
+from pipeline.runtime.files import write_text
 
 LOCKS = Path(".locks")
 
@@ -39,8 +39,7 @@ def locked(folder: Path, stage: str) -> Iterator[None]:
         raise UserError(f"{folder}: in use by {who}; wait for it to end") from None
     try:
         since = datetime.now().astimezone().isoformat(" ", "seconds")
-        with whole_file(holder) as temporary:
-            temporary.write_text(f"{stage} (process {os.getpid()}, since {since})", encoding="utf-8")
+        write_text(holder, f"{stage} (process {os.getpid()}, since {since})")
         yield
     finally:
         lock.release()

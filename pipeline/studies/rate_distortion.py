@@ -10,7 +10,7 @@ import pandas as pd
 from pipeline.config.paths import PARAMS, RESULTS
 from pipeline.figures.style import figure
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.files import whole_file
+from pipeline.runtime.files import write_csv
 from pipeline.runtime.main import run
 from pipeline.studies.experiments import experiments
 
@@ -63,8 +63,7 @@ def main() -> None:
         raise UserError(
             f"dvc exp show: expected experiments of at least two betas, got {table['beta'].nunique()}; make sweep runs some"
         )
-    with whole_file(TABLE) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
+    write_csv(TABLE, table)
     draw(table)
     print(table.to_string(index=False, float_format="%.2f"))
     print(f"{FIGURE}: written")

@@ -12,9 +12,10 @@ from typing import Any
 import pandas as pd
 
 from pipeline.config.paths import RECIPES, run_paths
+from pipeline.config.recipes import INDEX
 from pipeline.config.validation import load_params
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.files import whole_file
+from pipeline.runtime.files import write_csv, write_text
 from pipeline.runtime.main import run
 from pipeline.studies.recipe_figures import comparisons
 
@@ -22,26 +23,23 @@ TABLE, REPORT = RECIPES / "results.csv", RECIPES / "results.md"
 COLUMNS = ["elbo", "rate", "distortion", "nll", "active_units", "seconds"]
 
 
-def row_of(name: str) -> dict[str, Any]:
-    """A recipe's line of the table."""
-    place = run_paths(name)
-    metrics = json.loads(place.metrics.read_text(encoding="utf-8"))
-    about = about_of(name)
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def table_row(name: str) -> dict[str, Any]:
+    """A recipe's row of the table."""
+    paths = run_paths(name)
+    metrics, about = read_json(paths.metrics), read_json(paths.about)
     return {
         "recipe": name,
         "system": about["system"],
         "parameters": ", ".join(f"{key}={value}" for key, value in about["changes"].items()),
-        "epochs": load_params(place.params).train.epochs,
+        "epochs": load_params(paths.params).train.epochs,
         **{column: metrics.get(column) for column in COLUMNS[:-1]},
-        "seconds": json.loads(place.time.read_text(encoding="utf-8"))["seconds"],
+        "seconds": read_json(paths.time)["seconds"],
         "published": "{metric} {value:g}: {source}".format(**about["published"]) if about["published"] else "",
     }
-
-
-def about_of(name: str) -> dict[str, Any]:
-    """What a recipe says of itself, and what it changes."""
-    about: dict[str, Any] = json.loads(run_paths(name).about.read_text(encoding="utf-8"))
-    return about
 
 
 def report(table: pd.DataFrame, figures: list[Path]) -> str:
@@ -64,7 +62,7 @@ def report(table: pd.DataFrame, figures: list[Path]) -> str:
     for path in figures:
         lines += ["", f"![{path.stem}]({path.relative_to(REPORT.parent)})"]
     for _, row in table.iterrows():
-        about = about_of(row["recipe"])
+        about = read_json(run_paths(row["recipe"]).about)
         lines += ["", f"## {row['recipe']}", "", f"{about['system']}: `{row['parameters']}`.", "", about["look"]]
         if about["faults"]:
             lines += ["", f"*In the source:* {about['faults']}"]
@@ -76,19 +74,16 @@ def rounded(value: float, digits: int) -> str:
 
 
 def main() -> None:
-    recipes = json.loads((RECIPES / "index.json").read_text(encoding="utf-8"))["recipes"]
-    done = [name for name in recipes if run_paths(name).metrics.is_file()]
-    if not done:
+    recipes = read_json(INDEX)["recipes"]
+    finished = [name for name in recipes if run_paths(name).metrics.is_file()]
+    if not finished:
         raise UserError(f"{RECIPES / 'results'}: expected results of at least one recipe, got none; make recipes")
     for name in recipes:
-        if name not in done:
+        if name not in finished:
             print(f"{name}: not run yet, left out; make recipe NAME={name}")
-    table = pd.DataFrame([row_of(name) for name in done])
-    with whole_file(TABLE) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
-    text = report(table, comparisons(set(done)))
-    with whole_file(REPORT) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    table = pd.DataFrame([table_row(name) for name in finished])
+    write_csv(TABLE, table)
+    write_text(REPORT, report(table, comparisons(finished)))
     print(table[["recipe", "epochs", *COLUMNS]].to_string(index=False, float_format="%.2f"))
     print(f"{REPORT}: written")
 

@@ -14,7 +14,7 @@ from pipeline.config.keys import flatten
 from pipeline.config.paths import EXPECTED, PARAMS, RESULTS
 from pipeline.config.plain_yaml import read_yaml
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.files import whole_file, write_json
+from pipeline.runtime.files import write_csv, write_json
 from pipeline.runtime.machine import machine
 from pipeline.runtime.main import run
 from pipeline.studies.experiments import affects_metrics, experiments
@@ -41,8 +41,7 @@ def main() -> None:
         )
     table = table.sort_values("seed")
     quantities = {name: band(table[name]) for name in table.columns[1:]}
-    with whole_file(TABLE) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
+    write_csv(TABLE, table)
     params = {key: value for key, value in flatten(read_yaml(PARAMS)).items() if affects_metrics(key)}
     write_json(
         EXPECTED,

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from pipeline.figures.style import figure
+from pipeline.models.codes import EncodedTestSet, encode
+from pipeline.models.metadata import DataInfo, ModelMetadata
 from pipeline.models.vae import VAE
 from pipeline.report.page import write_page
 from tests.pipeline.page_picture import CHROMIUM, launched
@@ -32,7 +35,8 @@ def browser() -> Iterator[Any]:
 def page_of(folder: Path, shape: tuple[int, ...] = SHAPE, **changes: Any) -> tuple[Path, VAE]:
     """The page of an untrained model whose posteriors differ all the same."""
     torch.manual_seed(0)
-    model = VAE(shape, plain_params(**{"hidden": [32], "latent_dim": 4, **changes}).model)
+    params = plain_params(**{"hidden": [32], "latent_dim": 4, **changes})
+    model = VAE(shape, params.model)
     with torch.no_grad():
         for parameter in model.decoder.parameters():
             parameter.mul_(2).add_(0.1 * torch.randn_like(parameter))
@@ -44,19 +48,11 @@ def page_of(folder: Path, shape: tuple[int, ...] = SHAPE, **changes: Any) -> tup
     with figure(folder / "samples.png", width=2, height=2) as fig:
         fig.subplots()
     path = folder / "index.html"
-    write_page(
-        path,
-        model=model,
-        pixels=pixels,
-        labels=torch.arange(COUNT) % 10,
-        names=[*map(str, range(9)), "</script><!--"],
-        dimensions=table,
-        report=report,
-        figures=folder,
-        params={"data": {"path": "<mnist>"}},
-        made={"Python": "3"},
-        seed=1,
-    )
+    classes = [*map(str, range(9)), "</script><!--"]
+    data = DataInfo(source="<mnist>", classes=classes, values="grey", counts={}, sha256={"train_images.npy": "0"})
+    metadata = ModelMetadata(image_shape=[*shape], params=params, data=data, versions={"Python": "3"})
+    test = EncodedTestSet(model, metadata, pixels, encode(model, pixels)[0], np.arange(COUNT, dtype=np.uint8) % 10)
+    write_page(path, test, table, report, folder, seed=1)
     return path, model
 
 
@@ -188,7 +184,7 @@ def test_it_is_dark_where_the_reader_likes_it_dark(browser: Any, tmp_path: Path)
 def test_what_comes_from_outside_is_text_and_not_markup(browser: Any, tmp_path: Path) -> None:
     path, _ = page_of(tmp_path)
     page = opened(browser, path)
-    assert page.text_content("pre") == 'data.path: "<mnist>"'
+    assert page.text_content("td + td:has-text('mnist')") == "<mnist>: "
     assert "-(distortion < rate)" in page.text_content("table")
     assert page.evaluate("document.images.length") == 1
     assert page.evaluate("Array.from(document.images).every(image => image.naturalWidth > 0)")
