@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,6 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import SafeRepresenter
 
 from pipeline.config.plain_yaml import read_yaml_text
-from pipeline.evaluation.report_cells import report_cells
 from pipeline.models.likelihood_warnings import caveats
 from pipeline.models.metadata import ModelMetadata
 from pipeline.runtime.errors import UserError, in_line
@@ -22,7 +22,7 @@ from pipeline.runtime.files import sha256, write_text
 if TYPE_CHECKING:  # which `vae info` need not wait for
     import pandas as pd
 
-NAMED = 40  # classes, at most, that are listed
+MAX_NAMES = 40  # of classes
 FRONT = "---\n"  # before and after what programs read, as Hugging Face's cards have it
 TEXT = """# {name}
 
@@ -98,9 +98,9 @@ def write_card(
         "Outputs on images unlike its training data are unreliable, and not flagged",
         "Its numbers are of one seed; another's differ",
     ]
-    classes = f" Classes: {', '.join(map(in_line, data.classes[:NAMED]))}." if data.classes else ""
-    if data.classes and (more := len(data.classes) - NAMED) > 0:
-        classes = f"{classes[:-1]} and {more:,} more."
+    names = data.classes or []
+    more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
+    classes = f" Classes: {', '.join(map(in_line, names[:MAX_NAMES]))}{more}." if names else ""
     text = TEXT.format(
         name=name,
         kind="A variational autoencoder" if params.model.posterior == "normal" else "An autoencoder",
@@ -111,7 +111,7 @@ def write_card(
         counts=", ".join(f"{split} {count:,}" for split, count in data.counts.items()),
         checksum=data.sha256["train_images.npy"],
         classes=classes,
-        numbers=numbers(report),
+        numbers=markdown_table(report),
         verdict=verdict[0].upper() + verdict[1:],
         limits="\n".join(f"- {said}." for said in limits),
         folder=weights.parent.as_posix(),
@@ -141,7 +141,21 @@ def read_metrics(path: Path, weights: Path) -> dict[str, float]:
     return metrics
 
 
-def numbers(report: pd.DataFrame) -> str:
+def report_cells(report: pd.DataFrame) -> list[list[str]]:
+    """The evaluation's table as text, as card and page show it: quantity, value, standard error, unit, definition."""
+    return [
+        [
+            str(quantity),
+            f"{row['value']:.5g}",
+            "" if math.isnan(row["standard_error"]) else f"{row['standard_error']:.3g}",
+            str(row["unit"]),
+            str(row["definition"]),
+        ]
+        for quantity, row in report.iterrows()
+    ]
+
+
+def markdown_table(report: pd.DataFrame) -> str:
     """The evaluation's table, as Markdown."""
     lines = ["| quantity | value | standard error | unit | definition |", "| --- | --: | --: | --- | --- |"]
     for cells in report_cells(report):

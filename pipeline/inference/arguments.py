@@ -6,61 +6,12 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from pipeline.config.paths import DEFAULT
 
 ABOUT = "A trained model from the command line: samples, reconstructions, codes, scores, and graphs to take elsewhere."
 
 
-class Command(NamedTuple):
-    """What ``vae --help`` says of one, what its own ``--help`` adds, and an example."""
-
-    help: str
-    description: str
-    example: str
-
-
-COMMANDS = {
-    "sample": Command(
-        "images from the prior",
-        "Draws z from the prior N(0, 1) and writes E[x|z] of each as one picture. The same seed gives the same z on every "
-        "device.",
-        "vae sample -n 64 --seed 1 -o grid.png",
-    ),
-    "reconstruct": Command(
-        "images, encoded and decoded",
-        "Writes E[x|z] at z = mu of each image: a PNG each, named as the images are.",
-        "vae reconstruct photos/ --resize -o out/",
-    ),
-    "interpolate": Command(
-        "the way from one image to another",
-        "Writes a row of pictures: A, E[x|z] along the straight line between the two posteriors' means, B.",
-        "vae interpolate data/prepared/test_images.npy:0 data/prepared/test_images.npy:1 -o way.png",
-    ),
-    "encode": Command(
-        "images to a table of codes",
-        "Writes a row for each image: the posterior's mu and sigma in each latent dimension, and KL(q(z|x) || p(z)) in nats.",
-        "vae encode data/prepared/test_images.npy -o latents.parquet",
-    ),
-    "score": Command(
-        "how likely images are, as a table",
-        "Writes a row for each image: ELBO, distortion, rate, and NLL by importance sampling, in nats. Images unlike the "
-        "training data have a high NLL.",
-        "vae score data/prepared/test_images.npy --samples 100 -o scores.csv",
-    ),
-    "info": Command(
-        "what made the model, and how good it is",
-        "Prints as YAML what the model was made of and what it achieves: parameters, data with checksums, versions, metrics.",
-        "vae info",
-    ),
-    "export": Command(
-        "encoder and decoder as ONNX, or as torch.export programs",
-        "Writes the encoder (x to mu, logvar) and the decoder (z to E[x|z]) as graphs for any batch size, and checks them "
-        "against PyTorch. x is [B, *image_shape] in [0, 1]; logvar = log sigma^2. Nothing in them is random.",
-        "vae export --format onnx -o exported/",
-    ),
-}
 TABLES = (".csv", ".parquet")
 IMAGES = "pictures (PNG, JPEG, WebP, TIFF), folders of them, arrays (.npy, .npz), or one image of an array, as in x.npy:17"
 
@@ -112,18 +63,13 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True, dest="command")
 
-    def add(name: str) -> argparse.ArgumentParser:
-        about = COMMANDS[name]
-        one = commands.add_parser(
-            name, help=about.help, description=about.description, epilog=f"example: {about.example}", allow_abbrev=False
+    def add(name: str, summary: str, description: str, example: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=summary, description=description, epilog=f"example: {example}", allow_abbrev=False
         )
-        one.add_argument(
-            "--model",
-            type=Path,
-            default=DEFAULT.models,
-            help="a folder that the train stage wrote, or its weights (%(default)s)",
-        )
-        return one
+        named = "a folder that the train stage wrote, or its weights (%(default)s)"
+        command.add_argument("--model", type=Path, default=DEFAULT.models, help=named)
+        return command
 
     def takes_images(one: argparse.ArgumentParser) -> None:
         one.add_argument("images", nargs="+", metavar="IMAGES", help=IMAGES)
@@ -140,34 +86,72 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("-o", "--output", type=kind, required=True, metavar=metavar, help=help)
 
     replaced = "what is there is replaced, a link too"
-    one = add("sample")
+    one = add(
+        "sample",
+        "images from the prior",
+        "Draws z from the prior N(0, 1) and writes E[x|z] of each as one picture. The same seed gives the same z on every "
+        "device.",
+        "vae sample -n 64 --seed 1 -o grid.png",
+    )
     one.add_argument("-n", type=whole(1, 10_000), default=64, help="how many (%(default)s)")
     one.add_argument("--seed", type=whole(0), default=0, help="of z (%(default)s)")
     writes(one, file_of(".png"), "GRID.png", replaced)
 
-    one = add("reconstruct")
+    one = add(
+        "reconstruct",
+        "images, encoded and decoded",
+        "Writes E[x|z] at z = mu of each image: a PNG each, named as the images are.",
+        "vae reconstruct photos/ --resize -o out/",
+    )
     takes_images(one)
     writes(one, folder, "FOLDER", "other files in it stay")
 
-    one = add("interpolate")
+    one = add(
+        "interpolate",
+        "the way from one image to another",
+        "Writes a row of pictures: A, E[x|z] along the straight line between the two posteriors' means, B.",
+        "vae interpolate data/prepared/test_images.npy:0 data/prepared/test_images.npy:1 -o way.png",
+    )
     one.add_argument("a", metavar="A", help="a picture, or one image of an array, as in x.npy:17")
     one.add_argument("b", metavar="B", help="another")
     one.add_argument("--steps", type=whole(2, 1000), default=9, help="decoded points, both ends included (%(default)s)")
     resizes(one)
     writes(one, file_of(".png"), "ROW.png", replaced)
 
-    one = add("encode")
+    one = add(
+        "encode",
+        "images to a table of codes",
+        "Writes a row for each image: the posterior's mu and sigma in each latent dimension, and KL(q(z|x) || p(z)) in nats.",
+        "vae encode data/prepared/test_images.npy -o latents.parquet",
+    )
     takes_images(one)
     writes(one, file_of(*TABLES), "TABLE.csv|.parquet", replaced)
 
-    one = add("score")
+    one = add(
+        "score",
+        "how likely images are, as a table",
+        "Writes a row for each image: ELBO, distortion, rate, and NLL by importance sampling, in nats. Images unlike the "
+        "training data have a high NLL.",
+        "vae score data/prepared/test_images.npy --samples 100 -o scores.csv",
+    )
     takes_images(one)
     one.add_argument("--samples", type=whole(1, 10**6), default=100, help="of z for each image's NLL (%(default)s)")
     writes(one, file_of(*TABLES), "TABLE.csv|.parquet", replaced)
 
-    add("info")
+    add(
+        "info",
+        "what made the model, and how good it is",
+        "Prints as YAML what the model was made of and what it achieves: parameters, data with checksums, versions, metrics.",
+        "vae info",
+    )
 
-    one = add("export")
+    one = add(
+        "export",
+        "encoder and decoder as ONNX, or as torch.export programs",
+        "Writes the encoder (x to mu, logvar) and the decoder (z to E[x|z]) as graphs for any batch size, and checks them "
+        "against PyTorch. x is [B, *image_shape] in [0, 1]; logvar = log sigma^2. Nothing in them is random.",
+        "vae export --format onnx -o exported/",
+    )
     one.add_argument("--format", choices=["onnx", "torch-export"], required=True, help="onnx: .onnx files; torch-export: .pt2")
     writes(one, folder, "FOLDER", "other files in it stay")
     return top

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -20,6 +21,7 @@ from pipeline.data.readers.raw import Images, format_shape
 from pipeline.runtime.errors import UserError
 
 READ_BATCH = 500
+ARRAY = re.compile(r"(.+\.np[yz])(?::(\d+))?", re.IGNORECASE | re.DOTALL)  # and the row of one image
 REMEDY = "--resize brings pictures to the model's size"
 
 
@@ -49,17 +51,11 @@ class InputImages:
     def __init__(self, named: Sequence[str], shape: tuple[int, ...], data: Data, resize: bool) -> None:
         self.shape, self.data, self.resize, self.notes = shape, data, resize, Counter[str]()
         self.groups: list[ImageGroup] = []
-        pictures: list[tuple[Path, PurePath]] = []
-        for name in named:
-            path = Path(name)
-            row = re.fullmatch(r"(.+\.np[yz]):(\d+)", name)
-            if row is None and path.suffix.lower() not in (".npy", ".npz"):
-                pictures += self._pictures(path)
-                continue
-            self._add_pictures(pictures)
-            self._add_array(path if row is None else Path(row[1]), None if row is None else int(row[2]))
-            pictures = []
-        self._add_pictures(pictures)
+        for array, names in groupby(named, key=ARRAY.fullmatch):
+            if array is None:
+                self._add_pictures([found for name in names for found in self._pictures(Path(name))])
+            else:
+                self._add_array(Path(array[1]), None if array[2] is None else int(array[2]))
         if len(self) == 0:
             raise UserError(f"{' '.join(named)}: expected at least one image, got none")
 
@@ -76,8 +72,6 @@ class InputImages:
         return [(path, PurePath(path.name))]
 
     def _add_pictures(self, found: list[tuple[Path, PurePath]]) -> None:
-        if not found:
-            return
         paths = [path for path, _ in found]
         color: Color = "rgb" if len(self.shape) == 3 else "grey"
         size = self.shape[-2:] if self.resize or self.data.size is not None else None

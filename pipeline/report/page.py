@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.config.keys import flatten
 from pipeline.evaluation.collapse import verdict
-from pipeline.evaluation.report_cells import report_cells
+from pipeline.evaluation.model_card import report_cells
 from pipeline.models.codes import EncodedTestSet, elbo_terms_in_batches, encode
 from pipeline.models.metadata import ModelMetadata
 from pipeline.models.vae import VAE
@@ -94,14 +94,9 @@ def layer_descriptions(decoder: Iterable[nn.Module], blob: Blob) -> list[dict[st
 @torch.no_grad()
 def halving_error(model: VAE, z: Tensor) -> float:
     """The most that any pixel of E[x|z] changes by the decoder's weights and z in half precision."""
-    exact = model.likelihood.mean(model.decode(z))
-    before = [p.clone() for p in model.decoder.parameters()]
-    for p in model.decoder.parameters():
-        p.copy_(p.half())
-    halved = model.likelihood.mean(model.decode(z.half().to(z.dtype)))
-    for p, value in zip(model.decoder.parameters(), before, strict=True):
-        p.copy_(value)
-    return (exact - halved).abs().max().item()
+    halved = {name: p.half().to(p.dtype) for name, p in model.decoder.named_parameters()}
+    decoded = torch.func.functional_call(model.decoder, halved, z.half().to(z.dtype))
+    return (model.likelihood.mean(model.decode(z)) - model.likelihood.mean(decoded)).abs().max().item()
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.config.keys import diff_keys, flatten
 from pipeline.config.paths import DEFAULT, PARAMS
+from pipeline.config.plain_yaml import read_yaml
 from pipeline.runtime.errors import UserError
 
 # Parameters that move no metric, or none by more than another seed does.
@@ -18,6 +19,11 @@ METRIC_NEUTRAL = {"seed", "evaluate.batch_size", "train.checkpoint_every", "trai
 def affects_metrics(key: str) -> bool:
     """Whether runs that differ in this parameter, by its dotted name, should differ in what they find."""
     return key not in METRIC_NEUTRAL and not key.startswith("plot.")
+
+
+def current_params() -> dict[str, Any]:
+    """Those of params.yaml that affect metrics, by dotted names."""
+    return {key: value for key, value in flatten(read_yaml(PARAMS)).items() if affects_metrics(key)}
 
 
 @dataclass(frozen=True)

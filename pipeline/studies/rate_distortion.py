@@ -34,25 +34,16 @@ def draw(table: pd.DataFrame) -> None:
         axes = fig.subplots()
         for others, curve in table.groupby("else"):
             axes.plot(curve["rate"], curve["distortion"], "o-", label=str(others) or str(PARAMS))
-            for _, point in curve.iterrows():
-                place = (point["rate"], point["distortion"])
-                axes.annotate(f"β {point['beta']:g}", place, xytext=(5, 5), textcoords="offset points", fontsize=9)
+            for beta, rate, distortion in curve[["beta", "rate", "distortion"]].itertuples(index=False):
+                axes.annotate(f"β {beta:g}", (rate, distortion), xytext=(5, 5), textcoords="offset points", fontsize=9)
         axes.margins(x=0.09)  # for the labels
-        limits = axes.get_xlim(), axes.get_ylim()
-        best = table["elbo"].max()
-        axes.plot(
-            limits[0],
-            [-best - rate for rate in limits[0]],
-            color="0.7",
-            linewidth=1,
-            label=f"ELBO {best:.1f}, the best of these",
-        )
+        best = table.nlargest(1, "elbo").iloc[0]
+        label = f"ELBO {best['elbo']:.1f}, the best of these"
+        axes.axline((best["rate"], best["distortion"]), slope=-1, color="0.7", linewidth=1, label=label)
         axes.set(
             title="What beta trades: test set, nats an image",
             xlabel="rate  KL(q(z|x) ‖ p(z))",
             ylabel="distortion  −E log p(x|z)",
-            xlim=limits[0],
-            ylim=limits[1],
         )
         axes.legend()
 

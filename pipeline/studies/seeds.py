@@ -10,14 +10,12 @@ import platform
 import pandas as pd
 import torch
 
-from pipeline.config.keys import flatten
 from pipeline.config.paths import EXPECTED, PARAMS, RESULTS
-from pipeline.config.plain_yaml import read_yaml
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_csv, write_json
 from pipeline.runtime.machine import machine
 from pipeline.runtime.main import run
-from pipeline.studies.experiments import affects_metrics, experiments
+from pipeline.studies.experiments import current_params, experiments
 
 TABLE = RESULTS / "seeds.csv"
 # Standard deviations each way. Of five runs, by Student's t, a figure of a sixth is within them 99 times in 100: it would be
@@ -42,14 +40,13 @@ def main() -> None:
     table = table.sort_values("seed")
     quantities = {name: band(table[name]) for name in table.columns[1:]}
     write_csv(TABLE, table)
-    params = {key: value for key, value in flatten(read_yaml(PARAMS)).items() if affects_metrics(key)}
     write_json(
         EXPECTED,
         {
             "seeds": table["seed"].tolist(),
             "made_with": {"python": platform.python_version(), "torch": torch.__version__, "machine": machine()},
             "quantities": quantities,
-            "params": params,
+            "params": current_params(),
         },
     )
     for name, found in quantities.items():

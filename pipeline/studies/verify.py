@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import sys
 
-from pipeline.config.keys import diff_keys, flatten
+from pipeline.config.keys import diff_keys
 from pipeline.config.paths import DEFAULT, EXPECTED, PARAMS
-from pipeline.config.plain_yaml import read_yaml
 from pipeline.config.validation import load_params
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.main import run
-from pipeline.studies.experiments import affects_metrics
+from pipeline.studies.experiments import current_params
 
 
 def main() -> None:
@@ -25,7 +24,7 @@ def main() -> None:
         except ValueError as error:
             raise UserError(f"{path}: expected JSON, as {maker} writes it: {error}") from None
     expected, metrics = files[EXPECTED], files[DEFAULT.metrics]
-    params = {key: value for key, value in flatten(read_yaml(PARAMS)).items() if affects_metrics(key)}
+    params = current_params()
     others = [
         f"{PARAMS}: {key}: the band is of runs with {expected['params'].get(key)}, got {params.get(key)}"
         for key in diff_keys(expected["params"], params)

@@ -23,7 +23,6 @@ from PIL import Image
 import pipeline
 from pipeline.config.paths import DEFAULT
 from pipeline.data.prepared import read_manifest, read_split
-from pipeline.inference.arguments import COMMANDS
 from pipeline.inference.info import info
 from pipeline.models.metadata import read_header
 from pipeline.models.serialization import save_model
@@ -203,7 +202,7 @@ def test_one_image_of_an_array_has_its_score_among_all(plain: Path) -> None:
 
 
 def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in COMMANDS:
+    for name in ("sample", "reconstruct", "interpolate", "encode", "score", "info", "export"):
         with pytest.raises(SystemExit) as caught:
             vae(f"{name} --help")
         assert caught.value.code == 0
