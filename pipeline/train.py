@@ -1,4 +1,4 @@
-"""Stage 2: trains the model, with curves of ELBO, rate and distortion an epoch, and writes its weights.
+"""Stage 2: trains the model, with curves of ELBO, rate and distortion per epoch, and writes its weights.
 
 A run that was killed or interrupted goes on from its last checkpoint, to the same bits.
 """
@@ -29,7 +29,7 @@ from pipeline.training.distributed import Group, LostPeerError, SharedError
 from pipeline.training.trainer import Trainer
 
 
-def train(params: Params, place: RunPaths, device: torch.device, group: Group) -> None:
+def train(params: Params, paths: RunPaths, device: torch.device, group: Group) -> None:
     """Trains to the end, from the seed's weights or from where a run of the same key was stopped, and writes the weights.
 
     Raises:
@@ -43,58 +43,49 @@ def train(params: Params, place: RunPaths, device: torch.device, group: Group) -
     if not group.is_first:
         Trainer(params, device, group, None).resume_and_train(None)
         return
+    print(vae_ext.backend_report(), flush=True)
+    for caveat in caveats(manifest.values, manifest.image_shape, params):
+        print(f"note: {caveat}", flush=True)
     with checkpoints_of(key, wait=group.size == 1) as checkpoints:
         trainer = Trainer(params, device, group, checkpoints)
         try:
-            with Live(str(place.curves), report=None, save_dvc_exp=False, dvcyaml=None) as live:
+            with Live(str(paths.curves), report=None, save_dvc_exp=False, dvcyaml=None) as live:
                 trainer.resume_and_train(live)
         except OSError as error:  # a full disk is one without a file's name
-            raise OSError(error.errno, error.strerror or str(error), error.filename or str(place.curves)) from None
-        save_model(place.weights, trainer.model, params, manifest)
-        # What differs from run to run is in a file of its own, which no other is made from.
-        write_json(place.time, {"seconds": round(trainer.seconds(), 3), **trainer.environment})
+            raise OSError(error.errno, error.strerror or str(error), error.filename or str(paths.curves)) from None
+        save_model(paths.weights, trainer.model, params, manifest)
+        # What differs from run to run is in a file of its own, on which no other depends.
+        write_json(paths.time, {"seconds": round(trainer.seconds(), 3), **trainer.environment})
         checkpoints.remove()
-        print(f"{place.weights}: written")
+        print(f"{paths.weights}: written")
 
 
-def main(place: RunPaths = DEFAULT) -> None:
-    params = load_params(place.params)
-    announced = distributed.announced()
+def main(paths: RunPaths = DEFAULT) -> None:
+    params = load_params(paths.params)
+    group = distributed.group_of_environment()
     device = distributed.local_device(choose_device())
     splits: tuple[SplitName, ...] = ("train", "validation")
-    for split in splits:  # a fault of the data is said once, before anything begins
+    for split in splits:  # damaged data are reported once, before any process starts
         read_split(split)
-    lock = locked(place.results, "train")
+    lock = locked(paths.results, "train")
     if params.train.processes > 1 and not distributed.is_member():
-        with lock:  # what is in use is said before any of them starts; the first of them holds it
+        with lock:  # raises if it is held, before the processes start; the first of them acquires it again
             pass
         sys.exit(distributed.launch(params.train.processes))
-    with lock if announced.is_first else nullcontext():
-        train_as_one_of(announced, params, place, device)
-
-
-def train_as_one_of(announced: Group, params: Params, place: RunPaths, device: torch.device) -> None:
-    """Joins the group, if there is one, and trains with it."""
-    distributed.set_threads(params.train.threads)
-    try:
-        group = distributed.join(announced, device)
-        if group.is_first:
-            print(vae_ext.backend_report(), flush=True)
-            manifest = read_manifest()
-            for caveat in caveats(manifest.values, manifest.image_shape, params):
-                print(f"note: {caveat}", flush=True)
-        train(params, place, device, group)
-    except (SharedError, Interrupted) as end:
-        if announced.is_first:
-            raise
-        sys.exit(end.status)
-    except LostPeerError as end:
-        # The launcher says who was lost, or that one did.
-        if not distributed.is_launched():
-            raise
-        sys.exit(end.status)
-    finally:
-        distributed.leave()
+    with lock if group.is_first else nullcontext():
+        distributed.set_threads(params.train.threads)
+        try:
+            with distributed.joined(group, device):
+                train(params, paths, device, group)
+        except (SharedError, Interrupted) as end:
+            if group.is_first:
+                raise
+            sys.exit(end.status)
+        except LostPeerError as end:
+            # The launcher reports the process that was lost, or that one did.
+            if not distributed.is_launched():
+                raise
+            sys.exit(end.status)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pipeline.data.prepared import as_float
 from pipeline.models.vae import VAE
 from vae_ext import reparam_log_ratio
 
-SAMPLE_BATCH = 50  # samples that are drawn at once: the memory that they take does not grow with how many there are
+SAMPLE_BATCH = 50  # samples drawn at once, so that memory does not grow with their number
 
 
 @torch.no_grad()
@@ -51,6 +51,6 @@ def log_likelihood_bounds(model: VAE, pixels: Tensor, key: Tensor, counts: Seque
 
 
 def counts_up_to(samples: int) -> list[int]:
-    """1, 2, 5, 10, 20, 50, ... and the number itself: where a curve of the bound is worth a point."""
+    """1, 2, 5, 10, 20, 50, ... and the number itself: where the curve of the bound is computed."""
     steps = (factor * 10**power for power in range(len(str(samples))) for factor in (1, 2, 5))
     return [*(step for step in steps if step < samples), samples]

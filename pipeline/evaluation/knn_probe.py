@@ -11,7 +11,7 @@ CODE_BATCH = 1000
 
 @torch.no_grad()
 def nearest_neighbours(known: Tensor, classes: Tensor, codes: Tensor) -> Tensor:
-    """The class of most of each code's nearest neighbours among known codes (the lower one, of two with as many).
+    """The most frequent class of each code's nearest neighbours among known codes (of equals, the lowest).
 
     Args:
         known: [M, latent_dim], with their classes, [M] integers.
@@ -21,11 +21,11 @@ def nearest_neighbours(known: Tensor, classes: Tensor, codes: Tensor) -> Tensor:
         [N] classes.
     """
     count = min(NEIGHBOURS, len(known))
-    nearest = (torch.cdist(part, known).topk(count, largest=False).indices for part in codes.split(CODE_BATCH))
-    return torch.cat([most_frequent(classes[few]) for few in nearest])
+    nearest = (torch.cdist(batch, known).topk(count, largest=False).indices for batch in codes.split(CODE_BATCH))
+    return torch.cat([most_frequent(classes[rows]) for rows in nearest])
 
 
 def most_frequent(classes: Tensor) -> Tensor:
-    """The most frequent in each row of [N, few], the lowest of as frequent ones; its memory does not grow with their range."""
+    """The most frequent class in each row of [N, neighbours], of equals the lowest; memory does not grow with their range."""
     votes = (classes[:, :, None] == classes[:, None, :]).sum(2)
     return classes.where(votes == votes.amax(1, keepdim=True), classes.amax()).amin(1)

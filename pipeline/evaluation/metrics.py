@@ -23,8 +23,8 @@ from vae_ext import binarize, reparam_kl
 
 # A unit is active if its posterior mean varies with the image by more than this (Burda et al. 2016, section 5.1).
 ACTIVE_VARIANCE = 0.01
-PROBED = 10_000  # training images, the first, whose codes the probe knows
-# What is found: unit and definition. z is one sample of q(z|x); an autoencoder's is its code.
+PROBED = 10_000  # training images, the first, whose codes the probe compares with
+# Unit and definition of each. z is one sample of q(z|x); an autoencoder's is its code.
 QUANTITIES = {
     "elbo": ("nats", "-(distortion + rate), in expectation not above log p(x)"),
     "distortion": ("nats", "-log p(x|z)"),
@@ -46,7 +46,7 @@ METRICS = list(QUANTITIES)[:7]  # small enough to read a difference of two commi
 
 @torch.no_grad()
 def reconstruction_terms(model: VAE, z: Tensor, pixels: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
-    """How well codes z [N, latent_dim] give back their images: -log p(x|z) and the squared error a pixel, [N]."""
+    """How well codes z [N, latent_dim] reconstruct their images: -log p(x|z) and the squared error per pixel, [N]."""
     found = []
     for some, batch in zip(z.split(batch_size), pixels.split(batch_size), strict=True):
         decoded = model.decode(some)
@@ -69,15 +69,15 @@ def bounds(model: VAE, pixels: Tensor, seed: int, batch_size: int, samples: int)
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
-    """The mean over images, and its standard error, for which the test set is a sample of what images there are."""
+    """The mean over images and its standard error, the test set being a sample of all images."""
     return values.mean().item(), values.std().item() / math.sqrt(len(values))
 
 
 def evaluate(model: VAE, params: Params, device: torch.device) -> tuple[dict[str, Tensor], pd.DataFrame, dict[int, Tensor]]:
-    """Everything, of the test set.
+    """All quantities, of the test set.
 
     Returns:
-        what each image contributes to a quantity, [N]; a row a latent dimension; the NLL's bound by numbers of samples.
+        each image's value of each quantity, [N]; a row per latent dimension; the NLL's bound by the number of samples.
     """
     pixels, batch_size = test_pixels(params, device), params.evaluate.batch_size
     announce(f"posteriors and reconstructions of {len(pixels):,} test images")
@@ -101,14 +101,14 @@ def evaluate(model: VAE, params: Params, device: torch.device) -> tuple[dict[str
         images["marginal_kl"] = images["rate"] - images["mutual_information"]
         by_samples = bounds(model, pixels, params.seed, batch_size, params.evaluate.importance_samples)
         images["nll"] = by_samples[params.evaluate.importance_samples]
-    known, unknown = read_split("train"), read_split("test")
-    if known.labels is not None and unknown.labels is not None:
-        announce(f"probe by {len(known.labels[:PROBED]):,} training images")
-        known_pixels = to_device(known.images[:PROBED], device)
+    train, test = read_split("train"), read_split("test")
+    if train.labels is not None and test.labels is not None:
+        announce(f"probe by {len(train.labels[:PROBED]):,} training images")
+        train_pixels = to_device(train.images[:PROBED], device)
         if params.binarize:
-            known_pixels = binarize(known_pixels, stream_key(params.seed, Stream.BINARIZE_PROBE, device))
-        known_mu, _ = encode(model, known_pixels, batch_size)
-        classes, expected = (torch.tensor(part.astype(np.int64), device=device) for part in (known.labels, unknown.labels))
-        guessed = nearest_neighbours(known_mu, classes[:PROBED], mu)
-        images["probe_accuracy"] = (guessed == expected).double()
+            train_pixels = binarize(train_pixels, stream_key(params.seed, Stream.BINARIZE_PROBE, device))
+        train_mu, _ = encode(model, train_pixels, batch_size)
+        classes, expected = (torch.tensor(labels.astype(np.int64), device=device) for labels in (train.labels, test.labels))
+        predicted = nearest_neighbours(train_mu, classes[:PROBED], mu)
+        images["probe_accuracy"] = (predicted == expected).double()
     return images, dimensions, by_samples

@@ -1,4 +1,4 @@
-"""The model card: what a model is, of which data, how good, and where it ends; beside its weights, for who is given them."""
+"""The model card, beside the weights: what the model is, the data it was trained on, its quality and its limits."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def write_card(
     Args:
         weights: the file beside it.
         metadata: its header.
-        report: the evaluation's table, of quantities.
-        metrics: the same, those that count.
+        report: the evaluation's table, by quantity.
+        metrics: the quantities that are compared between runs.
         verdict: whether the posterior has collapsed, in words.
     """
     data, params = metadata.data, metadata.params
@@ -94,7 +94,7 @@ def write_card(
         ],
     }
     limits = [
-        *(said[0].upper() + said[1:] for said in caveats(data.values, metadata.image_shape, params)),
+        *(caveat[0].upper() + caveat[1:] for caveat in caveats(data.values, metadata.image_shape, params)),
         "Outputs on images unlike its training data are unreliable, and not flagged",
         "Its numbers are of one seed; another's differ",
     ]
@@ -113,10 +113,10 @@ def write_card(
         classes=classes,
         numbers=markdown_table(report),
         verdict=verdict[0].upper() + verdict[1:],
-        limits="\n".join(f"- {said}." for said in limits),
+        limits="\n".join(f"- {limit}." for limit in limits),
         folder=weights.parent.as_posix(),
         params=as_yaml(asdict(params)),
-        versions=", ".join(f"{what} {version}" for what, version in metadata.versions.items()),
+        versions=", ".join(f"{package} {version}" for package, version in metadata.versions.items()),
     )
     write_text(path, FRONT + as_yaml(about) + FRONT + "\n" + text)
 

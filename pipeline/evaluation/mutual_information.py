@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.runtime.progress import progress_bar
 
-ROW_BATCH = 500  # rows of the N x N table of log q(z_n|x_m), which is never there as a whole
+ROW_BATCH = 500  # rows of the N x N table of log q(z_n|x_m), which is never in memory as a whole
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def mutual_information(z: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
     found = []
     with progress_bar(len(z), "mutual information") as bar:
         for rows in torch.arange(len(z), device=z.device).split(ROW_BATCH):
-            # A dimension at a time: as a matrix product, the square multiplied out, it would cancel where sigma is small.
+            # One dimension at a time: the square multiplied out, as a matrix product, would cancel where sigma is small.
             log_q = -sigma.log().sum(1).repeat(len(rows), 1)
             for z_d, mu_d, sigma_d in zip(z[rows].T, mu.T, sigma.T, strict=True):
                 log_q -= 0.5 * ((z_d[:, None] - mu_d) / sigma_d).square()

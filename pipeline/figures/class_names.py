@@ -11,7 +11,7 @@ from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
 WIDEST = 24  # columns, of which a Chinese character takes two
-# Those that draw what matplotlib's own font has not, the writing of Chinese, Japanese and Korean above all.
+# Fonts for what matplotlib's own lacks, Chinese, Japanese and Korean above all.
 FALLBACKS = re.compile(
     "CJK|Source Han|WenQuanYi|Droid Sans Fallback|IPA.*Gothic|Takao.*Gothic|VL.?Gothic|Nanum.*Gothic|Unifont|Arial Unicode|"
     "PingFang|Hiragino Sans|Apple SD Gothic|YaHei|SimHei|Yu Gothic|Malgun|MS Gothic|Noto Sans"
@@ -21,13 +21,13 @@ FALLBACKS = re.compile(
 def legible(names: list[str]) -> tuple[list[str], list[str]]:
     """Names for a figure, and the font families in which to draw them.
 
-    A name that no font here can draw becomes ``class 3``, which is said; a long one loses its middle.
+    A name that no font here can draw becomes ``class 3``, with a note; a long one loses its middle.
     """
     characters = set().union(*names)
     families, missing = _fonts_of(characters)
     shown = [f"class {i}" if missing & set(name) else shortened(name) for i, name in enumerate(names)]
-    if lost := [name for name in names if missing & set(name)]:
-        print(f"note: figures give {len(lost)} of {len(names)} classes by number: no font here can draw {shortened(lost[0])!r}")
+    if undrawn := [name for name in names if missing & set(name)]:
+        print(f"note: figures number {len(undrawn)} of {len(names)} classes: no font here can draw {shortened(undrawn[0])!r}")
     count = Counter(shown)
     return [f"{i}: {name}" if count[name] > 1 else name for i, name in enumerate(shown)], families
 

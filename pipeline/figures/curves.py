@@ -21,7 +21,7 @@ def learning_curves(curves: Path, folder: Path) -> None:
                 curve = pd.read_csv(curves / f"plots/metrics/{split}/{name}.tsv", sep="\t")
                 marker = "o" if len(curve) == 1 else None
                 axes.plot(curve["step"] + 1, curve[name], color=color, label=split, marker=marker)
-                # The first epoch's training average, over weights that knew nothing yet, may leave the frame.
+                # The first epoch's training average, which begins with untrained weights, may leave the frame.
                 values += curve[name].tolist()[split == "train" :]
             axes.set(title=panels[name], xlabel="epoch", ylabel="nats an image", ylim=framed(values))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -36,7 +36,7 @@ def framed(values: list[float]) -> tuple[float, float] | None:
 
 
 def nll_by_samples(table: pd.DataFrame, path: Path) -> None:
-    """How the bound on -log p(x) falls with the number of samples, and how sure it is."""
+    """How the bound on -log p(x) falls with the number of samples, with its standard error."""
     with figure(path, width=6.8, height=3.4) as fig:
         axes = fig.subplots()
         axes.fill_between(

@@ -43,7 +43,7 @@ def plane(mu: Tensor) -> tuple[npt.NDArray[np.float64], list[str]]:
 
 
 def scatter(axes: Axes, points: npt.NDArray[np.float64], labels: Classes | None, count: int) -> PathCollection:
-    """Points coloured by class, of so many; grey, if they have none."""
+    """Points coloured by class, ``count`` being the number of classes; grey without labels."""
     options = {"s": 5, "alpha": 0.6, "linewidths": 0}
     if labels is None:
         return axes.scatter(points[:, 0], points[:, 1], color="0.4", **options)  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def manifold(model: VAE, mu: Tensor, side: int) -> Array:
 
 
 def latent_plane(path: Path, mu: Tensor, labels: Classes | None, names: list[str]) -> None:
-    """Posterior means: coloured by class, if there are some, and how dense they lie."""
+    """Posterior means: coloured by class where there are labels, and their density."""
     points, (across, up) = plane(mu)
     with figure(path, width=11.5, height=5.2) as fig:
         classes, density = fig.subplots(1, 2, sharex=True, sharey=True)
@@ -82,14 +82,14 @@ def latent_plane(path: Path, mu: Tensor, labels: Classes | None, names: list[str
 
 
 def kl_per_dimension(table: pd.DataFrame, path: Path) -> None:
-    """The rate, a latent dimension each, largest first."""
+    """The rate of each latent dimension, largest first."""
     colors = np.where(table["active"], VALIDATION_COLOR, TRAIN_COLOR)
     with figure(path, width=6.8, height=3.4) as fig:
         axes = fig.subplots()
         axes.bar(range(1, len(table) + 1), table["kl"], color=colors)
         # The bars of dimensions that are not active are too low to be seen: shade where they stand.
-        for place in np.flatnonzero(~table["active"].to_numpy()) + 1:
-            axes.axvspan(place - 0.5, place + 0.5, color="0.95", linewidth=0)
+        for rank in np.flatnonzero(~table["active"].to_numpy()) + 1:
+            axes.axvspan(rank - 0.5, rank + 0.5, color="0.95", linewidth=0)
         axes.set(
             title=f"KL a latent dimension: {table['active'].sum()} of {len(table)} active, {table['kl'].sum():.2f} nats in all",
             xlabel="dimension, by KL (shaded: not active)",

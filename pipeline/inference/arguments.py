@@ -43,10 +43,10 @@ def folder(text: str) -> Path:
 
 def writable(path: Path, folder: Path) -> Path:
     """The path, whose folder, or the nearest above it that exists, can be written to."""
-    there = next(above for above in (folder, *folder.parents) if above.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        why = "is not writable" if there.is_dir() else "is a file"
-        raise argparse.ArgumentTypeError(f"expected a place that can be written to, got '{path}': '{there}' {why}")
+    nearest = next(above for above in (folder, *folder.parents) if above.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        reason = "is not writable" if nearest.is_dir() else "is a file"
+        raise argparse.ArgumentTypeError(f"expected a writable path, got '{path}': '{nearest}' {reason}")
     return path
 
 
@@ -108,9 +108,9 @@ def parser() -> argparse.ArgumentParser:
 
     one = add(
         "interpolate",
-        "the way from one image to another",
+        "a line of codes from one image to another",
         "Writes a row of pictures: A, E[x|z] along the straight line between the two posteriors' means, B.",
-        "vae interpolate data/prepared/test_images.npy:0 data/prepared/test_images.npy:1 -o way.png",
+        "vae interpolate data/prepared/test_images.npy:0 data/prepared/test_images.npy:1 -o line.png",
     )
     one.add_argument("a", metavar="A", help="a picture, or one image of an array, as in x.npy:17")
     one.add_argument("b", metavar="B", help="another")

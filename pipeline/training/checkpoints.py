@@ -1,4 +1,4 @@
-"""Checkpoints: what a run needs to go on as if it had never been stopped.
+"""Checkpoints: what a run needs to resume as if it had never been stopped.
 
 A run's folder is named by a hash of all that decides what it computes: parameters, code and data. So a run finds its own
 checkpoints and no other's, and they can lie outside of what DVC moves and removes. Each is a folder of two files that appears
@@ -30,42 +30,42 @@ from pipeline.config.params import Params
 from pipeline.config.paths import CHECKPOINTS, PREPARED
 from pipeline.data.prepared import MANIFEST
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.files import whole_folder
+from pipeline.runtime.files import sha256, whole_folder
 
 KEPT = 2  # the newest, and the one before it, should that be damaged
-# Of the parameters under train, those that say how and not what: with another value a run computes the same, but for rounding.
+# The parameters under train that change how a run computes, but not what: with another value only rounding differs.
 NON_SEMANTIC_PARAMS = {"on_nonfinite", "checkpoint_every", "processes", "threads", "memmap"}
 Curves = list[dict[str, dict[str, float]]]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, beside its tensors."""
+    """The state of a run besides its tensors."""
 
     step: int  # done, since the start
     curves: Curves  # of the epochs done: split, then name
     environment: dict[str, str | int]  # what the bits depend on besides the key
-    seconds: float  # of training, in all lives of the run
+    seconds: float  # of training so far, with resumptions
 
 
 def run_key(params: Params) -> str:
     """The hash of what a training run computes: parameters, code, and the data's checksums."""
-    decisive = {name: value for name, value in asdict(params).items() if name not in ("data", "evaluate", "plot")}
-    decisive["train"] = {name: value for name, value in decisive["train"].items() if name not in NON_SEMANTIC_PARAMS}
-    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
+    semantic = {name: value for name, value in asdict(params).items() if name not in ("data", "evaluate", "plot")}
+    semantic["train"] = {name: value for name, value in semantic["train"].items() if name not in NON_SEMANTIC_PARAMS}
+    digest = hashlib.sha256(json.dumps(semantic, sort_keys=True).encode())
     digest.update(vae_ext.source.source_digest().encode())
     for path in loaded_code():
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(sha256(path).encode())
     digest.update((PREPARED / MANIFEST).read_bytes())
     return digest.hexdigest()[:16]
 
 
 @contextmanager
 def checkpoints_of(key: str, wait: bool = True) -> Iterator[Checkpoints]:
-    """The run's checkpoints, for one process at a time: another that is to train the same waits until this one is done.
+    """The run's checkpoints, locked: another process with the same key waits until this one has ended.
 
     Raises:
-        UserError: instead of waiting, if that is not wanted.
+        UserError: if the lock is held, without ``wait``.
     """
     # A queued experiment runs in a copy of the repository that is thrown away; DVC_ROOT is where it came from.
     folder = Path(os.environ.get("DVC_ROOT", ".")) / CHECKPOINTS / key
@@ -95,12 +95,12 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*"))
 
     def save(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
-        """Writes one, and removes those that it makes superfluous."""
+        """Writes one, and removes all but the newest ``KEPT``."""
         path = self.folder / f"step-{progress.step:010d}"
         self.folder.mkdir(parents=True, exist_ok=True)
         with whole_folder(path) as temporary:
             save_file({name: t.detach().cpu().clone() for name, t in tensors.items()}, temporary / "state.safetensors")
-            content = {"progress": asdict(progress), "tensors": file_hash(temporary / "state.safetensors")}
+            content = {"progress": asdict(progress), "tensors": sha256(temporary / "state.safetensors")}
             (temporary / "state.json").write_text(
                 json.dumps({"content": content, "sha256": content_hash(content)}, indent=1), encoding="utf-8"
             )
@@ -108,22 +108,22 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def newest(self, state: dict[str, Tensor], steps: int) -> tuple[Path, Progress, dict[str, Tensor]] | None:
-        """The newest one that is whole; says which are not, and removes them: they would count as the newest ever after.
+        """The newest intact one; names and removes damaged ones, which would otherwise count as the newest.
 
         Args:
-            state: tensors like those that it must have.
-            steps: of an epoch.
+            state: tensors of the names, types and shapes that it must have.
+            steps: per epoch.
         """
         for path in reversed(self.found()):
             try:
                 return path, *load(path, state, steps)
-            except DamagedError as fault:
-                print(f"{path}: damaged, {fault}; looking for the one before", file=sys.stderr)
+            except DamagedError as error:
+                print(f"{path}: damaged, {error}; looking for the one before", file=sys.stderr)
             shutil.rmtree(path)
         return None
 
     def remove(self) -> None:
-        """The run is over, and its results are written."""
+        """Removes all of them, once the results are written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -135,14 +135,14 @@ def load(path: Path, state: dict[str, Tensor], steps: int) -> tuple[Progress, di
     """What :meth:`Checkpoints.save` wrote.
 
     Raises:
-        DamagedError: if that is not what there is.
+        DamagedError: if it is not intact.
     """
     try:
-        whole = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        content = whole["content"]
-        if content_hash(content) != whole["sha256"]:
+        state_json = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        content = state_json["content"]
+        if content_hash(content) != state_json["sha256"]:
             raise DamagedError("state.json does not have the checksum that it names")
-        if file_hash(path / "state.safetensors") != content["tensors"]:
+        if sha256(path / "state.safetensors") != content["tensors"]:
             raise DamagedError("state.safetensors does not have the checksum that state.json names")
         TypeAdapter(Progress).validate_json(json.dumps(content["progress"]), strict=True)
         progress = Progress(**content["progress"])
@@ -157,18 +157,14 @@ def load(path: Path, state: dict[str, Tensor], steps: int) -> tuple[Progress, di
     if len(progress.curves) != progress.step // steps:
         raise DamagedError(f"state.json has the curves of {len(progress.curves)} epochs after {progress.step} steps")
     for name in sorted(state.keys() | tensors.keys()):
-        expected, got = (described(some.get(name)) for some in (state, tensors))
+        expected, got = (type_and_shape(group.get(name)) for group in (state, tensors))
         if expected != got:
             raise DamagedError(f"state.safetensors: {name}: expected {expected}, got {got}")
     return progress, tensors
 
 
-def described(tensor: Tensor | None) -> str:
+def type_and_shape(tensor: Tensor | None) -> str:
     return "nothing" if tensor is None else f"{tensor.dtype} {[*tensor.shape]}"
-
-
-def file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def content_hash(content: Any) -> str:

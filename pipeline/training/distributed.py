@@ -25,11 +25,11 @@ from pipeline.runtime.errors import Interrupted, UserError
 from pipeline.runtime.parent import PARENT_ENDED
 
 GRACE_SECONDS = 20  # seconds, for the others when one process has failed
-LAUNCHED = "VAE_LAUNCHED"  # in the environment of the processes that launch starts
+LAUNCHED = "VAE_LAUNCHED"  # set in the environment of the processes that launch starts
 
 
 class SharedError(UserError):
-    """It comes to all processes of the group alike; the first one says it."""
+    """Raised in all processes of the group alike; the first one reports it."""
 
 
 class LostPeerError(UserError):
@@ -45,7 +45,7 @@ class Group:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """Whether this is the one that writes and prints."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:
@@ -68,30 +68,23 @@ class Group:
         return values
 
     def check_same(self, key: str, what: str) -> None:
-        """Makes sure that all processes have the key of the first.
-
-        Raises:
-            SharedError: where that is not so.
-        """
+        """Raises SharedError unless all processes have the key of the first."""
         mine = torch.tensor(int(key[:15], 16), device=self.device())
         if self.any_rank(bool(self.broadcast(mine.clone()) != mine)):
             raise SharedError(f"expected the same {what} in all {self.size} processes, got others than the first one's")
 
     def device(self) -> str:
-        """Where what is sent must lie."""
+        """Where tensors that are sent must be."""
         return "cuda" if self.size > 1 and dist.get_backend() == "nccl" else "cpu"
 
     def any_rank(self, mine: bool) -> bool:
-        """Whether it is so in any process: what all must agree on."""
-        if self.size == 1:
-            return mine
-        votes = torch.tensor(float(mine), device=self.device())
-        return bool(self.all_reduce(votes).item())
+        """Whether it is true in any process; the same answer in all."""
+        return bool(self.all_reduce(torch.tensor(float(mine), device=self.device()))) if self.size > 1 else mine
 
 
 @contextmanager
 def report_lost_peer() -> Iterator[None]:
-    """Turns the failure of a talk between processes into a line."""
+    """Turns a failed communication between processes into a LostPeerError."""
     try:
         yield
     except RuntimeError as error:
@@ -108,36 +101,37 @@ def is_launched() -> bool:
     return LAUNCHED in os.environ
 
 
-def announced() -> Group:
-    """The group that the environment tells of, by torchrun's variables; this process alone where it tells of none.
+def group_of_environment() -> Group:
+    """The group that torchrun's variables describe; this process alone where they are not set.
 
     Raises:
-        UserError: if they do not make one.
+        UserError: if one of them is missing or out of range.
     """
     if not is_member():
         return Group()
-    size = number("WORLD_SIZE", 1)
-    number("LOCAL_RANK", 0, number("LOCAL_WORLD_SIZE", 1, default=size) - 1)
-    number("MASTER_PORT", 1, 2**16 - 1)
+    size = environment_integer("WORLD_SIZE", 1)
+    environment_integer("LOCAL_RANK", 0, environment_integer("LOCAL_WORLD_SIZE", 1, default=size) - 1)
+    environment_integer("MASTER_PORT", 1, 2**16 - 1)
     if not os.environ.get("MASTER_ADDR"):
         raise UserError("MASTER_ADDR: expected the host of the first process, as torchrun sets it with RANK, got nothing")
-    return Group(number("RANK", 0, size - 1), size)
+    return Group(environment_integer("RANK", 0, size - 1), size)
 
 
-def number(name: str, least: int, most: int | None = None, default: int | None = None) -> int:
-    """A variable of the environment that is a whole number."""
+def environment_integer(name: str, low: int, high: int | None = None, default: int | None = None) -> int:
+    """An environment variable that is a whole number within limits."""
     value = os.environ.get(name, "" if default is None else str(default))
-    if not (value.isascii() and value.isdecimal() and least <= int(value) and (most is None or int(value) <= most)):
-        expected = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
+    if not (value.isascii() and value.isdecimal() and low <= int(value) and (high is None or int(value) <= high)):
+        expected = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
         raise UserError(f"{name}: expected {expected}, as torchrun sets it with RANK, got {value or 'nothing'}")
     return int(value)
 
 
-def join(announced: Group, device: torch.device) -> Group:
-    """Joins the group that the environment tells of, if there is one.
+@contextmanager
+def joined(group: Group, device: torch.device) -> Iterator[None]:
+    """Connects this process to the others of its group, if it has any, for the length of the block.
 
     Raises:
-        UserError: if the others are not there.
+        UserError: if the others do not connect.
     """
     if is_member():
         try:
@@ -145,15 +139,14 @@ def join(announced: Group, device: torch.device) -> Group:
         except (RuntimeError, ValueError, OSError) as error:
             address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             raise UserError(
-                f"process {announced.rank}: expected {announced.size} processes that meet at MASTER_ADDR:MASTER_PORT "
+                f"process {group.rank}: expected {group.size} processes that meet at MASTER_ADDR:MASTER_PORT "
                 f"({address}): {str(error).splitlines()[0]}"
             ) from None
-    return announced
-
-
-def leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    try:
+        yield
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def local_device(device: torch.device) -> torch.device:
@@ -164,29 +157,29 @@ def local_device(device: torch.device) -> torch.device:
     """
     if device.type == "cpu" or not is_member():
         return device
-    here, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-    if here >= count:
-        wanted = number("LOCAL_WORLD_SIZE", 1, default=here + 1)
-        raise UserError(f"train.processes: expected at most {count}, the number of GPUs, got {wanted}")
-    torch.cuda.set_device(here)
-    return torch.device("cuda", here)
+    local_rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if local_rank >= count:
+        processes = environment_integer("LOCAL_WORLD_SIZE", 1, default=local_rank + 1)
+        raise UserError(f"train.processes: expected at most {count}, the number of GPUs, got {processes}")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
 
 
 def set_threads(threads: int | None) -> None:
-    """Threads of this process; None: what OMP_NUM_THREADS says, or else the cores shared among the machine's processes."""
+    """Sets this process's threads; None: OMP_NUM_THREADS, or else an equal share of the cores for each local process."""
     if threads is None and "OMP_NUM_THREADS" not in os.environ:
-        threads = max(1, len(os.sched_getaffinity(0)) // number("LOCAL_WORLD_SIZE", 1, default=1))
+        threads = max(1, len(os.sched_getaffinity(0)) // environment_integer("LOCAL_WORLD_SIZE", 1, default=1))
     if threads is not None:
         torch.set_num_threads(threads)
 
 
 def launch(processes: int) -> int:
     """Runs this program again in so many processes, and waits for them; returns the exit status."""
-    # Port 0: any that is free. The store's server is here, and the processes are its clients, as torchrun has it.
+    # Port 0: any that is free. The store's server runs here, with the processes as clients, as under torchrun.
     store = dist.TCPStore(  # type: ignore[attr-defined]
         "127.0.0.1", 0, is_master=True, wait_for_workers=False
     )
-    everyone = {
+    shared = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
@@ -196,21 +189,21 @@ def launch(processes: int) -> int:
     }
     running: dict[int, subprocess.Popen[bytes]] = {}
 
-    def pass_on(_signum: int, _frame: object) -> None:
-        # Not the same signal: one that was sent to all of a process group would be the second, on which they end at once.
+    def forward(_signum: int, _frame: object) -> None:
+        # Another signal: one sent to the whole process group would be their second, on which they end at once.
         for process in running.values():
             process.send_signal(PARENT_ENDED)
 
-    # Ctrl-C reaches the processes by itself; they save, and end. A handler, since they would inherit that it is ignored.
+    # Ctrl-C reaches the processes by itself; they save, and end. A handler, not SIG_IGN, which they would inherit.
     signal.signal(signal.SIGINT, lambda *_: None)
     for signum in (signal.SIGTERM, signal.SIGHUP, PARENT_ENDED):
         if signal.getsignal(signum) != signal.SIG_IGN:
-            signal.signal(signum, pass_on)
+            signal.signal(signum, forward)
     try:
         for rank in range(processes):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             running[rank] = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.train", *sys.argv[1:]], env={**os.environ, **everyone, **own}
+                [sys.executable, "-m", "pipeline.train", *sys.argv[1:]], env={**os.environ, **shared, **own}
             )
         return wait_for(running)
     finally:
@@ -220,18 +213,18 @@ def launch(processes: int) -> int:
 
 def wait_for(running: dict[int, subprocess.Popen[bytes]]) -> int:
     """Waits until all have ended, or until one has failed and the others have had time to follow; returns the worst status."""
-    status, patience = 0, math.inf
-    while running and time.monotonic() < patience:
+    status, deadline = 0, math.inf
+    while running and time.monotonic() < deadline:
         time.sleep(0.05)
         for rank, process in [*running.items()]:
             ended = process.poll()
             if ended is None:
                 continue
             del running[rank]
-            if ended in (-PARENT_ENDED, -signal.SIGINT):  # as it was told to, before it trained
+            if ended in (-PARENT_ENDED, -signal.SIGINT):  # interrupted before it handled these signals
                 ended = Interrupted.status
             if ended < 0:
                 sys.stderr.write(f"error: process {rank} was ended by signal {-ended}; run it again, and it goes on\n")
             if ended != 0 and status == 0:
-                status, patience = (ended if ended > 0 else UserError.status), time.monotonic() + GRACE_SECONDS
+                status, deadline = (ended if ended > 0 else UserError.status), time.monotonic() + GRACE_SECONDS
     return status

@@ -31,7 +31,7 @@ def test_names_that_no_font_can_draw_are_given_by_number_with_a_note(
 ) -> None:
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
     assert legible(["cat", "猫", "Кошка"]) == (["cat", "class 1", "Кошка"], ["sans-serif"])
-    assert capsys.readouterr().out == "note: figures give 1 of 3 classes by number: no font here can draw '猫'\n"
+    assert capsys.readouterr().out == "note: figures number 1 of 3 classes: no font here can draw '猫'\n"
 
 
 def test_a_font_that_has_the_characters_draws_them(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from pipeline.config.paths import CHECKPOINTS, DEFAULT
 from pipeline.models.serialization import load_model
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.parent import PARENT_ENDED
-from pipeline.training.distributed import Group, announced
+from pipeline.training.distributed import Group, group_of_environment
 from tests.pipeline.conftest import ROOT, set_params
 
 Launch = Callable[[], tuple[object, str, str]]
@@ -226,10 +226,10 @@ def test_environment_that_makes_no_group_is_one_line(
     for name, value in {**whole, **environment}.items():
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
     with pytest.raises(UserError) as error:
-        announced()
+        group_of_environment()
     assert str(error.value) == said
 
 
 def test_environment_without_a_rank_means_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "many")  # some clusters set it for all programs
-    assert announced() == Group()
+    assert group_of_environment() == Group()

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from pipeline import train
 from pipeline.config.paths import DEFAULT
+from pipeline.runtime.files import sha256
 from pipeline.runtime.main import run
 from pipeline.training import trainer
-from pipeline.training.checkpoints import content_hash, file_hash
+from pipeline.training.checkpoints import content_hash
 from tests.pipeline.resume.runs import EPOCHS, STEPS, Files, KilledError, checkpoints, results, train_killed_after
 
 
@@ -74,7 +75,7 @@ def test_checkpoint_of_another_kind_is_taken_as_damaged_though_its_checksums_are
     progress = json.loads((newest / "state.json").read_text(encoding="utf-8"))["content"]["progress"]
     tensors, changes = change(load_file(newest / "state.safetensors"))
     save_file(tensors, newest / "state.safetensors")
-    content = {"progress": progress | changes, "tensors": file_hash(newest / "state.safetensors")}
+    content = {"progress": progress | changes, "tensors": sha256(newest / "state.safetensors")}
     state = json.dumps({"content": content, "sha256": content_hash(content)})
     (newest / "state.json").write_text(state, encoding="utf-8")
     capsys.readouterr()
