@@ -6,7 +6,6 @@ import math
 
 import pandas as pd
 
-from pipeline.config.params import Params
 from pipeline.config.paths import DEFAULT, RunPaths
 from pipeline.config.stage import run_stage
 from pipeline.config.validation import load_params
@@ -25,34 +24,30 @@ COLUMNS = ["value", "standard_error", "unit", "definition"]
 def main(paths: RunPaths = DEFAULT) -> None:
     params = load_params(paths.params)
     with locked(paths.results, "evaluate"):
-        write_results(params, paths)
+        device = choose_device()
+        model, metadata = load_model_of_prepared_data(paths.weights, device)
+        images, dimensions, by_samples = evaluate(model, params, device)
 
-
-def write_results(params: Params, paths: RunPaths) -> None:
-    device = choose_device()
-    model, metadata = load_model_of_prepared_data(paths.weights, device)
-    images, dimensions, by_samples = evaluate(model, params, device)
-
-    estimates = {name: mean_and_error(values) for name, values in images.items()}
-    estimates["active_units"] = (int(dimensions["active"].sum()), math.nan)
-    rows = {name: (*estimates[name], *definition) for name, definition in QUANTITIES.items() if name in estimates}
-    metrics = {name: rows[name][0] for name in METRICS if name in rows}
-    if nonfinite := {name: value for name, value in metrics.items() if not math.isfinite(value)}:
-        name, value = next(iter(nonfinite.items()))
-        raise UserError(f"{paths.weights}: expected a model with finite results, got {value} as {name}: its training diverged")
-    curve = {samples: mean_and_error(nll) for samples, nll in by_samples.items()}  # empty for an autoencoder
-    tables = {
-        "dimensions": dimensions,
-        "nll": pd.DataFrame.from_dict(curve, orient="index", columns=["nll", "standard_error"]).rename_axis("samples"),
-        "report": pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS).rename_axis("quantity"),
-    }
-    for name, table in tables.items():
-        write_csv(paths.tables / f"{name}.csv", table, index=True)
-    write_json(paths.metrics, metrics)
-    write_card(paths.card, paths.weights, metadata, tables["report"], metrics, verdict(dimensions))
-    for name, (value, error, *_) in rows.items():
-        print(f"{name:>20} {value:10.4f}" + ("" if math.isnan(error) else f" +- {error:.4f}"))
-    print(verdict(dimensions))
+        estimates = {name: mean_and_error(values) for name, values in images.items()}
+        estimates["active_units"] = (int(dimensions["active"].sum()), math.nan)
+        rows = {name: (*estimates[name], *definition) for name, definition in QUANTITIES.items() if name in estimates}
+        metrics = {name: rows[name][0] for name in METRICS if name in rows}
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise UserError(f"{paths.weights}: expected finite results, got {value} as {name}: its training diverged")
+        curve = {samples: mean_and_error(nll) for samples, nll in by_samples.items()}  # empty for an autoencoder
+        tables = {
+            "dimensions": dimensions,
+            "nll": pd.DataFrame.from_dict(curve, orient="index", columns=["nll", "standard_error"]).rename_axis("samples"),
+            "report": pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS).rename_axis("quantity"),
+        }
+        for name, table in tables.items():
+            write_csv(paths.tables / f"{name}.csv", table, index=True)
+        write_json(paths.metrics, metrics)
+        write_card(paths.card, paths.weights, metadata, tables["report"], metrics, verdict(dimensions))
+        for name, (value, error, *_) in rows.items():
+            print(f"{name:>20} {value:10.4f}" + ("" if math.isnan(error) else f" +- {error:.4f}"))
+        print(verdict(dimensions))
 
 
 if __name__ == "__main__":

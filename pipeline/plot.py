@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 
-from pipeline.config.params import Params
 from pipeline.config.paths import DEFAULT, RunPaths
 from pipeline.config.stage import run_stage
 from pipeline.config.validation import load_params
@@ -22,30 +21,26 @@ from pipeline.runtime.progress import announce
 def main(paths: RunPaths = DEFAULT) -> None:
     params = load_params(paths.params)
     with locked(paths.results, "plot"):
-        plot(params, paths)
+        announce("codes of test images")
+        test = encode_test_set(paths.weights, params, choose_device())
+        is_deterministic = test.model.is_deterministic
+        dimensions = pd.read_csv(paths.tables / "dimensions.csv")
+        dimensions = dimensions.sort_values("mean_variance" if is_deterministic else "kl", ascending=False)
+        active = [int(i) for i in dimensions.loc[dimensions["active"], "dimension"]]
 
-
-def plot(params: Params, paths: RunPaths) -> None:
-    announce("codes of test images")
-    test = encode_test_set(paths.weights, params, choose_device())
-    is_deterministic = test.model.is_deterministic
-    dimensions = pd.read_csv(paths.tables / "dimensions.csv")
-    dimensions = dimensions.sort_values("mean_variance" if is_deterministic else "kl", ascending=False)
-    active = [int(i) for i in dimensions.loc[dimensions["active"], "dimension"]]
-
-    announce("figures")
-    with whole_folder(paths.figures) as folder:
-        learning_curves(paths.curves, folder)
-        latent_plane(folder / "latent.png", test.mu, test.labels, test.classes)
-        if not is_deterministic:
-            kl_per_dimension(dimensions, folder / "kl_per_dimension.png")
-            nll_by_samples(pd.read_csv(paths.tables / "nll.csv"), folder / "nll.png")
-        decoding_figures(test, params, active, folder)
-    announce("the page")
-    report = pd.read_csv(paths.tables / "report.csv", index_col="quantity")
-    write_page(paths.page, test, dimensions, report, paths.figures, params.seed)
-    print(f"{paths.figures}: {', '.join(sorted(path.name for path in paths.figures.glob('*.png')))}")
-    print(f"{paths.page}: {paths.page.stat().st_size / 1e6:.1f} MB, opens by a double click")
+        announce("figures")
+        with whole_folder(paths.figures) as folder:
+            learning_curves(paths.curves, folder)
+            latent_plane(folder / "latent.png", test.mu, test.labels, test.classes)
+            if not is_deterministic:
+                kl_per_dimension(dimensions, folder / "kl_per_dimension.png")
+                nll_by_samples(pd.read_csv(paths.tables / "nll.csv"), folder / "nll.png")
+            decoding_figures(test, params, active, folder)
+        announce("the page")
+        report = pd.read_csv(paths.tables / "report.csv", index_col="quantity")
+        write_page(paths.page, test, dimensions, report, paths.figures, params.seed)
+        print(f"{paths.figures}: {', '.join(sorted(path.name for path in paths.figures.glob('*.png')))}")
+        print(f"{paths.page}: {paths.page.stat().st_size / 1e6:.1f} MB, opens by a double click")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def reconstruction_terms(model: VAE, z: Tensor, pixels: Tensor, batch_size: int)
 
 @torch.no_grad()
 def bounds(model: VAE, pixels: Tensor, seed: int, batch_size: int, samples: int) -> dict[int, Tensor]:
-    """The importance-weighted bound on -log p(x) of each image, [N], by so many and by fewer samples."""
+    """The importance-weighted bound on -log p(x) of each image, [N], by ``samples`` and by fewer."""
     key = stream_key(seed, Stream.IMPORTANCE, pixels.device)
     counts, found = counts_up_to(samples), []
     with progress_bar(len(pixels), f"NLL, {samples:,} samples per image") as bar:

@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     one = add(
         "reconstruct",
         "images, encoded and decoded",
-        "Writes E[x|z] at z = mu of each image: a PNG each, named as the images are.",
+        "Writes E[x|z] at z = mu of each image: PNGs with the images' names.",
         "vae reconstruct photos/ --resize -o out/",
     )
     takes_images(one)
@@ -121,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     one = add(
         "encode",
         "images to a table of codes",
-        "Writes a row for each image: the posterior's mu and sigma in each latent dimension, and KL(q(z|x) || p(z)) in nats.",
+        "Writes a row per image: the posterior's mu and sigma in each latent dimension, and KL(q(z|x) || p(z)) in nats.",
         "vae encode data/prepared/test_images.npy -o latents.parquet",
     )
     takes_images(one)
@@ -130,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
     one = add(
         "score",
         "how likely images are, as a table",
-        "Writes a row for each image: ELBO, distortion, rate, and NLL by importance sampling, in nats. Images unlike the "
+        "Writes a row per image: ELBO, distortion, rate, and NLL by importance sampling, in nats. Images unlike the "
         "training data have a high NLL.",
         "vae score data/prepared/test_images.npy --samples 100 -o scores.csv",
     )

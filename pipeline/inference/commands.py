@@ -53,16 +53,16 @@ def sample(trained: TrainedModel, args: argparse.Namespace) -> None:
 
 
 def reconstruct(trained: TrainedModel, args: argparse.Namespace) -> None:
-    """E[x|z] at z = mu of each image, a PNG each, named as the images are."""
+    """E[x|z] at z = mu of each image, as PNGs with the images' names."""
     inputs = inputs_of(trained, args)
     targets = [args.output / file for group in inputs.groups for file in group.files]
     if len(set(targets)) < len(targets):
-        twice = next(target for target in targets if targets.count(target) > 1)
-        raise UserError(f"{twice}: expected images of different names, got two that would be written there")
+        duplicate = next(target for target in targets if targets.count(target) > 1)
+        raise UserError(f"{duplicate}: expected images of different names, got two with the same")
     sources = {Path(name).resolve() for group in inputs.groups for name in group.names}
     for target in targets:
         if target.resolve() in sources or target.is_dir():
-            raise UserError(f"{target}: expected a place for a reconstruction, got one of the images, or a folder")
+            raise UserError(f"{target}: expected a path for a reconstruction, got one of the images, or a folder")
     with all_files(args.output) as folder:
         for first, _, files, images in inputs.batches("reconstruct"):
             mu, _ = trained.encode(images, first)
@@ -82,14 +82,14 @@ def interpolate(trained: TrainedModel, args: argparse.Namespace) -> None:
         ends += [images for *_, images in inputs.batches("read")]
     both = np.concatenate(ends)
     mu, _ = trained.encode(both)
-    way = trained.decode(line_between(mu[0], mu[1], args.steps))
-    a, b = as_float(torch.from_numpy(both).to(way.device))
-    row = as_images(trained.model, torch.cat([a[None], way, b[None]]))
+    line = trained.decode(line_between(mu[0], mu[1], args.steps))
+    a, b = as_float(torch.from_numpy(both).to(line.device))
+    row = as_images(trained.model, torch.cat([a[None], line, b[None]]))
     save_picture(as_picture(tiled(row, len(row))), args.output)
 
 
 def encode(trained: TrainedModel, args: argparse.Namespace) -> None:
-    """A row an image: the posterior's mu and sigma of each latent dimension, and KL(q(z|x) || p(z)) in nats."""
+    """A row per image: the posterior's mu and sigma in each latent dimension, and KL(q(z|x) || p(z)) in nats."""
     tables = []
     for first, names, _, images in inputs_of(trained, args).batches("encode"):
         mu, sigma = trained.encode(images, first)
@@ -103,9 +103,9 @@ def encode(trained: TrainedModel, args: argparse.Namespace) -> None:
 
 
 def score(trained: TrainedModel, args: argparse.Namespace) -> None:
-    """A row an image: ELBO, distortion, rate, and NLL by importance sampling, in nats; a high one is rare in training."""
+    """A row per image: ELBO, distortion, rate, and NLL by importance sampling, in nats."""
     if trained.model.is_deterministic:
-        raise UserError(f"{args.model}: expected a model that knows how likely an image is, got an autoencoder")
+        raise UserError(f"{args.model}: expected a model with a p(x), got an autoencoder")
     tables = []
     for first, names, _, images in inputs_of(trained, args).batches("score"):
         terms, nll = trained.elbo(images, first), -trained.log_prob(images, args.samples, first)

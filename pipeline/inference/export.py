@@ -61,7 +61,7 @@ class Decoder(nn.Module):
 
 
 def export(trained: TrainedModel, kind: Format, folder: Path) -> dict[Path, float]:
-    """Writes both graphs, once what would be read back computes the same on images and codes of the prior.
+    """Writes both graphs, after checking that what will be read back computes the same on images and codes of the prior.
 
     Returns:
         for each file the largest difference from PyTorch's outputs.
@@ -70,15 +70,15 @@ def export(trained: TrainedModel, kind: Format, folder: Path) -> dict[Path, floa
         UserError: if a package is missing, or if a graph differs by more than ``TOLERANCE``.
     """
     needed = ["onnx", "onnxscript", "onnxruntime"] if kind == "onnx" else []
-    if lacking := [name for name in needed if importlib.util.find_spec(name) is None]:
-        raise UserError(f"--format onnx: needs {', '.join(lacking)}, which is not installed; pip install {' '.join(lacking)}")
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        raise UserError(f"--format onnx: needs {', '.join(missing)}, which is not installed; pip install {' '.join(missing)}")
     model = trained.model.cpu()
     trained.device = torch.device("cpu")
     x = trained.sample(CHECKED)
     mu, sigma = trained.encode(x)
     suffix = {"onnx": ".onnx", "torch-export": ".pt2"}[kind]
     write, read = {"onnx": (as_onnx, from_onnx), "torch-export": (as_program, from_program)}[kind]
-    contents, found = {}, {}
+    contents, differences = {}, {}
     for name, graph, given in (("encoder", Encoder(model), x), ("decoder", Decoder(model), mu + sigma)):
         file = f"{name}{suffix}"
         announce(f"exporting {file}", in_logs=False)
@@ -87,10 +87,10 @@ def export(trained: TrainedModel, kind: Format, folder: Path) -> dict[Path, floa
         with torch.no_grad():
             expected = graph(given)
         got = read(content)(given)  # of another batch size than the graph was made with
-        pairs = list(zip(expected, got, strict=True))
-        found[folder / file] = difference = max((one - other).abs().max().item() for one, other in pairs)
-        # float32 has seven digits, also of large numbers.
-        if not all(((one - other).abs() <= TOLERANCE * one.abs().clamp(min=1)).all() for one, other in pairs):
+        # Relative to large numbers, of which float32 has seven digits too.
+        scaled = [((a - b).abs(), TOLERANCE * a.abs().clamp(min=1)) for a, b in zip(expected, got, strict=True)]
+        differences[folder / file] = difference = max(error.max().item() for error, _ in scaled)
+        if not all((error <= limit).all() for error, limit in scaled):
             raise UserError(
                 f"{folder / file}: expected what PyTorch computes to {TOLERANCE}, got a difference of {difference:.2g}"
             )
@@ -98,7 +98,7 @@ def export(trained: TrainedModel, kind: Format, folder: Path) -> dict[Path, floa
     with all_files(folder) as temporary:
         for file, content in contents.items():
             (temporary / file).write_bytes(content)
-    return found
+    return differences
 
 
 def program(graph: nn.Module, given: Tensor) -> torch.export.ExportedProgram:

@@ -1,4 +1,4 @@
-"""Images that somebody names on a command line: picture files, folders of them, arrays, one image of an array."""
+"""Images named on a command line: picture files, folders of them, arrays, one image of an array."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class InputImages:
     Args:
         named: files, folders, or ``ARRAY.npy:17`` for one image of an array.
         shape: the model's.
-        data: the parameters that its own images were read by.
+        data: the parameters by which the model's own images were read.
         resize: pictures of other sizes are brought to the model's.
 
     Raises:
@@ -77,13 +77,13 @@ class InputImages:
         size = self.shape[-2:] if self.resize or self.data.size is not None else None
         images = Pictures(paths, size, self.data.fit, color, self.data.white, REMEDY)
         if images.shape != self.shape:
-            wanted, got = format_shape(self.shape), format_shape(images.shape)
-            raise UserError(f"{paths[0]}: expected {wanted} as the model's images, got {got}; {REMEDY}")
+            expected, got = format_shape(self.shape), format_shape(images.shape)
+            raise UserError(f"{paths[0]}: expected {expected} as the model's images, got {got}; {REMEDY}")
         files = [file.with_suffix(".png") for _, file in found]
         self.groups.append(ImageGroup(images, range(len(paths)), [str(path) for path in paths], files))
 
     def _add_array(self, path: Path, row: int | None) -> None:
-        # What the stage prepare wrote is as a model is given it, whatever it was read from.
+        # What the stage prepare wrote is scaled already, whatever it was read from.
         white = None if path.parent.resolve() == PREPARED.resolve() else self.data.white
         images = read_images(path, self.shape, white, "divide them by {:g}, if that is white")
         if images.shape != self.shape:

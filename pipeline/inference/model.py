@@ -1,4 +1,4 @@
-"""A trained model, for use: images to codes, codes to images, and how likely an image is."""
+"""A trained model, for use: images to codes, codes to images, and the likelihood of images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vae_ext import binarize, standard_normal
 
 
 class TrainedModel:
-    """What the train stage wrote.
+    """A model that the train stage wrote.
 
     Images are bytes from 0 to 255 (as prepared, whatever data.white is), booleans, or floats in [0, 1]: tensors or arrays
     [N, *image_shape] or [N, D], also [N, 1, H, W] of grey ones, [N, H, W, 3] of coloured ones, or one image alone. Those of a
@@ -42,7 +42,7 @@ class TrainedModel:
         self.image_shape, self.latent_dim = self.model.image_shape, self.model.latent_dim
 
     def key(self, stream: Stream, seed: int | None = None) -> Tensor:
-        """The noise key of a use; by the training's seed, if none is given."""
+        """The noise key of a stream, by the training's seed if none is given."""
         return stream_key(self.params.seed if seed is None else seed, stream, self.device)
 
     def pixels(self, images: Tensor | npt.NDArray[Any], row_offset: int = 0) -> Tensor:
@@ -51,11 +51,11 @@ class TrainedModel:
         Raises:
             ValueError: if they are not of the model's shape, or not bytes, booleans or floats in [0, 1].
         """
-        # By way of NumPy, which knows every byte order and stride; as bytes, they are small.
+        # Through NumPy, which reads every byte order and stride.
         array = as_batch(_as_array(images), self.image_shape)
         if array.shape[1:] not in (self.image_shape, (self.model.pixels,)):
-            wanted = f"[N, {', '.join(map(str, self.image_shape))}]"
-            raise ValueError(f"expected images {wanted}, [N, {self.model.pixels}] or one of them, got {list(array.shape)}")
+            shape = f"[N, {', '.join(map(str, self.image_shape))}]"
+            raise ValueError(f"expected images {shape}, [N, {self.model.pixels}] or one of them, got {list(array.shape)}")
         if len(array) == 0:
             raise ValueError("expected at least one image, got none")
         if array.dtype != np.uint8 and array.dtype.kind not in "bf":

@@ -20,10 +20,10 @@ REPEATS = 100
 
 @torch.no_grad()
 def estimators(model: VAE, pixels: Tensor) -> pd.DataFrame:
-    """The rate by formula, and by Monte Carlo with so many samples: mean, its standard error, and the variances.
+    """The rate in closed form, and by Monte Carlo with each number of samples: mean, its standard error, and the variances.
 
     Kingma, Welling 2014, section 2.3: the ELBO as the mean over samples of log p(x|z), minus the KL in closed form, or of
-    log p(x|z) + log p(z) - log q(z|x). Variances are an image's, over repetitions with other noise, averaged over images.
+    log p(x|z) + log p(z) - log q(z|x). Variances are per image, over repetitions with other noise, averaged over images.
     """
     x = as_float(pixels)
     mu, logvar = model.encode(x)
@@ -51,7 +51,7 @@ def estimators(model: VAE, pixels: Tensor) -> pd.DataFrame:
 
 
 def estimators_figure(path: Path, table: pd.DataFrame) -> None:
-    """Both forms against the number of samples: the KL's mean, and the variances of what is made of it."""
+    """Both estimators against the number of samples: the KL's mean, and the variances of KL and ELBO."""
     with figure(path, width=10, height=3.6) as fig:
         left, right = fig.subplots(1, 2)
         left.errorbar(

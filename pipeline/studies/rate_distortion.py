@@ -19,7 +19,7 @@ METRICS = ["elbo", "rate", "distortion", "nll", "active_units"]
 
 
 def betas() -> pd.DataFrame:
-    """A row an experiment: beta, what else differs from params.yaml as it is now, and its metrics."""
+    """A row per experiment: beta, what else differs from today's params.yaml, and its metrics."""
     rows = []
     for one in experiments():
         if "rate" in one.metrics:

@@ -1,6 +1,6 @@
 """All recipes beside each other: recipes/results.csv, recipes/results.md, and the figures that need more than one model.
 
-A recipe that has not been run yet is left out, and said so.
+A recipe that has not been run yet is left out, with a note.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def table_row(name: str) -> dict[str, Any]:
 
 
 def report(table: pd.DataFrame, figures: list[Path]) -> str:
-    """The table, the figures, and a paragraph a recipe, as Markdown."""
+    """The table, the figures, and a paragraph per recipe, as Markdown."""
     lines = [
         "# Recipes",
         "",

@@ -1,6 +1,6 @@
-"""What the seed alone moves: mean and standard deviation over experiments that differ in nothing else. `make seeds` runs some.
+"""How far the seed alone moves results: mean and standard deviation over experiments that differ in nothing else, `make seeds`.
 
-Writes results/seeds.csv, a row a seed, and results/expected.json, the band that `make verify` holds a run to.
+Writes results/seeds.csv, a row per seed, and results/expected.json, the band that `make verify` holds a run to.
 """
 
 from __future__ import annotations

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 def flatten_parameters(model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Moves all parameters into one tensor, and makes room for their gradient in another, of which each parameter's is a part.
+    """Moves all parameters into one tensor and their gradients into another, of which each parameter's own are views.
 
     Then an optimiser has one tensor to step, the gradient's norm is one product, and a checkpoint is a few tensors.
 
     Returns:
-        the parameters [P] and the gradient [P]; the model's own are views of them, in order.
+        the parameters [P] and the gradient [P], in the order of ``model.parameters()``.
     """
     own = list(model.parameters())
     parameters = torch.cat([p.detach().flatten() for p in own])

@@ -1,13 +1,11 @@
-"""The gradient of the beta-ELBO by hand, for perceptrons and a Bernoulli: a millisecond a step less than autograd.
+"""The gradient of the beta-ELBO by hand, for perceptrons and a Bernoulli: a millisecond per step less than autograd.
 
-models/objectives.py defines what is differentiated; the tests hold this to what autograd makes of it. Backwards, layer by
-layer,
+models/objectives.py defines the objective; the tests compare this with autograd. Backwards, layer by layer,
 
     y = x W^T + b:   dx = dy W,   dW = dy^T x,   db = sum over the batch of dy
     a = max(y, 0):   dy = da where a > 0;            a = tanh(y):   dy = (1 - a^2) da
 
-and between the perceptrons the operators' own backward passes. Nothing is recorded, and every gradient is written where the
-optimiser reads it.
+and between the perceptrons the operators' own backward passes. Nothing is recorded, and every gradient is written in place.
 """
 
 from __future__ import annotations
@@ -23,13 +21,13 @@ from pipeline.models.vae import VAE
 
 
 def applies(model: VAE, params: Params, samples: int, device: torch.device) -> bool:
-    """Whether :func:`write_gradient` serves: one sample of z, in float32, by the layers, likelihood and bound that it knows."""
+    """Whether :func:`write_gradient` applies: one sample of z in float32, and no layer, likelihood or bound but those here."""
     layers, objective = [*model.encoder, *model.decoder], params.objective
-    plain = objective.bound == "elbo" and objective.kl == "closed_form"
-    added = objective.warm_up or objective.free_bits or objective.input_noise or objective.input_dropout
+    extras = objective.warm_up or objective.free_bits or objective.input_noise or objective.input_dropout
     return (
-        plain
-        and not added
+        objective.bound == "elbo"
+        and objective.kl == "closed_form"
+        and not extras
         and samples == 1
         and params.train.precision != "bfloat16"
         and not model.is_deterministic
@@ -53,11 +51,11 @@ def write_gradient(
         key: of the noise.
         row_offset: of the noise, where these are rows of a larger batch.
         batch: how many rows that has, over which the loss is a mean; 0: B.
-        parts: the gradient is the sum of so many parts of the rows, each summed by itself.
+        parts: into how many parts the rows are split; the gradient is the sum of theirs.
     """
     kernels = torch.ops.vae_ext
     encoder, decoder = model.encoder, model.decoder
-    # One sample, sigma = exp(logvar / 2) and a KL a row are the defaults; what is passed by name costs a microsecond.
+    # One sample, sigma = exp(logvar / 2) and a KL per row are the defaults; each keyword argument costs a microsecond.
     options = {"row_offset": row_offset} if row_offset else {}
     weight = 1 / (batch or len(pixels))
 

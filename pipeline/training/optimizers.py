@@ -1,7 +1,7 @@
 """The optimisers by name, on all parameters as one tensor.
 
-By the functions under torch.optim's classes: the optimiser around them takes longer to set out than the arithmetic of a small
-model, and hides what tells its kernel to leave a step out.
+They call the functions under torch.optim's classes, whose overhead is larger than the arithmetic of a small model, and which
+hide the flag that makes the fused kernels skip a step.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 class Optimizer:
     """Steps one tensor of parameters by one of gradients.
 
-    All that changes from step to step is a tensor, because numbers would freeze in a CUDA graph.
+    All that changes from step to step is a tensor, because a CUDA graph would freeze numbers.
 
     Args:
         params: which optimiser, and its numbers.
@@ -39,11 +39,11 @@ class Optimizer:
     def __init__(self, params: Train, parameters: Tensor, gradient: Tensor, shapes: Sequence[torch.Size]) -> None:
         self.params, self.parameters, self.gradient = params, parameters, gradient
         self.learning_rate = torch.zeros(1, device=gradient.device)
-        self.nonfinite = torch.zeros((), device=gradient.device)  # 1: something is no number, and the step changes nothing
+        self.nonfinite = torch.zeros((), device=gradient.device)  # 1: the step is skipped
         names = {"rmsprop": ("square_avg",), "sgd": ("momentum",) * (params.momentum > 0)}.get(params.optimizer, MOMENTS)
         self.state: dict[str, Tensor] = {name: torch.zeros_like(gradient) for name in names}
         if names == MOMENTS:
-            # Adam steps all as one, or what Muon leaves to it, layer by layer.
+            # Adam steps all parameters as one or, under Muon, those that are no matrix, layer by layer.
             by_adam, self.matrices = [[parameters, gradient, *self.state.values()]], []
             if params.optimizer == "muon":
                 layers = [list(layer) for layer in zip(*(split(flat, shapes) for flat in by_adam[0]), strict=True)]
@@ -54,7 +54,7 @@ class Optimizer:
             self.state["step"] = torch.zeros(len(by_adam), device=gradient.device)
 
     def step(self, squared_norm: Tensor) -> None:
-        """One step along the gradient, which its squared norm says how far to clip."""
+        """One step along the gradient, which is clipped by its squared norm."""
         if self.params.grad_clip_norm is not None:
             # Pascanu, Mikolov, Bengio: On the difficulty of training recurrent neural networks. 2013.
             self.gradient *= (self.params.grad_clip_norm / (squared_norm.sqrt() + 1e-6)).clamp(max=1)
@@ -90,7 +90,7 @@ class Optimizer:
 
         A matrix moves along the orthogonal one nearest to its momentum, so that rare directions count as much as frequent ones,
         in steps of AdamW's size (Liu et al.: Muon is Scalable for LLM Training. 2025). The arithmetic of torch.optim's, which
-        can't leave a step out.
+        cannot skip a step.
         """
         for parameter, gradient, momentum, _ in self.matrices:
             averaged = torch.lerp(momentum, gradient, 1 - MUON_MOMENTUM)
@@ -117,7 +117,7 @@ class Optimizer:
         )
 
     def rmsprop(self) -> None:
-        """Tieleman, Hinton: Lecture 6.5, RMSProp. 2012. The arithmetic of torch.optim's, which can't leave a step out."""
+        """Tieleman, Hinton: Lecture 6.5, RMSProp. 2012. The arithmetic of torch.optim's, which cannot skip a step."""
         gradient = self.gradient.add(self.parameters, alpha=self.params.weight_decay).masked_fill_(self.nonfinite > 0, 0)
         square = self.state["square_avg"]
         square.lerp_(gradient.square(), (1 - RMSPROP_ALPHA) * (1 - self.nonfinite))

@@ -11,7 +11,7 @@ from pipeline.config.params import Params, Train
 
 
 def learning_rates(params: Train, first: int, count: int, total: int) -> Tensor:
-    """The learning rates of so many steps from ``first`` on, out of ``total``; float64 [count].
+    """The learning rates of ``count`` steps from ``first`` on, out of ``total``; float64 [count].
 
     - ``constant``;
     - ``cosine``: half a cosine, down to 0;
@@ -27,7 +27,7 @@ def learning_rates(params: Train, first: int, count: int, total: int) -> Tensor:
 
 
 def burda(progress: float) -> float:
-    """The stage i of 0 to 7, of 3^i epochs each, has the factor round(10^(1 - i / 7), 1) / 10."""
+    """The factor round(10^(1 - i / 7), 1) / 10 in the stage i of 0 to 7, of 3^i epochs."""
     stage = sum(progress >= (3 ** (i + 1) - 1) / (3**8 - 1) for i in range(7))
     factor: float = round(10.0 ** (1 - stage / 7), 1) / 10
     return factor

@@ -1,4 +1,4 @@
-"""One step of training, gather to optimiser, and many of them a CUDA graph.
+"""One step of training, from the gather to the optimiser, and several of them as a CUDA graph.
 
 A step reads and writes tensors on its device alone: which images are next, the learning rate, the keys of the noise, the record
 of what it found. So on a GPU it is captured once and replayed, and nothing is read back before an epoch's end.
@@ -23,12 +23,12 @@ from pipeline.training.flat_parameters import flatten_parameters
 from pipeline.training.optimizers import Optimizer
 from pipeline.training.schedules import betas, learning_rates
 
-# What is recorded of a step, in the order in which a step computes it: the first that is no number went first.
+# What is recorded of a step, in the order of computation: of several that are NaN or infinite the first one caused it.
 RATE, DISTORTION, GRADIENT = range(3)
 TERMS = ("rate", "distortion", "gradient")
-REPLAYED = 16  # steps of a CUDA graph; a launch takes as long as some of them
-# By hand, a CPU's gradient is the sum of two halves of the batch, each summed by itself: so two processes round as one does.
-# It matters: within two epochs the difference of one rounding moves the ELBO by a thousandth. It costs 2% of the speed.
+REPLAYED = 16  # steps per CUDA graph; a launch takes as long as several of them
+# The manual backward pass on a CPU sums the gradient over two halves of the batch, so that two processes round as one does:
+# a single difference in rounding moves the ELBO by a thousandth within two epochs. It costs 2% of the speed.
 PARTS = {"cpu": 2, "cuda": 1}
 
 
@@ -51,18 +51,18 @@ class TrainStep:
 
         self.optimizer = Optimizer(params.train, self.parameters, self.gradient, [p.shape for p in model.parameters()])
 
-        # What counts the steps, in one tensor that counts in one call: the step within the epoch, and three keys of noise.
+        # The step within the epoch and three noise keys, in one tensor, which one call increments.
         keys = [stream_key(params.seed, stream, device) for stream in (Stream.TRAIN, Stream.BINARIZE_TRAIN, Stream.CORRUPT)]
         self.counters = torch.cat([keys[0].new_zeros(1), *keys])
         self.cursor, *self.keys = self.counters.split([1, 2, 2, 2])
         self.key, self.draw_key, self.corrupt_key = self.keys
-        self.one_more = torch.tensor([1, 0, 1, 0, 1, 0, 1], device=device)
+        self.increment = torch.tensor([1, 0, 1, 0, 1, 0, 1], device=device)
         self.order = torch.zeros(self.steps, self.batch_size, dtype=torch.int64, device=images.rows_device)
         self.rates = torch.zeros(self.steps, device=device)
         self.betas = torch.zeros(self.steps, device=device)
         self.record = torch.zeros(self.steps, len(TERMS), device=device)
 
-        self.position = 0  # cursor, on the host
+        self.position = 0  # the cursor's value, on the host
         self.samples = params.objective.samples
         self.by_hand = manual_backward.applies(model, params, self.samples, device)
         self.parts = PARTS[device.type] if group.size == 1 else 1
@@ -71,7 +71,7 @@ class TrainStep:
         self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
 
     def begin(self, epoch: int, position: int = 0) -> None:
-        """Sets all that a step reads to an epoch's beginning, or to where a checkpoint left it."""
+        """Sets all that a step reads to the beginning of an epoch, or to a step within it."""
         first, last = epoch * self.steps, self.params.train.epochs * self.steps
         order = epoch_order(self.params.seed, epoch, len(self.images))
         self.order.view(-1)[: len(order)] = order.to(self.order.device)
@@ -94,7 +94,7 @@ class TrainStep:
         return min(self.batch_size, len(self.images) - position * self.batch_size)
 
     def advance(self) -> int:
-        """Takes the next step or, where steps are replayed, several; returns how many."""
+        """Takes the next step or, from a CUDA graph, several; returns how many."""
         count, size = 1, self.size_of(self.position)
         if self.replays:
             if self.position + REPLAYED <= self.steps and self.size_of(self.position + REPLAYED - 1) == self.batch_size:
@@ -107,9 +107,9 @@ class TrainStep:
 
     def step(self, size: int) -> None:
         """The step at the cursor, on so many images."""
-        mine = self.group.share(size)
-        pixels, x = self.take(mine)
-        terms = self.write_gradient(pixels, x, mine.start, size)
+        share = self.group.share(size)
+        pixels, x = self.take(share)
+        terms = self.write_gradient(pixels, x, share.start, size)
 
         sums = self.group.all_reduce(torch.stack([terms.rate.sum(), terms.distortion.sum()]))
         found = torch.cat([sums, torch.dot(self.gradient, self.gradient)[None]])
@@ -117,25 +117,25 @@ class TrainStep:
         torch.ne((found * 0).sum(), 0, out=self.optimizer.nonfinite)
         torch.index_select(self.rates, 0, self.cursor, out=self.optimizer.learning_rate)
         self.optimizer.step(found[GRADIENT])
-        self.counters += self.one_more
+        self.counters += self.increment
 
-    def take(self, mine: slice) -> Batch:
+    def take(self, share: slice) -> Batch:
         """This process's images of the step at the cursor."""
         draw_key = self.draw_key if self.params.binarize else None
         if isinstance(self.images, InMemoryImages):
-            return self.images.take(self.order.index_select(0, self.cursor)[0, mine], draw_key, mine.start)
-        batch = self.images.take(self.order[self.position, mine], draw_key, mine.start)
+            return self.images.take(self.order.index_select(0, self.cursor)[0, share], draw_key, share.start)
+        batch = self.images.take(self.order[self.position, share], draw_key, share.start)
         if self.position + 1 < self.steps:
             self.images.read_ahead(self.order[self.position + 1, self.group.share(self.size_of(self.position + 1))])
         return batch
 
     def write_gradient(self, pixels: Tensor, x: Tensor, row_offset: int, size: int) -> Terms:
-        """The gradient of the mean over the batch of all processes, where the optimiser reads it; and this one's terms."""
+        """Writes the gradient of the mean over the whole batch; returns the terms of this process's images."""
         if self.by_hand:
             options = {"row_offset": row_offset, "batch": size, "parts": self.parts}
             terms = manual_backward.write_gradient(self.model, pixels, x, self.key, self.params.beta, **options)
         else:
-            self.gradient.zero_()  # of which each parameter's grad is a part, that backward adds to
+            self.gradient.zero_()  # each parameter's grad is a view of it, to which backward adds
             objective = self.params.objective
             if objective.input_noise > 0 or objective.input_dropout > 0:
                 x = corrupt(x, self.corrupt_key, objective.input_noise, objective.input_dropout, row_offset)
@@ -158,10 +158,10 @@ class TrainStep:
         return Terms(terms.distortion.detach(), terms.rate.detach())
 
     def graph(self, size: int, count: int) -> torch.cuda.CUDAGraph:
-        """So many steps as one CUDA graph, captured when it is first asked for."""
+        """``count`` steps as one CUDA graph, captured at the first call."""
         if (size, count) not in self.graphs:
             before = {name: t.clone() for name, t in self.changing().items()}
-            # PyTorch's recipe: what is allocated once is allocated on a side stream, before the capture.
+            # As PyTorch's documentation says: warm up on a side stream before the capture.
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
@@ -178,15 +178,15 @@ class TrainStep:
         return self.graphs[size, count]
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold besides the number of the step."""
+        """The tensors of a checkpoint."""
         return {"parameters": self.parameters, "record": self.record, **self.optimizer.state}
 
     def changing(self) -> dict[str, Tensor]:
-        """All that a step changes and the next one reads."""
+        """All tensors that a step changes and the next one reads."""
         return {**self.state(), "counters": self.counters}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Puts back what :meth:`state` gave."""
+        """Restores what :meth:`state` returned."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
 

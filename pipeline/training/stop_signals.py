@@ -15,29 +15,29 @@ from pipeline.runtime.parent import PARENT_ENDED
 class StopRequest:
     """Whether a signal has asked the run to end."""
 
-    made: bool = False
+    requested: bool = False
 
 
 @contextmanager
 def handle_stop_signals() -> Iterator[StopRequest]:
     """First Ctrl-C, SIGTERM, SIGHUP or end of the parent: a request to stop after the current step.
 
-    The second of a kind terminates the program at once, except that the parent's end may be told once for each of its threads.
+    The second of a kind terminates the program at once, but for the parent's end, which is signalled for each of its threads.
     A SIGHUP that nohup ignores stays ignored.
     """
-    request = StopRequest()
+    stop = StopRequest()
     before: dict[signal.Signals, Any] = {}
 
-    def note(number: int, _frame: object) -> None:
-        request.made = True
+    def handle(number: int, _frame: object) -> None:
+        stop.requested = True
         signal.signal(number, signal.SIG_IGN if number == PARENT_ENDED else before[signal.Signals(number)])
 
-    for heard in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, PARENT_ENDED):
-        if heard != signal.SIGHUP or signal.getsignal(heard) != signal.SIG_IGN:
-            before[heard] = signal.signal(heard, note)
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, PARENT_ENDED):
+        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
+            before[signum] = signal.signal(signum, handle)
     try:
-        yield request
+        yield stop
     finally:
-        for heard, handler in before.items():
-            if signal.getsignal(heard) != signal.SIG_IGN:
-                signal.signal(heard, handler)
+        for signum, handler in before.items():
+            if signal.getsignal(signum) != signal.SIG_IGN:
+                signal.signal(signum, handler)

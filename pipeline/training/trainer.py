@@ -1,10 +1,11 @@
-"""A training run, from the seed's weights or from where it was stopped: its epochs, checkpoints and curves."""
+"""A training run, from the seed's weights or from its last checkpoint: its epochs, checkpoints and curves."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
+from typing import NoReturn
 
 import torch
 from dvclive.live import Live
@@ -34,7 +35,14 @@ class DivergedError(SharedError):
 
 
 class Trainer:
-    """A training run: where it begins or goes on, its epochs, its checkpoints and its curves."""
+    """A training run.
+
+    Args:
+        params: of the run.
+        device: of this process.
+        group: the processes that train together.
+        checkpoints: those of the run, in the first process; None in the others.
+    """
 
     def __init__(self, params: Params, device: torch.device, group: Group, checkpoints: Checkpoints | None) -> None:
         self.params, self.device, self.group, self.checkpoints = params, device, group, checkpoints
@@ -47,7 +55,7 @@ class Trainer:
         self.model.init_output_bias((byte_means(images) / 255).to(device))
         self.train_step = TrainStep(self.model, source(images, device), params, group)
         self.step, self.curves = 0, Curves()
-        self.before, self.began = 0.0, time.perf_counter()
+        self.earlier_seconds, self.started = 0.0, time.perf_counter()
         self.environment: dict[str, str | int] = {
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -65,31 +73,31 @@ class Trainer:
             sys.stdout.flush()
 
     def resume_and_train(self, live: Live | None) -> None:
-        """From the newest whole checkpoint to the end, or to where a signal stops it."""
-        with handle_stop_signals() as request:
+        """From the newest intact checkpoint to the end, or to where a signal stops it."""
+        with handle_stop_signals() as stop:
             self.resume()
-            self.train(live, request)
+            self.train(live, stop)
 
     def resume(self) -> None:
-        """Goes to where the newest whole checkpoint was, if there is one."""
+        """Loads the newest intact checkpoint, if there is one."""
         state = self.train_step.state()
         if self.checkpoints is not None and (newest := self.checkpoints.newest(state, self.train_step.steps)) is not None:
             path, progress, tensors = newest
             self.train_step.load(tensors)
-            self.step, self.curves, self.before = progress.step, progress.curves, progress.seconds
+            self.step, self.curves, self.earlier_seconds = progress.step, progress.curves, progress.seconds
             epoch, position = divmod(self.step, self.train_step.steps)
             self.say(f"{path}: going on after {epoch} of {self.params.train.epochs} epochs and {position} steps")
             for name, value in progress.environment.items():
                 if self.environment[name] != value:
                     self.say(f"made with {name} {value}, going on with {self.environment[name]}: expect other rounding")
-        # Of the processes, only the first reads; on another machine there may be nothing to read.
+        # Only the first process reads: on another machine there may be no checkpoint.
         self.step = int(self.group.broadcast(torch.tensor(self.step, device=self.device)).item())
         for tensor in state.values():
             self.group.broadcast(tensor)
 
     def seconds(self) -> float:
-        """Of training so far, in this life and the ones before."""
-        return self.before + time.perf_counter() - self.began
+        """Of training so far, with what was before a resumption."""
+        return self.earlier_seconds + time.perf_counter() - self.started
 
     def save(self) -> None:
         if self.checkpoints is not None:
@@ -99,12 +107,13 @@ class Trainer:
             except (OSError, SafetensorError) as error:
                 raise UserError(f"{self.checkpoints.folder}: the checkpoint could not be written: {error}") from None
 
-    def train(self, live: Live | None, request: StopRequest) -> None:
+    def train(self, live: Live | None, stop: StopRequest) -> None:
         """All epochs that are left.
 
         Raises:
-            UserError: if a loss or a gradient is NaN or infinite, and such steps are not to be skipped.
-            Interrupted: if the request was made; the state is saved.
+            DivergedError: if a loss or a gradient is NaN or infinite and ``train.on_nonfinite`` is stop, if all of an epoch's
+                are, or if its weights or validation are.
+            Interrupted: if a stop was requested; the state is saved.
         """
         train, train_step = self.params.train, self.train_step
         for curves in self.curves:
@@ -116,7 +125,7 @@ class Trainer:
             bar.update(first * len(train_step.images) + position * train_step.batch_size)
             for epoch in range(first, train.epochs):
                 train_step.begin(epoch, position)
-                began, already = time.perf_counter(), position
+                started, skipped = time.perf_counter(), position * train_step.batch_size
                 while train_step.position < train_step.steps:
                     before = train_step.position
                     self.step += train_step.advance()
@@ -124,55 +133,56 @@ class Trainer:
                         min(train_step.position * train_step.batch_size, len(train_step.images))
                         - before * train_step.batch_size
                     )
-                    # Reading the record waits for the GPU: there only what the bar shows, now and then, and the epoch's end.
+                    # Reading the record waits for the GPU: there only every hundredth step, for the bar, and the epoch's end.
                     if self.device.type == "cpu" and train_step.optimizer.nonfinite.item():
                         self.check(epoch)
                     if not bar.disable and train_step.position // 100 > before // 100:
                         name, value = next(iter(self.averages().items()))
                         bar.set_postfix_str(f"epoch {epoch + 1}/{train.epochs}, {name} {value:.2f}")
-                    # Between processes a vote takes time, and on GPUs waits for them.
+                    # A vote of several processes takes time, and waits for their GPUs.
                     votes = self.group.size == 1 or train_step.position % REPLAYED == 0
-                    if votes and train_step.position < train_step.steps and self.group.any_rank(request.made):
-                        self.end_early(epoch)
+                    if votes and train_step.position < train_step.steps and self.group.any_rank(stop.requested):
+                        self.interrupt(epoch)
                 self.check(epoch)
-                averages = self.averages()
-                speed = (len(train_step.images) - already * train_step.batch_size) / (time.perf_counter() - began)
-                self.finish_epoch(epoch, averages, speed, live)
+                speed = (len(train_step.images) - skipped) / (time.perf_counter() - started)
+                self.finish_epoch(epoch, speed, live)
                 position = 0
-                if epoch + 1 < train.epochs and self.group.any_rank(request.made):
-                    self.end_early(epoch)
+                if epoch + 1 < train.epochs and self.group.any_rank(stop.requested):
+                    self.interrupt(epoch)
 
-    def end_early(self, epoch: int) -> None:
+    def interrupt(self, epoch: int) -> NoReturn:
         self.check(epoch)
         self.save()
-        self.group.any_rank(False)  # all have come this far: nobody's end cuts the writing short
+        self.group.any_rank(False)  # a barrier: no process ends, and with it the group, while the first one writes
         raise Interrupted(f"interrupted after {self.step} steps; run it again, and it goes on from there")
 
     def check(self, epoch: int) -> None:
-        """Looks through the epoch's record for a number that is none."""
+        """Raises DivergedError at the epoch's first term that is NaN or infinite, unless such steps are to be skipped."""
         if self.params.train.on_nonfinite == "skip":
             return
-        for i, found in enumerate(self.train_step.record[: self.train_step.position].isfinite().logical_not().tolist()):
-            if any(found):
-                step = epoch * self.train_step.steps + i + 1
-                raise self.diverged(
-                    f"in step {step} (epoch {epoch + 1}) the {TERMS[found.index(True)]} was NaN or infinite, before any other",
-                    ", or train.on_nonfinite: skip, which goes on from there",
-                )
+        nonfinite = self.train_step.record[: self.train_step.position].isfinite().logical_not()
+        if len(first := nonfinite.nonzero()[:1]):
+            position, term = first[0].tolist()
+            step = epoch * self.train_step.steps + position + 1
+            raise self.diverged(
+                f"in step {step} (epoch {epoch + 1}) the {TERMS[term]} was NaN or infinite, before any other",
+                ", or train.on_nonfinite: skip, which goes on from there",
+            )
 
-    def diverged(self, how: str, or_else: str = "") -> DivergedError:
+    def diverged(self, reason: str, alternative: str = "") -> DivergedError:
         saved = self.checkpoints.found()[-1:] if self.checkpoints is not None else []
-        kept = f"the last good checkpoint is {saved[0]}" if saved else "there is no checkpoint yet"
-        return DivergedError(f"training diverged: {how}; {kept}; try a lower train.learning_rate{or_else}")
+        last = f"the last good checkpoint is {saved[0]}" if saved else "there is no checkpoint yet"
+        return DivergedError(f"training diverged: {reason}; {last}; try a lower train.learning_rate{alternative}")
 
     def averages(self) -> dict[str, float]:
-        """The averages an image over the epoch's steps so far, as the weights were when each image was met."""
+        """The averages per image over the epoch's steps so far, each by the weights of its step."""
         record = self.train_step.record[: self.train_step.position].cpu()
         counted = record.isfinite().all(dim=1)
         images = sum(self.train_step.size_of(i) for i in counted.nonzero()[:, 0].tolist())
         return averages(self.model, record[counted].double().sum(0), images)
 
-    def finish_epoch(self, epoch: int, averages: dict[str, float], speed: float, live: Live | None) -> None:
+    def finish_epoch(self, epoch: int, speed: float, live: Live | None) -> None:
+        averages = self.averages()
         skipped = (~self.train_step.record.isfinite().all(dim=1)).sum().item()
         if skipped == self.train_step.steps:
             raise self.diverged(f"every step of epoch {epoch + 1} was skipped, since its loss or gradient was NaN or infinite")
@@ -197,7 +207,7 @@ class Trainer:
 
 
 def averages(model: VAE, sums: Tensor, count: int) -> dict[str, float]:
-    """The curves' values from the sums of a record's rows: averages an image, in nats. An autoencoder has no ELBO."""
+    """The curves' values from sums of the record's rows: averages per image, in nats. An autoencoder has no ELBO."""
     values = sums.tolist()
     distortion, rate = (values[term] / count if count else math.nan for term in (DISTORTION, RATE))
     if model.is_deterministic:
@@ -206,7 +216,7 @@ def averages(model: VAE, sums: Tensor, count: int) -> dict[str, float]:
 
 
 def comparison(train: dict[str, float], validation: dict[str, float]) -> str:
-    """An epoch's averages in a line."""
+    """An epoch's averages on one line."""
     if "elbo" not in train:
         return f"distortion train {train['distortion']:.2f}, validation {validation['distortion']:.2f}"
     terms = ", ".join(f"{name} {validation[name]:.2f}" for name in ("distortion", "rate"))
@@ -221,9 +231,9 @@ def validate(model: VAE, images: InMemoryImages | MemmapImages, params: Params, 
     draw_key = stream_key(params.seed, Stream.BINARIZE_VALIDATE, device)
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     for start in range(0, len(images), VALIDATION_BATCH):
-        mine = group.share(min(VALIDATION_BATCH, len(images) - start))
-        first = start + mine.start
-        rows = torch.arange(first, start + mine.stop, device=images.rows_device)
+        share = group.share(min(VALIDATION_BATCH, len(images) - start))
+        first = start + share.start
+        rows = torch.arange(first, start + share.stop, device=images.rows_device)
         pixels, _ = images.take(rows, draw_key if params.binarize else None, first)
         terms = elbo_terms(model, pixels, key, row_offset=first)
         sums[RATE] += terms.rate.sum()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +22,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.parent import PARENT_ENDED
 from pipeline.training.distributed import Group, group_of_environment
 from tests.pipeline.conftest import ROOT, set_params
+from tests.programs import start_python, wait_for_line
 
 Launch = Callable[[], tuple[object, str, str]]
 SPLITS = [(split, name) for split in ("train", "validation") for name in ("elbo", "distortion", "rate")]
@@ -32,11 +31,6 @@ SPLITS = [(split, name) for split in ("train", "validation") for name in ("elbo"
 def curves() -> pd.DataFrame:
     files = {pair: DEFAULT.curves / "plots/metrics" / pair[0] / f"{pair[1]}.tsv" for pair in SPLITS}
     return pd.DataFrame({pair: pd.read_csv(file, sep="\t")[pair[1]] for pair, file in files.items()})
-
-
-def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **environment}
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
 
 
 def assert_close(actual: pd.DataFrame, expected: pd.DataFrame, tolerance: float) -> None:
@@ -50,9 +44,9 @@ def weights() -> torch.Tensor:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 @pytest.mark.parametrize("count", [1, 2, 80, 128])
-def test_shares_are_all_rows_once_in_order(size: int, count: int) -> None:
-    shares = [Group(rank, size).share(count) for rank in range(size)]
-    assert [i for share in shares for i in range(count)[share]] == list(range(count))
+def test_shares_are_those_of_tensor_split(size: int, count: int) -> None:
+    rows = torch.arange(count)
+    assert all(torch.equal(rows[Group(i, size).share(count)], part) for i, part in enumerate(rows.tensor_split(size)))
 
 
 def test_noise_of_the_shares_is_that_of_the_batch_bit_for_bit() -> None:
@@ -64,12 +58,6 @@ def test_noise_of_the_shares_is_that_of_the_batch_bit_for_bit() -> None:
     drawn = [vae_ext.binarize(pixels[share], key, row_offset=share.start) for share in shares]
     assert torch.equal(torch.cat(z), vae_ext.reparam_kl(mu, logvar, key)[0])
     assert torch.equal(torch.cat(drawn), vae_ext.binarize(pixels, key))
-
-
-def test_shares_are_those_of_tensor_split() -> None:
-    rows = torch.arange(81)
-    for size in (2, 3, 5):
-        assert all(torch.equal(rows[Group(i, size).share(81)], part) for i, part in enumerate(rows.tensor_split(size)))
 
 
 @pytest.fixture
@@ -133,7 +121,9 @@ def test_run_of_one_process_goes_on_with_two_also_where_autograd_and_the_batchs_
     train.main()
     alone = curves()
     # A process, since other modules are in use here, and a checkpoint belongs to the code that made it.
-    assert run(sys.executable, "-c", KILLED_AFTER_TWO_EPOCHS).returncode == 9
+    with start_python("-c", KILLED_AFTER_TWO_EPOCHS) as killed:
+        killed.communicate()
+    assert killed.returncode == 9
     set_params(prepared / "params.yaml", {"train.processes": 2})
     status, out, err = launch()
     assert status == 0, err
@@ -150,8 +140,9 @@ def test_torchrun_starts_it_too_also_with_shares_that_are_empty(prepared: Path) 
     train.main()
     alone = curves()
     DEFAULT.weights.unlink()
-    done = run(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pipeline.train")
-    assert done.returncode == 0, done.stderr
+    with start_python("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pipeline.train") as torchrun:
+        _, errors = torchrun.communicate()
+    assert torchrun.returncode == 0, errors
     assert_close(curves(), alone, 1e-4)
     assert DEFAULT.weights.is_file()
 
@@ -166,32 +157,24 @@ def test_processes_end_together_and_one_says_why(prepared: Path, launch: Launch)
     assert not DEFAULT.weights.exists()
 
 
-def start() -> subprocess.Popen[str]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "pipeline.train"]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.long
 def test_process_that_is_killed_ends_all_with_a_line(prepared: Path) -> None:
     set_params(prepared / "params.yaml", {"train.processes": 2, "train.epochs": 10_000})
-    with start() as running:
-        assert running.stdout is not None and running.stderr is not None
-        assert any("ELBO train" in line for line in running.stdout)
+    with start_python("-m", "pipeline.train") as running:
+        wait_for_line(running, "ELBO train")
         second = max(psutil.Process(running.pid).children(), key=lambda process: process.pid)
         second.kill()
-        said = running.stderr.read()
+        _, said = running.communicate()
     assert running.returncode == 2
     assert said == "error: process 1 was ended by signal 9; run it again, and it goes on\n"
 
 
 def test_workers_of_a_killed_launcher_save_and_end(prepared: Path) -> None:
     set_params(prepared / "params.yaml", {"train.processes": 2, "train.epochs": 10_000})
-    with start() as running:
-        assert running.stdout is not None and running.stderr is not None
-        assert any("ELBO train" in line for line in running.stdout)
+    with start_python("-m", "pipeline.train") as running:
+        wait_for_line(running, "ELBO train")
         running.kill()
-        said = running.stderr.read()  # to the end of what the workers write
+        _, said = running.communicate()  # to the end of what the workers write
     steps = re.search(r"^interrupted after (\d+) steps; run it again, and it goes on from there$", said, re.MULTILINE)
     assert steps, said
     assert list((prepared / CHECKPOINTS).glob(f"*/step-{int(steps[1]):010d}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def page_of(folder: Path, shape: tuple[int, ...] = SHAPE, **changes: Any) -> tup
 
 
 def opened(browser: Any, path: Path, **context: Any) -> Any:
-    """The page, ready; a message on the console, an error, or a request ends the test."""
+    """The page, ready, with a list of its ``troubles``: messages on the console, errors, and requests."""
     page = browser.new_context(**context).new_page()
     troubles: list[str] = []
     page.on("console", lambda message: troubles.append(message.text))
@@ -67,6 +68,14 @@ def opened(browser: Any, path: Path, **context: Any) -> Any:
     page.goto(path.as_uri())
     page.wait_for_selector("body[data-ready]")
     return page
+
+
+@pytest.fixture
+def page(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """The page of a small model, without troubles to the end of the test."""
+    page = opened(browser, page_of(tmp_path)[0])
+    yield page
+    assert page.troubles == []
 
 
 MODELS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
@@ -103,9 +112,7 @@ def test_the_browser_decodes_a_known_z_to_pytorchs_image_within_the_stated_error
     assert page.troubles == []
 
 
-def test_moving_the_pointer_decodes_the_point_below_it(browser: Any, tmp_path: Path) -> None:
-    path, _ = page_of(tmp_path)
-    page = opened(browser, path)
+def test_moving_the_pointer_decodes_the_point_below_it(page: Any) -> None:
     box = page.locator("#plane").bounding_box()
     seen = []
     for share in (0.25, 0.75):
@@ -115,35 +122,22 @@ def test_moving_the_pointer_decodes_the_point_below_it(browser: Any, tmp_path: P
     assert seen[0][0] == f"z[1] = {-span / 2:.2f}, z[0] = 0.00"
     assert seen[1][0] == f"z[1] = {span / 2:.2f}, z[0] = 0.00"
     assert seen[0][1] != seen[1][1]
-    assert page.troubles == []
 
 
-def test_a_click_shows_the_nearest_test_image_its_posterior_and_what_it_costs(browser: Any, tmp_path: Path) -> None:
-    path, _ = page_of(tmp_path)
-    page = opened(browser, path)
+def test_a_click_shows_the_nearest_test_image_its_posterior_and_what_it_costs(page: Any) -> None:
     assert not page.is_visible("#chosen")
     page.click("#plane")
     assert page.is_visible("#chosen")
     found = page.text_content("#terms")
     assert found.startswith("Test image ")
     assert "ELBO" in found
-    elbo, distortion, rate = (
-        float(part.strip(" )nats−"))
-        for part in found.split("ELBO")[1]
-        .replace("−(distortion", "|")
-        .replace("= |", "|")
-        .replace("+ rate", "|")
-        .replace("−", "-")
-        .split("|")
-    )
+    numbers = re.findall(r"[-−]?[\d.]+", found.split("ELBO")[1])
+    elbo, distortion, rate = (float(number.replace("−", "-")) for number in numbers)
     assert elbo == pytest.approx(-(distortion + rate), abs=0.11)
     assert page.evaluate("document.getElementById('posterior').toDataURL().length") > 300
-    assert page.troubles == []
 
 
-def test_keys_move_the_point_and_enter_shows_an_image(browser: Any, tmp_path: Path) -> None:
-    path, _ = page_of(tmp_path)
-    page = opened(browser, path)
+def test_keys_move_the_point_and_enter_shows_an_image(page: Any) -> None:
     page.focus("#plane")
     for key in ("ArrowRight", "ArrowUp", "ArrowUp", "Shift+ArrowLeft"):
         page.keyboard.press(key)
@@ -155,7 +149,6 @@ def test_keys_move_the_point_and_enter_shows_an_image(browser: Any, tmp_path: Pa
     assert page.text_content("#z2 + span") == "1.50"
     page.click("#origin")
     assert page.text_content("#z2 + span") == "0.00"
-    assert page.troubles == []
 
 
 def test_a_finger_does_what_a_pointer_does_on_a_small_screen(browser: Any, tmp_path: Path) -> None:
@@ -181,9 +174,7 @@ def test_it_is_dark_where_the_reader_likes_it_dark(browser: Any, tmp_path: Path)
     assert dark[1] != light[1]
 
 
-def test_what_comes_from_outside_is_text_and_not_markup(browser: Any, tmp_path: Path) -> None:
-    path, _ = page_of(tmp_path)
-    page = opened(browser, path)
+def test_what_comes_from_outside_is_text_and_not_markup(page: Any) -> None:
     assert page.text_content("td + td:has-text('mnist')") == "<mnist>: "
     assert "-(distortion < rate)" in page.text_content("table")
     assert page.evaluate("document.images.length") == 1

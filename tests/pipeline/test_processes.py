@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from pipeline import evaluate, plot, prepare, train
 from pipeline.config.paths import DEFAULT, PREPARED, run_paths
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.lock import locked
-from tests.pipeline.conftest import ROOT
+from tests.programs import start_python, wait_for_line
 
 HOLDER = """
 from contextlib import ExitStack
@@ -42,23 +40,12 @@ subprocess.Popen([sys.executable, "-c", sys.argv[1]]).wait()
 """
 
 
-def start(code: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    clean = {name: value for name, value in os.environ.items() if name not in ("DVC_STAGE", "RANK")}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        env={**clean, "PYTHONPATH": str(ROOT), **environment},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.fixture
 def holder(workspace: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process, which holds the default's place and the prepared data."""
     prepare.main()
-    with start(HOLDER) as process:
-        assert process.stdout is not None and process.stdout.readline() == "held\n"
+    with start_python("-c", HOLDER) as process:
+        wait_for_line(process, "held")
         yield process
         process.kill()
 
@@ -80,20 +67,20 @@ def test_place_in_use_is_one_line_that_says_by_whom_and_a_killed_process_holds_n
 
 @pytest.mark.parametrize("started_by", ["DVC_STAGE", "RANK"])
 def test_process_ends_with_the_one_that_waits_for_it(started_by: str) -> None:
-    with start(PARENT, CHILD.format(before="", seconds=60), **{started_by: "0"}) as parent:
-        assert parent.stdout is not None and parent.stdout.readline() == "ready\n"
+    with start_python("-c", PARENT, CHILD.format(before="", seconds=60), **{started_by: "0"}) as parent:
+        wait_for_line(parent, "ready")
         parent.kill()
-        assert parent.stdout.read() == ""  # the end of the child's output too
+        assert parent.communicate()[0] == ""  # the end of the child's output too
 
 
 def test_process_ends_where_the_one_that_waits_has_ended_before_it_asks() -> None:
-    with start(CHILD.format(before="parent.STARTED_BY += 1", seconds=60), DVC_STAGE="train") as child:
+    with start_python("-c", CHILD.format(before="parent.STARTED_BY += 1", seconds=60), DVC_STAGE="train") as child:
         assert child.communicate()[0] == ""
     assert child.returncode == -signal.SIGUSR1
 
 
 def test_process_that_a_shell_started_outlives_it() -> None:
-    with start(PARENT, CHILD.format(before="", seconds=1)) as parent:
-        assert parent.stdout is not None and parent.stdout.readline() == "ready\n"
+    with start_python("-c", PARENT, CHILD.format(before="", seconds=1)) as parent:
+        wait_for_line(parent, "ready")
         parent.kill()
-        assert parent.stdout.read() == "alive\n"
+        assert parent.communicate()[0] == "alive\n"

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,8 +20,9 @@ from pipeline.runtime.parent import PARENT_ENDED
 from pipeline.training.checkpoints import run_key
 from pipeline.training.step import TrainStep
 from pipeline.training.stop_signals import handle_stop_signals
-from tests.pipeline.conftest import ROOT, set_params
+from tests.pipeline.conftest import set_params
 from tests.pipeline.resume.runs import EPOCHS, STEPS, Files, checkpoints, results, train_killed_after
+from tests.programs import start_python, wait_for_line
 
 
 @pytest.mark.parametrize("steps", [0, 3, STEPS, 2 * STEPS + 1, EPOCHS * STEPS - 1])
@@ -102,38 +100,27 @@ def test_another_way_to_compute_resumes_it_and_says_what_differs(
     assert f"made with threads {before}, going on with {before + 1}: expect other rounding" in capsys.readouterr().out
 
 
-def start() -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pipeline.train"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_epoch(process: subprocess.Popen[str]) -> None:
-    assert process.stdout is not None
-    assert any("ELBO train" in line for line in process.stdout), process.stderr and process.stderr.read()
-
-
 def test_sigkill_and_then_sigterm_at_any_moment_change_no_bit(prepared: Path) -> None:
     set_params(prepared / "params.yaml", {"train.epochs": 20, "train.batch_size": 4})
     train.main()
     undisturbed = results()
     DEFAULT.weights.unlink()
-    process = start()
-    wait_for_epoch(process)
+    process = start_python("-m", "pipeline.train")
+    wait_for_line(process, "ELBO train")
     time.sleep(random.Random(1).uniform(0, 0.3))
     process.kill()
     process.communicate()
     assert not DEFAULT.weights.exists()
     # SIGTERM: it saves within the epoch.
-    process = start()
-    wait_for_epoch(process)
+    process = start_python("-m", "pipeline.train")
+    wait_for_line(process, "ELBO train")
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     (newest,) = checkpoints()[-1:]
     step = json.loads((newest / "state.json").read_text(encoding="utf-8"))["content"]["progress"]["step"]
     assert said == f"interrupted after {step} steps; run it again, and it goes on from there\n"
-    out, _ = start().communicate()
+    out, _ = start_python("-m", "pipeline.train").communicate()
     assert "going on after" in out
     assert results() == undisturbed
 
@@ -166,8 +153,8 @@ def test_run_waits_for_another_that_trains_the_same(
 ) -> None:
     lock = prepared / CHECKPOINTS / f"{run_key(load_params())}.lock"
     code = f"import filelock, time; l = filelock.FileLock({str(lock)!r}); l.acquire(); print('held', flush=True); time.sleep(1)"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    with start_python("-c", code) as holder:
+        wait_for_line(holder, "held")
         train.main()
     assert "another process trains the same; waiting for it to end" in capsys.readouterr().out
     assert results() == undisturbed
@@ -198,8 +185,8 @@ def test_signal_between_steps_is_granted_once(prepared: Path, monkeypatch: pytes
 def test_what_nohup_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with handle_stop_signals() as request:
+        with handle_stop_signals() as stop:
             signal.raise_signal(signal.SIGHUP)
-        assert not request.made
+        assert not stop.requested
     finally:
         signal.signal(signal.SIGHUP, before)
