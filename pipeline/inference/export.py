@@ -9,7 +9,7 @@ import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -76,21 +76,26 @@ def export(trained: TrainedModel, kind: Format, folder: Path) -> dict[Path, floa
     trained.device = torch.device("cpu")
     x = trained.sample(CHECKED)
     mu, sigma = trained.encode(x)
-    suffix = {"onnx": ".onnx", "torch-export": ".pt2"}[kind]
-    write, read = {"onnx": (as_onnx, from_onnx), "torch-export": (as_program, from_program)}[kind]
     contents, differences = {}, {}
     for name, graph, given in (("encoder", Encoder(model), x), ("decoder", Decoder(model), mu + sigma)):
-        file = f"{name}{suffix}"
+        file = f"{name}.onnx" if kind == "onnx" else f"{name}.pt2"
         announce(f"exporting {file}", in_logs=False)
-        contents[file] = content = write(graph.eval(), given, "x" if name == "encoder" else "z")
-        announce(f"checking {file}", in_logs=False)
+        # For batches of any size; the check is by another one.
+        dynamic = ({0: torch.export.Dim("batch")},)
+        program = torch.export.export(graph.eval(), (given[:2].clone(),), dynamic_shapes=dynamic)
         with torch.no_grad():
             expected = graph(given)
-        got = read(content)(given)  # of another batch size than the graph was made with
-        # Relative to large numbers, of which float32 has seven digits too.
-        scaled = [((a - b).abs(), TOLERANCE * a.abs().clamp(min=1)) for a, b in zip(expected, got, strict=True)]
-        differences[folder / file] = difference = max(error.max().item() for error, _ in scaled)
-        if not all((error <= limit).all() for error, limit in scaled):
+        if kind == "onnx":
+            contents[file] = content = onnx_bytes(program, "x" if name == "encoder" else "z", graph.outputs)
+            got = run_onnx(content, given)
+        else:
+            torch.export.save(program, stream := io.BytesIO())
+            contents[file] = content = stream.getvalue()
+            got = torch.export.load(io.BytesIO(content)).module()(given)
+        pairs = list(zip(expected, got, strict=True))
+        differences[folder / file] = difference = max((a - b).abs().max().item() for a, b in pairs)
+        # Of large numbers relative to them, since float32 has seven digits.
+        if not all(torch.allclose(b, a, rtol=TOLERANCE, atol=TOLERANCE) for a, b in pairs):
             raise UserError(
                 f"{folder / file}: expected what PyTorch computes to {TOLERANCE}, got a difference of {difference:.2g}"
             )
@@ -101,31 +106,16 @@ def export(trained: TrainedModel, kind: Format, folder: Path) -> dict[Path, floa
     return differences
 
 
-def program(graph: nn.Module, given: Tensor) -> torch.export.ExportedProgram:
-    """The graph for batches of any size."""
-    return torch.export.export(graph, (given[:2].clone(),), dynamic_shapes=({0: torch.export.Dim("batch")},))
-
-
-def as_program(graph: nn.Module, given: Tensor, _name: str) -> bytes:
-    stream = io.BytesIO()
-    torch.export.save(program(graph, given), stream)
-    return stream.getvalue()
-
-
-def from_program(content: bytes) -> Callable[[Tensor], Sequence[Tensor]]:
-    run: Callable[[Tensor], Sequence[Tensor]] = torch.export.load(io.BytesIO(content)).module()
-    return run
-
-
-def as_onnx(graph: nn.Module, given: Tensor, name: str) -> bytes:
+def onnx_bytes(program: torch.export.ExportedProgram, input_name: str, output_names: Sequence[str]) -> bytes:
+    """An exported program as an ONNX file's content."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own, of its deprecations
         exported = torch.onnx.export(
-            program(graph, given),
+            program,
             (),
-            input_names=[name],
-            output_names=list(graph.outputs),  # type: ignore[arg-type]
+            input_names=[input_name],
+            output_names=output_names,
             dynamic_shapes=({0: "batch"},),
             dynamo=True,
             verbose=False,
@@ -135,9 +125,10 @@ def as_onnx(graph: nn.Module, given: Tensor, name: str) -> bytes:
     return content
 
 
-def from_onnx(content: bytes) -> Callable[[Tensor], Sequence[Tensor]]:
+def run_onnx(content: bytes, given: Tensor) -> list[Tensor]:
+    """The outputs of an ONNX file for one input."""
     import onnxruntime  # type: ignore[import-untyped]  # only this format needs it
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda given: [torch.from_numpy(np.asarray(out)) for out in session.run(None, {name: given.numpy()})]
+    outputs = session.run(None, {session.get_inputs()[0].name: given.numpy()})
+    return [torch.from_numpy(np.asarray(output)) for output in outputs]

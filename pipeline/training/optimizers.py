@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
@@ -122,6 +122,23 @@ class Optimizer:
         square = self.state["square_avg"]
         square.lerp_(gradient.square(), (1 - RMSPROP_ALPHA) * (1 - self.nonfinite))
         self.parameters -= gradient.div_(square.sqrt().add_(self.params.epsilon)).mul_(self.learning_rate)
+
+
+def flatten_parameters(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Moves all parameters into one tensor and their gradients into another, of which each parameter's own are views.
+
+    Then an optimiser has one tensor to step, the gradient's norm is one product, and a checkpoint is a few tensors.
+
+    Returns:
+        the parameters [P] and the gradient [P], in the order of ``model.parameters()``.
+    """
+    own = list(model.parameters())
+    parameters = torch.cat([p.detach().flatten() for p in own])
+    gradient = torch.zeros_like(parameters)
+    sizes = [p.numel() for p in own]
+    for p, values, grad in zip(own, parameters.split(sizes), gradient.split(sizes), strict=True):
+        p.data, p.grad = values.view_as(p), grad.view_as(p)
+    return parameters, gradient
 
 
 def split(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:

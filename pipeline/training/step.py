@@ -19,8 +19,7 @@ from pipeline.models.vae import VAE
 from pipeline.runtime.noise_streams import Stream, stream_key
 from pipeline.training import manual_backward
 from pipeline.training.distributed import Group
-from pipeline.training.flat_parameters import flatten_parameters
-from pipeline.training.optimizers import Optimizer
+from pipeline.training.optimizers import Optimizer, flatten_parameters
 from pipeline.training.schedules import betas, learning_rates
 
 # What is recorded of a step, in the order of computation: of several that are NaN or infinite the first one caused it.

@@ -12,8 +12,8 @@ import vae_ext
 from pipeline.data.prepared import as_float
 from pipeline.models.objectives import elbo_terms
 from pipeline.models.vae import VAE
-from pipeline.training.flat_parameters import flatten_parameters
 from pipeline.training.manual_backward import applies, write_gradient
+from pipeline.training.optimizers import flatten_parameters
 from tests.plain import plain_params
 
 CPU = torch.device("cpu")
