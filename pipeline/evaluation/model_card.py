@@ -36,7 +36,7 @@ TEXT = """# {name}
 
 Test set, means over its images and their standard errors.
 
-{numbers}
+{report}
 
 {verdict}.
 
@@ -111,8 +111,8 @@ def write_card(
         counts=", ".join(f"{split} {count:,}" for split, count in data.counts.items()),
         checksum=data.sha256["train_images.npy"],
         classes=classes,
-        numbers=markdown_table(report),
-        verdict=verdict[0].upper() + verdict[1:],
+        report=markdown_table(report),
+        verdict=verdict.capitalize(),
         limits="\n".join(f"- {limit}." for limit in limits),
         folder=weights.parent.as_posix(),
         params=as_yaml(asdict(params)),

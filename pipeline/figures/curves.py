@@ -23,16 +23,11 @@ def learning_curves(curves: Path, folder: Path) -> None:
                 axes.plot(curve["step"] + 1, curve[name], color=color, label=split, marker=marker)
                 # The first epoch's training average, which begins with untrained weights, may leave the frame.
                 values += curve[name].tolist()[split == "train" :]
-            axes.set(title=panels[name], xlabel="epoch", ylabel="nats an image", ylim=framed(values))
+            axes.set(title=panels[name], xlabel="epoch", ylabel="nats an image")
+            if (margin := 0.06 * (max(values) - min(values))) > 0:
+                axes.set_ylim(min(values) - margin, max(values) + margin)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         fig.axes[0].legend(loc="best")
-
-
-def framed(values: list[float]) -> tuple[float, float] | None:
-    """Limits with a margin around the values; None, matplotlib's own, around a single one."""
-    low, high = min(values), max(values)
-    margin = 0.06 * (high - low)
-    return (low - margin, high + margin) if margin > 0 else None
 
 
 def nll_by_samples(table: pd.DataFrame, path: Path) -> None:

@@ -30,8 +30,7 @@ def show(axes: Axes, image: Array) -> None:
 @torch.no_grad()
 def pictures(model: VAE, z: Tensor) -> Array:
     """E[x|z] as images, [N, H, W]."""
-    decoded: Array = as_images(model, model.likelihood.mean(model.decode(z)))
-    return decoded
+    return as_images(model, model.likelihood.mean(model.decode(z)))
 
 
 def as_images(model: VAE, x: Tensor) -> Array:

@@ -31,14 +31,14 @@ from vae_ext import standard_normal
 PARTS = Path(__file__).parent / "web"
 EXPLORED = 1000  # test images, the first
 CAPTIONS = {
-    "learning_curves": "Training and validation, an epoch each.",
+    "learning_curves": "Training and validation, per epoch.",
     "reconstructions": "The first test images; their posteriors' means and samples decoded; samples of p(x|z), with its noise.",
     "extremes": "What the model explains best, as most, and worst.",
     "samples": "The prior, decoded: what the model takes images to be.",
     "manifold": "The plane of two latent dimensions, decoded.",
     "interpolations": "Half-way codes should decode to images, and not to two at once.",
     "traversals": "What each active dimension does alone, largest KL first.",
-    "latent": "Codes of test images. Gaps are places that the decoder was never asked about.",
+    "latent": "Codes of test images. Gaps are regions that the decoder was not trained on.",
     "kl_per_dimension": "Where the rate goes.",
     "nll": "The bound tightens with the number of samples; where it is flat, it is near log p(x).",
 }
@@ -133,17 +133,18 @@ def explorer(test: EncodedTestSet, axes: list[int], sliders: list[int], seed: in
     }, blob.packed()
 
 
-def origin(metadata: ModelMetadata) -> dict[str, str]:
-    """The data and versions that made a model, by the header of its weights.
+def origin(metadata: ModelMetadata) -> str:
+    """A table of the data and versions that made a model.
 
-    Not when, how fast or where: the page is an output, which has the same bytes each time. That is in time.json.
+    Not when, how fast or where: the page has the same bytes each time. That is in time.json.
     """
     data = metadata.data
-    return {
+    rows = {
         "data": f"{data.source}: {', '.join(f'{split} {count:,}' for split, count in data.counts.items())}",
         "training images, sha256": data.sha256["train_images.npy"],
         **metadata.versions,
     }
+    return "<table>" + "".join(f"<tr><td>{name}<td>{html.escape(value)}" for name, value in rows.items()) + "</table>"
 
 
 def html_table(report: pd.DataFrame) -> str:
@@ -181,18 +182,17 @@ def write_page(
             source = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
             text = html.escape(caption)
             images.append(f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>')
-    in_words = verdict(dimensions)
-    made, params = origin(test.metadata), flatten(asdict(test.metadata.params))
+    params = flatten(asdict(test.metadata.params))
     page = Template((PARTS / "page.html").read_text(encoding="utf-8")).substitute(
         title="A variational autoencoder" if not test.model.is_deterministic else "An autoencoder",
-        verdict=html.escape(in_words[0].upper() + in_words[1:] + "."),
+        verdict=html.escape(verdict(dimensions).capitalize() + "."),
         style=(PARTS / "style.css").read_text(encoding="utf-8"),
         sliders="\n".join(slider.format(i, span) for i in others),
         count=f"{description['count']:,}",
         error=f"{description['error']:.2g}",
-        numbers=html_table(report),
+        report=html_table(report),
         figures="\n".join(images),
-        made="<table>" + "".join(f"<tr><td>{name}<td>{html.escape(value)}" for name, value in made.items()) + "</table>",
+        origin=origin(test.metadata),
         params=html.escape("\n".join(f"{key}: {json.dumps(value)}" for key, value in params.items())),
         data=data,
         model=json.dumps(description).replace("<", "\\u003c"),  # a class may be named </script>

@@ -165,7 +165,7 @@ function explore({ mu, sigma, pixels }) {
     return best;
   }
 
-  /** The chosen image's posterior: a bar a dimension, from mu - sigma to mu + sigma. */
+  /** The chosen image's posterior: a bar per dimension, from mu - sigma to mu + sigma. */
   function paintPosterior() {
     const canvas = element("posterior"), context = canvas.getContext("2d"), style = getComputedStyle(document.body);
     [canvas.width, canvas.height] = [canvas.clientWidth * devicePixelRatio, canvas.clientHeight * devicePixelRatio];
@@ -220,7 +220,7 @@ function explore({ mu, sigma, pixels }) {
   element("origin").addEventListener("click", () => { z = new Float32Array(MODEL.centre); show(); });
   addEventListener("resize", show);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
-  if (names.length > NAMED) element("legend").textContent = `${names.length} classes, a colour each; click a dot for its name`;
+  if (names.length > NAMED) element("legend").textContent = `${names.length} classes, each in a colour; click a dot for its name`;
   else names.forEach((name, one) => {
     const label = element("legend").appendChild(document.createElement("span"));
     label.textContent = label.title = name;
