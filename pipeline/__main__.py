@@ -13,7 +13,7 @@ from pipeline.runtime.progress import announce
 
 
 def start(args: argparse.Namespace) -> None:
-    """Runs the command that was named; a model that is missing or damaged is said before anything slow is imported."""
+    """Runs the command that was named; a missing or damaged model is reported before slow imports."""
     from pipeline.models.metadata import read_header, weights_of
 
     header = read_header(weights_of(args.model))

@@ -202,7 +202,7 @@ def test_workers_of_a_killed_launcher_save_and_end(prepared: Path) -> None:
         ({"RANK": "first"}, "RANK: expected a whole number from 0 to 1, as torchrun sets it with RANK, got first"),
     ],
 )
-def test_environment_that_makes_no_group_is_one_line(
+def test_environment_that_describes_no_group_is_one_line(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str | None], said: str
 ) -> None:
     whole = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}

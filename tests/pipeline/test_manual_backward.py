@@ -82,7 +82,7 @@ def test_two_parts_are_the_sum_of_two_halves(beta: float) -> None:
         {"conv": [[4, 2]]},
     ],
 )
-def test_what_it_does_not_know_is_left_to_autograd(changes: dict[str, Any]) -> None:
+def test_what_it_does_not_support_is_left_to_autograd(changes: dict[str, Any]) -> None:
     assert serves()
     assert not serves(**changes)
 

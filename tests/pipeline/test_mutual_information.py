@@ -24,7 +24,7 @@ def drawn(mu: Tensor, sigma: Tensor) -> Tensor:
     return mu + sigma * torch.randn(mu.shape, generator=torch.Generator().manual_seed(3), dtype=mu.dtype)
 
 
-def test_posteriors_that_are_all_the_prior_tell_nothing() -> None:
+def test_posteriors_equal_to_the_prior_have_no_mutual_information() -> None:
     mu, sigma = torch.zeros(COUNT, 4), torch.ones(COUNT, 4)
     assert mutual_information(drawn(mu, sigma), mu, sigma).abs().max() < 1e-6
 

@@ -107,21 +107,21 @@ def test_a_state_put_back_goes_on_to_the_same_bits(device: str, position: int, c
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
-def test_every_image_is_met_once_an_epoch(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_image_is_used_once_per_epoch(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     this = train_step(device)
     this.replays = False
-    met: list[torch.Tensor] = []
+    used: list[torch.Tensor] = []
     take = this.images.take
 
     def noting(rows: torch.Tensor, *rest: Any) -> Batch:
-        met.append(rows.clone())
+        used.append(rows.clone())
         return take(rows, *rest)
 
     monkeypatch.setattr(this.images, "take", noting)
     this.begin(0)
     while this.position < this.steps:
         this.advance()
-    assert torch.equal(torch.cat(met).cpu().sort().values, torch.arange(IMAGES))
+    assert torch.equal(torch.cat(used).cpu().sort().values, torch.arange(IMAGES))
 
 
 @pytest.mark.parametrize("changes", CHANGES)

@@ -69,7 +69,7 @@ def test_weights_carry_the_parameters_that_made_them(prepared: Path) -> None:
     assert not model.training
 
 
-def test_curves_have_a_row_an_epoch_and_improve(prepared: Path) -> None:
+def test_curves_have_a_row_per_epoch_and_improve(prepared: Path) -> None:
     set_params(prepared / "params.yaml", {"train.epochs": 4})
     train.main()
     for split in ("train", "validation"):
@@ -97,7 +97,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, step: int, term: str) -> None:
 
 
 @pytest.mark.parametrize("term", ["rate", "distortion", "gradient"])
-def test_number_that_is_none_ends_the_run_and_is_named(prepared: Path, monkeypatch: pytest.MonkeyPatch, term: str) -> None:
+def test_nonfinite_term_ends_the_run_and_is_named(prepared: Path, monkeypatch: pytest.MonkeyPatch, term: str) -> None:
     set_params(prepared / "params.yaml", {"train.batch_size": 64})
     poison(monkeypatch, 7, term)
     with pytest.raises(UserError) as error:
@@ -131,7 +131,7 @@ def test_skipped_steps_are_counted_and_change_nothing(prepared: Path, monkeypatc
     assert all(torch.isfinite(p).all() for p in load_model(DEFAULT.weights, CPU)[0].parameters())
 
 
-def test_divergence_is_said_and_writes_no_weights(prepared: Path) -> None:
+def test_divergence_is_reported_and_writes_no_weights(prepared: Path) -> None:
     set_params(prepared / "params.yaml", {"train.learning_rate": 1e20})
     with pytest.raises(
         UserError, match=r"training diverged: in step 2 .*there is no checkpoint yet; try a lower train.learning"
@@ -140,7 +140,7 @@ def test_divergence_is_said_and_writes_no_weights(prepared: Path) -> None:
     assert not DEFAULT.weights.exists()
 
 
-def test_weights_beyond_all_numbers_are_a_divergence_and_no_model(prepared: Path) -> None:
+def test_infinite_weights_are_a_divergence_and_no_model(prepared: Path) -> None:
     sgd = {"train.optimizer": "sgd", "train.learning_rate": 1e3, "train.on_nonfinite": "skip"}
     set_params(prepared / "params.yaml", {**sgd, "train.batch_size": 64})
     with pytest.raises(
@@ -195,15 +195,15 @@ def test_how_it_is_computed_changes_no_bit(prepared: Path, changes: dict[str, ob
     assert results[0][1] == results[1][1]
 
 
-def test_streamed_images_are_read_ahead_and_are_the_resident_ones(prepared: Path) -> None:
+def test_memory_mapped_images_are_read_ahead_and_are_those_in_memory(prepared: Path) -> None:
     images = read_split("train").images
-    resident, streamed = InMemoryImages(images, CPU), MemmapImages(images, CPU)
+    in_memory, memmap = InMemoryImages(images, CPU), MemmapImages(images, CPU)
     rows = epoch_order(1, 0, len(images))[:50]
-    streamed.read_ahead(rows)
-    assert torch.equal(streamed.take(rows)[0], resident.take(rows)[0])
-    streamed.read_ahead(rows[:10])  # and then something else is asked for
-    assert torch.equal(streamed.take(rows[5:])[1], resident.take(rows[5:])[1])
-    assert torch.equal(byte_means(images), resident.pixels.double().mean(0))
+    memmap.read_ahead(rows)
+    assert torch.equal(memmap.take(rows)[0], in_memory.take(rows)[0])
+    memmap.read_ahead(rows[:10])  # and then something else is asked for
+    assert torch.equal(memmap.take(rows[5:])[1], in_memory.take(rows[5:])[1])
+    assert torch.equal(byte_means(images), in_memory.pixels.double().mean(0))
 
 
 def test_bfloat16_trains_about_the_same(prepared: Path) -> None:

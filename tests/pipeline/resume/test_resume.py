@@ -86,7 +86,7 @@ def test_key_is_of_parameters_code_and_data(prepared: Path, monkeypatch: pytest.
     assert len({key, other_data, run_key(load_params())}) == 3
 
 
-def test_another_way_to_compute_resumes_it_and_says_what_differs(
+def test_other_non_semantic_parameters_resume_it_and_say_what_differs(
     undisturbed: Files, prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_killed_after(3 * STEPS, monkeypatch)
@@ -161,7 +161,7 @@ def test_run_waits_for_another_that_trains_the_same(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, PARENT_ENDED])
-def test_signal_between_steps_is_granted_once(prepared: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+def test_signal_stops_the_run_after_the_step(prepared: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
     advance = TrainStep.advance
 
     def interrupting(self: TrainStep) -> int:

@@ -65,7 +65,7 @@ def test_images_in_every_layout_and_byte_order_are_the_same(trained: Path, monke
             assert torch.allclose(model.encode(array)[0], expected[2:3], atol=1e-6), layout
 
 
-def test_images_that_are_not_scaled_are_said(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_that_are_not_scaled_are_reported(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     masks = (np.array(read_split("test").images[:2]) > 99).astype(np.uint8)  # 0 and 1, not 0 and 255
     np.save("masks.npy", masks)
     with warnings.catch_warnings():
@@ -76,7 +76,7 @@ def test_images_that_are_not_scaled_are_said(plain: Path, capsys: pytest.Capture
         pipeline.load("models/default").encode(masks)
 
 
-def test_what_a_model_draws_it_can_encode(kind: str) -> None:
+def test_a_models_samples_can_be_encoded(kind: str) -> None:
     model = pipeline.load("models/default")
     images = model.sample(64, seed=1)
     mu, _ = model.encode(images)
