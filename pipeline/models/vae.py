@@ -79,10 +79,6 @@ class VAE(nn.Module):
         """The posterior's standard deviation: exp(logvar / 2), or softplus(rho)."""
         return torch.exp(logvar / 2) if self.scale == "exp" else nn.functional.softplus(logvar)
 
-    def mu(self, x: Tensor) -> Tensor:
-        """x [B, D] in [0, 1] -> mu [B, latent_dim], which an autoencoder has as well."""
-        return self.posterior(x)[:, : self.latent_dim]
-
     def decode(self, z: Tensor) -> Tensor:
         """z [..., latent_dim] -> the likelihood's parameters [..., outputs D]."""
         decoded: Tensor = self.decoder(z.reshape(-1, self.latent_dim))

@@ -91,11 +91,3 @@ def test_a_points_code_is_all_that_its_encoder_gives() -> None:
     model = vae((8, 8), posterior="deterministic")
     x = torch.rand(5, 64)
     assert model.posterior(x).shape == (5, 6)
-    assert torch.equal(model.mu(x), model.posterior(x))
-
-
-@pytest.mark.parametrize("scale", ["exp", "softplus"])
-def test_mu_is_the_encoders_first_half(scale: str) -> None:
-    model = vae((8, 8), scale=scale)
-    x = torch.rand(5, 64)
-    assert torch.equal(model.mu(x), model.encode(x)[0])

@@ -159,7 +159,7 @@ def test_free_bits_leave_alone_what_is_below_and_press_what_is_above() -> None:
 def test_an_autoencoder_pays_for_distortion_and_its_codes_norm_alone() -> None:
     model, pixels = model_and_images(posterior="deterministic")
     loss, terms = objective_of(model, pixels, sparsity=0.3)
-    z = model.mu(as_float(pixels).double())
+    z = model.posterior(as_float(pixels).double())
     torch.testing.assert_close(terms.distortion, -model.likelihood.log_prob(model.decode(z), pixels))
     torch.testing.assert_close(loss, terms.distortion + 0.3 * z.abs().sum(-1))
     assert not terms.rate.any()
