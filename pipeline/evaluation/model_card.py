@@ -76,22 +76,16 @@ def write_card(
     """
     data, params = metadata.data, metadata.params
     name = weights.parent.name
-    about = {
+    result = {
+        "task": {"type": "unconditional-image-generation"},
+        "dataset": {"name": data.source, "type": "images", "split": "test"},
+        "metrics": [{"type": metric, "value": value} for metric, value in metrics.items()],
+    }
+    front_matter = {
         "library_name": "pytorch",
         "weights_sha256": sha256(weights),
         "tags": ["variational-autoencoder" if params.model.posterior == "normal" else "autoencoder"],
-        "model-index": [
-            {
-                "name": name,
-                "results": [
-                    {
-                        "task": {"type": "unconditional-image-generation"},
-                        "dataset": {"name": data.source, "type": "images", "split": "test"},
-                        "metrics": [{"type": metric, "value": value} for metric, value in metrics.items()],
-                    }
-                ],
-            }
-        ],
+        "model-index": [{"name": name, "results": [result]}],
     }
     limits = [
         *(caveat[0].upper() + caveat[1:] for caveat in caveats(data.values, metadata.image_shape, params)),
@@ -118,7 +112,7 @@ def write_card(
         params=as_yaml(asdict(params)),
         versions=", ".join(f"{package} {version}" for package, version in metadata.versions.items()),
     )
-    write_text(path, FRONT + as_yaml(about) + FRONT + "\n" + text)
+    write_text(path, FRONT + as_yaml(front_matter) + FRONT + "\n" + text)
 
 
 def read_metrics(path: Path, weights: Path) -> dict[str, float]:
@@ -129,14 +123,14 @@ def read_metrics(path: Path, weights: Path) -> dict[str, float]:
     """
     try:
         _, front, _ = re.split(f"^{FRONT}", path.read_text(encoding="utf-8"), maxsplit=2, flags=re.MULTILINE)
-        about = read_yaml_text(front, path)
-        metrics = {metric["type"]: metric["value"] for metric in about["model-index"][0]["results"][0]["metrics"]}
-        found = about["weights_sha256"]
+        front_matter = read_yaml_text(front, path)
+        metrics = {metric["type"]: metric["value"] for metric in front_matter["model-index"][0]["results"][0]["metrics"]}
+        checksum = front_matter["weights_sha256"]
     except FileNotFoundError:
         raise UserError(f"{path}: missing; the stage evaluate writes it") from None
     except (ValueError, KeyError, IndexError, TypeError):
         raise UserError(f"{path}: expected a card that the stage evaluate wrote") from None
-    if found != sha256(weights):
+    if checksum != sha256(weights):
         raise UserError(f"{path}: expected a card of {weights}, got that of others; the stage evaluate writes it")
     return metrics
 

@@ -34,17 +34,10 @@ def nll_by_samples(table: pd.DataFrame, path: Path) -> None:
     """How the bound on -log p(x) falls with the number of samples, with its standard error."""
     with figure(path, width=6.8, height=3.4) as fig:
         axes = fig.subplots()
-        axes.fill_between(
-            table["samples"],
-            table["nll"] - table["standard_error"],
-            table["nll"] + table["standard_error"],
-            color=VALIDATION_COLOR,
-            alpha=0.15,
-            linewidth=0,
-            label="standard error over images",
-        )
-        axes.plot(table["samples"], table["nll"], "o-", color=VALIDATION_COLOR, label="importance-weighted bound")
-        last = table.iloc[-1]
-        title = f"NLL: {last['nll']:.2f} nats by {last['samples']:,.0f} samples an image"
+        samples, nll, error = table["samples"], table["nll"], table["standard_error"]
+        label = "standard error over images"
+        axes.fill_between(samples, nll - error, nll + error, color=VALIDATION_COLOR, alpha=0.15, linewidth=0, label=label)
+        axes.plot(samples, nll, "o-", color=VALIDATION_COLOR, label="importance-weighted bound")
+        title = f"NLL: {nll.iloc[-1]:.2f} nats by {samples.iloc[-1]:,} samples an image"
         axes.set(title=title, xlabel="samples", ylabel="nats an image", xscale="log")
         axes.legend()

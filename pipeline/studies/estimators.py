@@ -54,13 +54,8 @@ def estimators_figure(path: Path, table: pd.DataFrame) -> None:
     """Both estimators against the number of samples: the KL's mean, and the variances of KL and ELBO."""
     with figure(path, width=10, height=3.6) as fig:
         left, right = fig.subplots(1, 2)
-        left.errorbar(
-            table["samples"],
-            table["kl_monte_carlo"],
-            3 * table["standard_error"],
-            fmt="o",
-            label="Monte Carlo, ± 3 standard errors",
-        )
+        kl, error = table["kl_monte_carlo"], 3 * table["standard_error"]
+        left.errorbar(table["samples"], kl, error, fmt="o", label="Monte Carlo, ± 3 standard errors")
         left.axhline(table["kl_closed_form"][0], color="0.4", label="closed form")
         left.set(title="The same mean", xlabel="samples of z", ylabel="KL, nats an image", xscale="log")
         for column, label in {

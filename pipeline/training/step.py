@@ -139,19 +139,13 @@ class TrainStep:
             if objective.input_noise > 0 or objective.input_dropout > 0:
                 x = corrupt(x, self.corrupt_key, objective.input_noise, objective.input_dropout, row_offset)
             beta = self.betas.index_select(0, self.cursor)
+
+            def mean(rows: Tensor) -> Tensor:
+                return self.group.all_reduce(rows.sum(0)) / size
+
             bfloat16 = self.params.train.precision == "bfloat16"
             with torch.autocast(self.device.type, torch.bfloat16, bfloat16, cache_enabled=False):
-                loss, terms = objective_terms(
-                    self.model,
-                    pixels,
-                    x,
-                    self.key,
-                    beta,
-                    objective,
-                    self.samples,
-                    row_offset,
-                    lambda rows: self.group.all_reduce(rows.sum(0)) / size,
-                )
+                loss, terms = objective_terms(self.model, pixels, x, self.key, beta, objective, self.samples, row_offset, mean)
             loss.sum().div(size).backward()
         self.group.all_reduce(self.gradient)
         return Terms(terms.distortion.detach(), terms.rate.detach())
