@@ -57,10 +57,7 @@ class VAE(nn.Module):
         """
         bias = next(layer for layer in reversed(self.decoder) if isinstance(layer, nn.Linear | nn.ConvTranspose2d)).bias
         assert bias is not None
-        start = self.likelihood.start(mean)
-        if len(bias) < len(start):
-            start = self.likelihood.start(mean.view(len(bias) // self.likelihood.outputs, -1).mean(1))
-        bias.copy_(start)
+        bias.copy_(self.likelihood.start(mean.view(len(bias) // self.likelihood.outputs, -1).mean(1)))
 
     def posterior(self, x: Tensor) -> Tensor:
         """x [B, D] in [0, 1] -> mu and logvar side by side, [B, 2 latent_dim]; mu alone, if the posterior is a point.

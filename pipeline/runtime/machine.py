@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 
 import torch
@@ -11,14 +12,11 @@ import torch
 
 def machine() -> str:
     """The processor's name, where the system tells it, its cores, and the GPU."""
-    name = platform.processor() or platform.machine()
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux
-        lines = []
-    for line in lines:
-        if line.startswith("model name"):
-            name = line.split(":", 1)[1].strip()
-            break
+        cpuinfo = ""
+    model = re.search(r"^model name\s*:\s*(.*\S)", cpuinfo, re.MULTILINE)
+    name = model[1] if model else platform.processor() or platform.machine()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{platform.system()}, {name}, {os.cpu_count()} cores{gpu}"
