@@ -46,4 +46,4 @@ def read_dataset(params: Data) -> RawDataset:
         return read_idx(path, params.white)
     if kind == "arrays":
         return read_arrays(path, params.size, params.white)
-    return read_folder(path, params.size, params.fit, params.color, params.white)
+    return read_folder(path, params)

@@ -26,7 +26,7 @@ from pipeline.runtime.errors import UserError
 CHECKSUMS = "SHA256SUMS"
 SETS: dict[str, SplitName] = {"train": "train", "t10k": "test", "test": "test"}
 # As they are distributed: by most with a dash, by Kaggle with a dot.
-FILE = re.compile(r"(?P<whose>.*?)(?P<set>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(\.gz)?")
+FILE = re.compile(r"(?P<prefix>.*?)(?P<set>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(\.gz)?")
 
 
 def is_idx(folder: Path) -> bool:
@@ -35,9 +35,9 @@ def is_idx(folder: Path) -> bool:
 
 
 def _files(folder: Path) -> dict[tuple[str, str, str], Path]:
-    """By whose they are, their set and their kind; those that are not gzipped are preferred."""
+    """By their prefix, set and kind; those that are not gzipped are preferred."""
     files = (path for path in sorted(folder.iterdir(), reverse=True) if path.is_file())
-    return {(match["whose"], match["set"], match["kind"]): path for path in files if (match := FILE.fullmatch(path.name))}
+    return {(match["prefix"], match["set"], match["kind"]): path for path in files if (match := FILE.fullmatch(path.name))}
 
 
 def read_idx(folder: Path, white: float | None = None) -> RawDataset:
@@ -49,13 +49,13 @@ def read_idx(folder: Path, white: float | None = None) -> RawDataset:
         UserError: for a file that is missing, damaged or not what its name says.
     """
     files = _files(folder)
-    if len(owners := sorted({whose for whose, _, kind in files if kind == "images"})) > 1:
-        raise UserError(f"{folder}: data.path: expected a folder of one data set, got files of {', '.join(owners)}")
-    whose = owners[0] if owners else ""
+    if len(prefixes := sorted({prefix for prefix, _, kind in files if kind == "images"})) > 1:
+        raise UserError(f"{folder}: data.path: expected a folder of one data set, got files of {', '.join(prefixes)}")
+    prefix = prefixes[0] if prefixes else ""
     labelled = any(kind == "labels" for _, _, kind in files)
 
     def read(name: str, kind: str, dimensions: int) -> Bytes:
-        return _read(files.get((whose, name, kind), folder / f"{whose}{name}-{kind}-idx{dimensions}-ubyte.gz"), dimensions)
+        return _read(files.get((prefix, name, kind), folder / f"{prefix}{name}-{kind}-idx{dimensions}-ubyte.gz"), dimensions)
 
     images: dict[SplitName, Bytes] = {}
     labels: dict[SplitName, npt.NDArray[np.generic]] = {}
@@ -63,13 +63,13 @@ def read_idx(folder: Path, white: float | None = None) -> RawDataset:
         split = SETS[name]
         pixels = read(name, "images", 3)
         # EMNIST was made with rows and columns the other way round (Cohen et al.: EMNIST. 2017, and its README).
-        images[split] = pixels.swapaxes(1, 2) if whose.startswith("emnist") else pixels
+        images[split] = pixels.swapaxes(1, 2) if prefix.startswith("emnist") else pixels
         if not labelled:
             continue
         labels[split] = read(name, "labels", 1)
         if len(pixels) != len(labels[split]):
             raise UserError(f"{folder}: {name}: expected as many labels as images, got {len(labels[split])} for {len(pixels)}")
-    notes = Counter({"images turned, as EMNIST's are": sum(map(len, images.values()))} if whose.startswith("emnist") else {})
+    notes = Counter({"images turned, as EMNIST's are": sum(map(len, images.values()))} if prefix.startswith("emnist") else {})
     arrays = {split: ArrayImages(f"{folder}: {split}", part, None, white) for split, part in images.items()}
     return dataset(arrays, labels, notes, mixed=True)  # as all of MNIST's family are
 

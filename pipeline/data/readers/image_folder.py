@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pipeline.config.params import Data
 from pipeline.data.prepared import Bytes, SplitName
 from pipeline.data.readers.arrays import SPLITS
 from pipeline.data.readers.raw import Brightness, Images, RawDataset, dataset, expect_size, format_shape, to_bytes
@@ -135,7 +136,7 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def read_folder(root: Path, size: Sequence[int] | None, fit: Fit, color: Color | None, white: float | None) -> RawDataset:
+def read_folder(root: Path, params: Data) -> RawDataset:
     """Finds a folder's pictures. Its subfolders are classes or, if all have names of splits and one is ``train``, splits.
 
     Splits have classes in them or not. A class may be called as one split is, as in COCO; several beside others are neither.
@@ -170,7 +171,8 @@ def read_folder(root: Path, size: Sequence[int] | None, fit: Fit, color: Color |
     images: dict[SplitName, Images] = {}
     labels: dict[SplitName, npt.NDArray[np.str_]] = {}
     for split, classes in found.items():
-        images[split] = Pictures([path for several in classes.values() for path in several], size, fit, color, white)
+        paths = [path for several in classes.values() for path in several]
+        images[split] = Pictures(paths, params.size, params.fit, params.color, params.white)
         if named:
             labels[split] = np.repeat(np.array(list(classes), str), [len(several) for several in classes.values()])
     return dataset(images, labels, notes)
