@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ import torch.nn.functional as F
 from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, default_collate
 
 import vae_ext
 from pipeline.data.batches import InMemoryImages
@@ -90,19 +91,6 @@ def through_pil(pixels: Tensor) -> Tensor:
     return array.permute(2, 0, 1).contiguous().to(torch.get_default_dtype()).div(255)
 
 
-class ImageByImage(Dataset[Tensor]):
-    """One float image at a time, of bytes [N, 784]."""
-
-    def __init__(self, pixels: Tensor, as_float: Callable[[Tensor], Tensor]) -> None:
-        self.pixels, self.as_float = pixels, as_float
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.as_float(self.pixels[index])
-
-
 def check(train_step: TrainStep) -> None:
     """With the same weights the example has the same posterior, rate and, for one z, distortion; autograd the same gradient."""
     close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
@@ -151,13 +139,18 @@ def pipeline_on_the_reference(images: Images, device: str) -> Epoch:
 def example(as_float: Callable[[Tensor], Tensor], images: Images, device: str) -> Epoch:
     model = Example(train_step_on(images, device).model).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    dataset = ImageByImage(torch.from_numpy(images.copy()).flatten(1), as_float)
+    pixels: Any = torch.from_numpy(images.copy()).flatten(1)
+
+    def collate(batch: list[Tensor]) -> Tensor:
+        x: Tensor = default_collate([as_float(image) for image in batch])
+        return x.view(-1, 784)
+
     workers = int(device == "cuda")
-    loader = DataLoader(dataset, batch_size=BATCH, shuffle=True, num_workers=workers, pin_memory=bool(workers))
+    loader = DataLoader(pixels, BATCH, shuffle=True, num_workers=workers, pin_memory=bool(workers), collate_fn=collate)
 
     def epoch() -> None:
         for batch in loader:
-            x = batch.to(device).view(-1, 784)
+            x = batch.to(device)
             optimizer.zero_grad()
             loss = model.loss(x)
             loss.backward()

@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def turn_and_line(item: pytest.Item) -> tuple[int, str]:
     """Of a benchmark; its line is the device, case, mode and provider."""
     params = dict(item.callspec.params) if hasattr(item, "callspec") else {}
-    return (params.pop("turn"), " ".join(params.values())) if "turn" in params else (0, "")
+    return (params.pop("turn"), " ".join(params.values())) if "turn" in params else (0, item.nodeid)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -39,15 +39,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("no time left")
 
 
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    _, line = turn_and_line(item)
-    if line and call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
-        failures[line] = call.excinfo.exconly().splitlines()[0]
-
-
-def pytest_collectreport(report: pytest.CollectReport) -> None:
-    if report.failed:
-        failures[report.nodeid] = report.longreprtext.splitlines()[-1].removeprefix("E").strip()
+def pytest_exception_interact(node: Any, call: pytest.CallInfo[Any], report: pytest.CollectReport | pytest.TestReport) -> None:
+    """What a test raised, or in the last line of its message why a file could not be imported."""
+    assert call.excinfo is not None
+    if isinstance(node, pytest.Item):
+        failures[turn_and_line(node)[1]] = call.excinfo.exconly().splitlines()[0]
+    else:
+        failures[node.nodeid] = report.longreprtext.splitlines()[-1].removeprefix("E").strip()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -38,7 +38,9 @@ def draw_speedups(machine: dict[str, Any], times: pd.DataFrame, folder: Path) ->
         cases = of_device["case"].map(CASES.__getitem__)
         elements = [case.rows * case.dim * (case.samples or 1) for case in cases]
         simple = [case.samples is None and case.dtype == torch.float32 for case in cases]
-        points = of_device.assign(elements=elements, simple=simple).sort_values(["elements", "speedup"])
+        points = (
+            of_device.assign(elements=elements, simple=simple).dropna(subset="speedup").sort_values(["elements", "speedup"])
+        )
         with figure(folder / f"speedup-{device}.png", width=11, height=3.9) as fig:
             fig.suptitle(f"Speed of the fused operator over others' ({title})", x=0.01, ha="left", fontsize=11)
             for axes, mode in zip(fig.subplots(1, 3, sharey=True), ("forward", "backward", "both"), strict=True):

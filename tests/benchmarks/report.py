@@ -105,6 +105,23 @@ def metrics_of(report: Report) -> dict[str, Any]:
     return metrics
 
 
+def kernels_of(times: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """What a GPU takes without Python, of cases in CUDA graphs: microseconds of the forward pass and of what the backward pass
+    adds, GB/s of a copy, and the share of it that each is.
+    """
+    found = {}
+    on_gpu = times[times["device"] == "cuda"]
+    replayed = on_gpu[on_gpu["provider"] == "graph"].pivot(index="case", columns="mode", values="seconds")
+    copies = on_gpu[on_gpu["provider"] == "copy"].set_index("case")["gb_s"]
+    for name, passes in replayed.join(copies).dropna().iterrows():
+        seconds = {"forward": passes["forward"], "backward": passes["both"] - passes["forward"]}
+        moved = {mode: 1e-9 * CASES[str(name)].bytes_moved(mode) / took for mode, took in seconds.items()}
+        values = {f"{mode}_us": 1e6 * took for mode, took in seconds.items()} | {"copy_gb_s": passes["gb_s"]}
+        values |= {f"{mode}_of_copy": gb_s / passes["gb_s"] for mode, gb_s in moved.items()}
+        found[str(name)] = {key: digits(value) for key, value in values.items()}
+    return found
+
+
 def table_of(times: pd.DataFrame) -> pd.DataFrame:
     """A line for each device, case and mode; columns {provider}_us and speedup_{provider}, gb_s and of_copy of the operator."""
     operator = times[times["mode"] != "step"]
@@ -138,8 +155,10 @@ def lines(report: Report) -> Iterator[str]:
 
 
 def write_results(report: Report, folder: Path) -> None:
-    """metrics.json for `dvc metrics diff`, times.csv, and figures/."""
+    """metrics.json for `dvc metrics diff`, times.csv, figures/ and, of a GPU, kernels.json."""
     write_json(folder / "metrics.json", metrics_of(report))
+    if kernels := kernels_of(report.times):
+        write_json(folder / "kernels.json", kernels)
     with whole_file(folder / "times.csv") as temporary:
         table_of(report.times).to_csv(temporary, index=False)
     draw_speedups(report.machine, report.times, folder / "figures")

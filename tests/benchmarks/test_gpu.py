@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.benchmarks import gpu, measure
+from tests.benchmarks.cases import CASES
 from tests.benchmarks.gpu import Part, parts, python, run_parts
 from tests.benchmarks.test_report import write_report
 from tests.programs import outside_make
@@ -47,7 +48,7 @@ def test_make_gpu_names_what_is_missing_beside_a_driver(monkeypatch: pytest.Monk
 INTERRUPTED = """
 import shutil, time
 try: time.sleep(60)
-except KeyboardInterrupt: shutil.copy({!a}, {!a})
+except KeyboardInterrupt: shutil.copy({!r}, {!r})
 """
 
 
@@ -65,9 +66,7 @@ def test_what_fails_or_does_not_fit_is_named_and_what_was_measured_until_then_is
     some = [
         Part(0, 60, "built", program("build", "")),
         Part(0, 60, "clean", program("first", "") | program("second", "raise SystemExit(3)") | {"third": ["no-such"]}),
-        Part(
-            0, 2, "measured", program("slow", INTERRUPTED.format(str(scratch / "report.json"), str(gpu.SCRATCH / "slow.json")))
-        ),
+        Part(0, 4, "measured", program("slow", INTERRUPTED.format(str(scratch / "report.json"), str(gpu.SCRATCH)))),
         Part(0, 1, "passed", program("tests", "import time; time.sleep(60)")),
         Part(200, 600, "passed", program("rest", "")),
     ]
@@ -87,16 +86,17 @@ def test_without_kernels_nothing_is_measured(scratch: Path) -> None:
     assert run_parts([refused, Part(0, 60, "passed", program("tests", ""))], scratch, 100) == {"build": "failed: exit status 1"}
 
 
-def test_the_default_budget_is_enough_to_begin_all_but_the_rest(scratch: Path) -> None:
-    *others, rest = parts(scratch)
+def test_the_default_budget_is_enough_to_begin_all_but_the_rest() -> None:
+    *others, rest = parts()
     assert [name for part in others for name in part.commands] == [
         *("build", "tests", "kernels", "operator", "step", *gpu.SANITIZERS, "compile", "example")
     ]
     assert sum(part.least for part in others) < gpu.BUDGET and rest.commands.keys() == {"rest"}
+    assert all(any(name in case for case in CASES) for name in gpu.FIRST)
 
 
 @pytest.mark.long
-def test_each_part_chooses_benchmarks_of_a_gpu(scratch: Path) -> None:
+def test_each_part_chooses_benchmarks_of_a_gpu() -> None:
     """Collected as where there is one."""
     code = """
 import sys, pytest, torch
@@ -106,7 +106,7 @@ for expression in expressions:
     assert pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", "-k", expression, *files.split()]) == 0
     print("next")
 """
-    commands = {name: command for part in parts(scratch) for name, command in part.commands.items() if "-k" in command}
+    commands = {name: command for part in parts() for name, command in part.commands.items() if "-k" in command}
     del commands["tests"]
     command = python("-c", code, " ".join(measure.BENCHMARKS), *(command[-1] for command in commands.values()))
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -117,6 +117,7 @@ for expression in expressions:
         providers[name] = {provider for _, provider in found}
     assert providers.pop("rest") > {"fused", "eager", "compile", "example", "reference"}
     assert providers == {
+        "kernels": {"copy", "graph"},
         "operator": {"fused", "eager", "copy", "graph"},
         "step": {"fused", "no graph", "autograd", "products"},
         "compile": {"compile"},

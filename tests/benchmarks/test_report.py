@@ -18,18 +18,18 @@ from tests.benchmarks.report import Report, lines, metrics_of, read_report, writ
 from vae_ext.source import ROOT
 
 
-def write_report(path: Path, seconds: dict[tuple[str, str, str], list[float]], **failures: str) -> Path:
+def write_report(path: Path, seconds: dict[tuple[str, str, str], list[float]], device: str = "cpu", **failures: str) -> Path:
     """A report as pytest-benchmark writes it, of these medians, a turn each, by mode, case and provider."""
     benchmarks = [
         {
-            "params": {"device": "cpu", "case": case, "mode": mode, "provider": provider, "turn": turn},
+            "params": {"device": device, "case": case, "mode": mode, "provider": provider, "turn": turn},
             "extra_info": {"bytes": CASES[case].bytes_moved(mode)},
             "stats": {"median": median},
         }
         for (mode, case, provider), medians in seconds.items()
         for turn, median in enumerate(medians)
     ]
-    machine = {"cpu": "a CPU", "threads": 2, "instruction_set": "avx2", "torch": "2.13.0"}
+    machine = {"cpu": "a CPU", "gpu": "a GPU", "threads": 2, "instruction_set": "avx2", "torch": "2.13.0"}
     content = {"machine_info": machine, "benchmarks": benchmarks, "failures": failures}
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
@@ -48,6 +48,20 @@ def test_ratios_are_of_the_best_turns_of_all_runs(tmp_path: Path) -> None:
     assert found.loc[("128x20", "fused"), "seconds"] == pytest.approx(1e-4)
     # In 100 us what a copy moves in 10 us.
     assert found.loc[("128x20", "fused"), "of_copy"] == pytest.approx(0.1)
+
+
+def test_kernels_are_timed_apart_from_pythons_calls(tmp_path: Path) -> None:
+    seconds = {
+        ("forward", "128x20", "graph"): [2e-6],
+        ("both", "128x20", "graph"): [5e-6],
+        ("forward", "128x20", "copy"): [1e-6],
+    }
+    write_results(read_report(write_report(tmp_path / "1.json", seconds, device="cuda")), tmp_path)
+    found = json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))["128x20"]
+    forward, backward = (CASES["128x20"].bytes_moved(mode) for mode in ("forward", "backward"))
+    assert (found["forward_us"], found["backward_us"], found["forward_of_copy"]) == (2, 3, 0.5)
+    assert found["copy_gb_s"] == pytest.approx(forward / 1e3, rel=1e-3)
+    assert found["backward_of_copy"] == pytest.approx(backward / forward / 3, rel=1e-3)
 
 
 def test_what_failed_or_was_not_measured_leaves_the_others_in_the_table(tmp_path: Path) -> None:
