@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from unittest import mock
@@ -89,7 +90,11 @@ def take_turn(line: str) -> float:
 
 
 def ratios_of(lines: Sequence[str], base: Path) -> tuple[dict[str, float], dict[str, str]]:
-    """For each line the median ratio of new processes' turns, and for those that fail here the reason."""
+    """For each line the median ratio of new processes' turns, and for those that fail here the reason.
+
+    Raises:
+        BrokenProcessPool: if a process ends.
+    """
     pairs: dict[str, list[float]] = {}
     failures: dict[str, str] = {}
     with operator_of(ROOT) as here, operator_of(base) as there:
@@ -103,9 +108,8 @@ def ratios_of(lines: Sequence[str], base: Path) -> tuple[dict[str, float], dict[
                 pairs[line] = []
         for turn in range(PAIRS):
             for line, ratios in pairs.items():
-                seconds = {
-                    side: side.submit(take_turn, line).result() for side in ((here, there) if turn % 2 else (there, here))
-                }
+                sides = (here, there) if turn % 2 else (there, here)
+                seconds = {side: side.submit(take_turn, line).result() for side in sides}
                 ratios.append(seconds[here] / seconds[there])
     return {line: statistics.median(ratios) for line, ratios in pairs.items()}, failures
 
@@ -118,7 +122,10 @@ def main() -> None:
     lines = [f"{device} {case.name} {mode}" for device in DEVICES for case in chosen(device, full=False) for mode in MODES]
     with tempfile.TemporaryDirectory() as folder:
         extract(arguments.base, Path(folder))
-        least, failures = ratios_of([line for line in lines if arguments.only in line], Path(folder))
+        try:
+            least, failures = ratios_of([line for line in lines if arguments.only in line], Path(folder))
+        except BrokenProcessPool as error:  # an operator that crashes
+            raise UserError(f"{error}") from None
         if not least and not failures:
             raise UserError(f"nothing to compare: no case that {arguments.base} can compute")
         for line, ratio in least.items():

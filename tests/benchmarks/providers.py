@@ -122,17 +122,13 @@ class Bench:
             copy = copy_of(self.case.bytes_moved("forward"), self.device)
             return copy if self.device == "cpu" else capture(copy)[0]
         provider, ours = self.provider(name), name in OURS
-        if name == "graph" and mode == "forward":
-            replay, outputs = capture(self.forward(provider))
-            replay()
-            self.check(outputs, ours=ours)
-            return replay
         if name == "graph":
             # On leaves that no other graph holds to the stream on which they were first used: a capture may wait for no other.
-            own = type(self)(self.case.name, self.device)
-            replay, (outputs, gradients) = capture(functools.partial(own.both, provider))
+            own = self if mode == "forward" else type(self)(self.case.name, self.device)
+            forward = own.forward(provider)
+            replay, results = capture(lambda: (forward(), None) if mode == "forward" else own.both(provider))
             replay()
-            own.check(outputs, gradients, ours=ours)
+            own.check(*results, ours=ours)
             return replay
         if mode == "forward":
             forward = self.forward(provider)

@@ -43,7 +43,8 @@ def read_report(*paths: Path) -> Report:
     """Reads what ``--benchmark-json`` wrote; several runs of one machine count as one with more turns.
 
     Raises:
-        UserError: if a file is missing, or is not the report of a run that timed something.
+        OSError: if a file cannot be read.
+        UserError: if it is not the report of a run that timed something.
     """
     machine, timed = {}, []
     failures: dict[str, str] = {}
@@ -53,8 +54,6 @@ def read_report(*paths: Path) -> Report:
             machine = content["machine_info"]
             failures |= content["failures"]
             timed += [{**b["params"], **b["extra_info"], "seconds": b["stats"]["median"]} for b in content["benchmarks"]]
-        except FileNotFoundError:
-            raise UserError(f"{path}: missing; run `make bench`") from None
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: expected the report of `make bench`, got {type(error).__name__}: {error}") from None
     if not timed:

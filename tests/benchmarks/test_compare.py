@@ -77,6 +77,9 @@ def test_an_operator_is_compared_with_that_of_a_commit_in_turns(
     operator.write_text(as_it_is + SLOWER, encoding="utf-8")
     assert compare_status(monkeypatch, "--only", "cpu 1024x64 forward") == 1
     assert "slower: cpu 1024x64 forward" in capsys.readouterr().out
+    operator.write_text(as_it_is + "\ndef reparam_kl(*args, **options): __import__('os')._exit(1)\n", encoding="utf-8")
+    with pytest.raises(UserError, match="terminated abruptly"):
+        compare_status(monkeypatch, "--only", "cpu 1024x64 ")
     with pytest.raises(UserError, match="nonsense: expected a commit with vae_ext"):
         compare_status(monkeypatch, "--base", "nonsense")
 
