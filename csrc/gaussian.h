@@ -57,6 +57,12 @@ struct Gaussian {
   }
 };
 
+// z, a sample of N(mu, sigma^2).
+template <class T>
+VAE_FN T reparameterize(T mu, T sigma, T eps) {
+  return mu + sigma * eps;
+}
+
 // log p(z) - log q(z|x) of a sample z = mu + sigma eps: -z^2 / 2 + ln sigma + eps^2 / 2.
 // (Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders. 2016.)
 template <class T>

@@ -1,6 +1,6 @@
 // What the tensor code in torch/ asks of a device: raw pointers, sizes and strides; no PyTorch.
 //
-// B rows of D elements, K Monte Carlo samples. Strides count elements. Z: the inputs' type; A: the type of the
+// B rows of D elements, K >= 1 Monte Carlo samples. Strides count elements. Z: the inputs' type; A: the type of the
 // arithmetic and of kl, double for double and float for every other.
 #pragma once
 

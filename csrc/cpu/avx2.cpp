@@ -1,22 +1,4 @@
 // The loops for x86 with AVX2.
-#include "cpu/foreign.h"
-
-#if defined(__x86_64__)
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
-#else
-#pragma GCC target("avx2")
-#endif
-#define VAE_AVX2
+#define VAE_LOOPS kAvx2Loops
+#define VAE_TARGET "avx2"
 #include "cpu/loops_of_target.h"
-
-namespace vae::cpu {
-
-const Loops kAvx2Loops = kLoops;
-
-}  // namespace vae::cpu
-
-#if defined(__clang__)
-#pragma clang attribute pop
-#endif
-#endif

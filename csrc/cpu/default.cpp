@@ -1,9 +1,3 @@
 // The loops for any CPU.
-#include "cpu/foreign.h"
+#define VAE_LOOPS kDefaultLoops
 #include "cpu/loops_of_target.h"
-
-namespace vae::cpu {
-
-const Loops kDefaultLoops = kLoops;
-
-}  // namespace vae::cpu

@@ -10,7 +10,12 @@
 // copies, 6 in place).
 #pragma once
 
-#include "cpu/foreign.h"
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <algorithm>
+#include <type_traits>
+
 #include "elementary.h"
 #include "kernels.h"
 

@@ -1,15 +1,85 @@
-// The noise of a tile.
+// The noise of a tile: Philox over arrays, and Box-Muller of its words.
 #pragma once
 
-#include "cpu/philox.h"
 #include "cpu/tile.h"
+#include "noise.h"
 
 namespace vae {
 namespace {
 
+// Up to a tile's Philox blocks, of one key and sample.
+struct PhiloxArrays {
+  alignas(32) uint32_t block[kPartials], row[kPartials];
+  alignas(32) uint32_t x0[kPartials], x1[kPartials], x2[kPartials], x3[kPartials];
+};
+
+// The words of n blocks; what follows them, up to a multiple of 8, may be overwritten.
+#if !defined(VAE_TARGET)
+
+void fill_words(PhiloxArrays& a, int n, NoiseKey key, uint32_t sample) {
+  for (int i = 0; i < n; ++i) {
+    const Words w = philox({a.block[i], a.row[i], sample, key.step}, key.seed_low, key.seed_high);
+    a.x0[i] = w.x0;
+    a.x1[i] = w.x1;
+    a.x2[i] = w.x2;
+    a.x3[i] = w.x3;
+  }
+}
+
+#else
+
+// The one place where hand-written vector code pays: compilers turn the 32 x 32 -> 64 bit product into two to three times the
+// instructions (1.4 against 0.6 ns a normal with AVX2 and gcc 12).
+//
+// Eight counters a vector: four even and four odd ones, each in the low half of a 64-bit lane, where one instruction
+// multiplies it. The high halves hold left-overs that no later instruction reads. AVX-512 has the same instructions with twice
+// the registers and three-way exclusive-or.
+struct FourCounters {
+  __m256i c0, c1, c2, c3;
+
+  VAE_FN void round(__m256i key0, __m256i key1) {
+    const __m256i product0 = _mm256_mul_epu32(c0, _mm256_set1_epi64x(0xD2511F53));
+    const __m256i product1 = _mm256_mul_epu32(c2, _mm256_set1_epi64x(0xCD9E8D57));
+    c0 = _mm256_xor_si256(_mm256_srli_epi64(product1, 32), _mm256_xor_si256(c1, key0));
+    c1 = product1;
+    c2 = _mm256_xor_si256(_mm256_srli_epi64(product0, 32), _mm256_xor_si256(c3, key1));
+    c3 = product0;
+  }
+};
+
+VAE_FN __m256i load(const uint32_t* from) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(from)); }
+
+VAE_FN void store(uint32_t* to, __m256i even, __m256i odd) {
+  _mm256_store_si256(reinterpret_cast<__m256i*>(to), _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA));
+}
+
+void fill_words(PhiloxArrays& a, int n, NoiseKey key, uint32_t sample) {
+  const __m256i c2 = _mm256_set1_epi32(static_cast<int>(sample));
+  const __m256i c3 = _mm256_set1_epi32(static_cast<int>(key.step));
+  for (int i = 0; i < n; i += 8) {
+    const __m256i block = load(a.block + i), row = load(a.row + i);
+    FourCounters even{block, row, c2, c3};
+    FourCounters odd{_mm256_srli_epi64(block, 32), _mm256_srli_epi64(row, 32), c2, c3};
+    uint32_t key0 = key.seed_low, key1 = key.seed_high;
+    for (int r = 0; r < 10; ++r) {
+      const __m256i keys0 = _mm256_set1_epi32(static_cast<int>(key0));
+      const __m256i keys1 = _mm256_set1_epi32(static_cast<int>(key1));
+      even.round(keys0, keys1);
+      odd.round(keys0, keys1);
+      key0 += 0x9E3779B9u;
+      key1 += 0xBB67AE85u;
+    }
+    store(a.x0 + i, even.c0, odd.c0);
+    store(a.x1 + i, even.c1, odd.c1);
+    store(a.x2 + i, even.c2, odd.c2);
+    store(a.x3 + i, even.c3, odd.c3);
+  }
+}
+
+#endif
+
 // The four words of each of the tile's blocks.
 void fill_words(PhiloxArrays& a, const Tile& t, NoiseKey key, uint32_t sample, uint32_t row_offset) {
-  static_assert(PhiloxArrays::kLength == kPartials, "a tile's blocks");
   const int blocks = t.rows * t.blocks;
   for (int i = 0; i < t.rows; ++i) {
     for (int j = 0; j < t.blocks; ++j) {

@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kThreads, kForwardBlocksPerSm<Z, kDefaultVaria
           const Vec4<float> eps = noise(key, k, noise_row, block);
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
-            z.at[j] = x.mu.at[j] + sigma.at[j] * static_cast<T>(eps.at[j]);
+            z.at[j] = reparameterize(x.mu.at[j], sigma.at[j], static_cast<T>(eps.at[j]));
             if (of_sample) kl.at[j] = log_ratio(x.logvar.at[j], z.at[j], static_cast<T>(eps.at[j]));
           }
           store<kVector>(z, static_cast<Z*>(call.z) + (k * call.rows + row) * call.dim, block, call.dim);

@@ -41,7 +41,7 @@ using Kernel = void (*)(Call, Grid);
 // Each takes many row groups, and reads the key once.
 constexpr int kBlocksEach = 16;
 
-// samples: how many blocks may share the samples of a row group, where there are too few of them to fill the GPU.
+// samples: how many blocks may share the samples of a row group, where there are too few row groups to fill the GPU.
 template <class Call>
 void launch(const std::string& name, Kernel<Call> kernel, const Call& call, void* stream, int64_t samples = 1) {
   const auto check = [&name](cudaError_t error) {
@@ -54,7 +54,7 @@ void launch(const std::string& name, Kernel<Call> kernel, const Call& call, void
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   const Grid grid(call.rows, call.dim);
   const int64_t resident = int64_t{kUsualBlocksPerSm} * multiprocessors;
-  const int64_t columns = std::clamp<int64_t>(resident / grid.row_groups, 1, std::clamp<int64_t>(samples, 1, 65535));
+  const int64_t columns = std::clamp<int64_t>(resident / grid.row_groups, 1, std::min<int64_t>(samples, 65535));
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(std::min<int64_t>(grid.row_groups, int64_t{kBlocksEach} * multiprocessors)),
                         static_cast<unsigned>(columns));

@@ -71,13 +71,9 @@ def test_an_edited_kernel_is_another_module_and_a_stale_one_is_not_taken(module:
     assert "built in the tree" in probe(folder=tree).stdout
 
     # Twice the noise: what runs shows which sources it was built from.
-    kernel = tree / "csrc" / "cpu" / "gaussian_loops.h"
-    kernel.write_text(
-        kernel.read_text(encoding="utf-8").replace(
-            "mu[i] + sigma[i] * static_cast<T>(eps[i])", "mu[i] + T(2) * sigma[i] * eps[i]"
-        ),
-        encoding="utf-8",
-    )
+    kernel = tree / "csrc" / "gaussian.h"
+    source = kernel.read_text(encoding="utf-8")
+    kernel.write_text(source.replace("return mu + sigma * eps;", "return mu + T(2) * sigma * eps;"), encoding="utf-8")
     edited = probe(own_cache, tree)
     assert "built just now, into the cache" in edited.stdout
     once, twice = (float.fromhex(run.stdout.splitlines()[1]) for run in (probe(), edited))
