@@ -7,7 +7,7 @@
 namespace vae {
 namespace {
 
-// Images [N, D] without rows, key and x, which may be added; held, as in Rows.
+// Images [N, D], held as long as the kernels see pointers to them; rows, key and x may be added to the call.
 struct Images {
   Tensor images, pixels;
   TakePixels call;

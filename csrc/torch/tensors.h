@@ -9,6 +9,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -95,15 +96,22 @@ inline std::optional<Tensor> dense(const std::optional<Tensor>& grad, const std:
   return grad->is_contiguous() ? *grad : torch::stable::contiguous(*grad);
 }
 
-// Reads a string argument, once. Not std::string: torch's conversion to that loses its memory at every call.
-inline std::string take_string(StringHandle handle) {
-  const char* data = nullptr;
-  size_t length = 0;
-  const bool failed = torch_string_c_str(handle, &data) != 0 || torch_string_length(handle, &length) != 0;
-  std::string copy(failed ? "" : data, length);
-  torch_delete_string(handle);
-  return copy;
-}
+// A string argument, which it frees. Not std::string: torch's conversion to that loses its memory at every call.
+class StringArgument {
+ public:
+  StringArgument(StringHandle handle) : handle_(handle, &torch_delete_string) {}
+
+  std::string value() const {
+    const char* data = nullptr;
+    size_t length = 0;
+    STD_TORCH_CHECK(torch_string_c_str(handle_.get(), &data) == 0 && torch_string_length(handle_.get(), &length) == 0,
+                    "a string argument could not be read");
+    return {data, length};
+  }
+
+ private:
+  std::unique_ptr<StringOpaque, decltype(&torch_delete_string)> handle_;
+};
 
 #if defined(VAE_EXT_WITH_CUDA)
 inline void* current_stream(const Tensor& t) {
@@ -111,7 +119,6 @@ inline void* current_stream(const Tensor& t) {
   STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream) == 0, "no current CUDA stream");
   return stream;
 }
-
 #endif
 
 // work: elements of a row.
