@@ -81,7 +81,7 @@ def extension() -> Extension:
     # The compiler takes them side by side: a file for each operator and for each instruction set.
     folders = ["torch", "cpu", *(["cuda"] if home else [])]
     sources = [str(path.relative_to(ROOT)) for folder in folders for path in SOURCE["sources_in"](folder)]
-    host = [*HOST_FLAGS, TORCH_TARGET, f'-DVAE_EXT_DIGEST="{SOURCE["source_digest"]()}"']
+    host = [*HOST_FLAGS, TORCH_TARGET]
     # torch carries pybind11's headers too, for where the package is missing.
     pybind11 = importlib.util.find_spec("pybind11")
     include_dirs = [str(ROOT / "csrc")]
@@ -98,7 +98,12 @@ def extension() -> Extension:
         kind = CppExtension
     flags = {"cxx": host, "nvcc": device}
     module: Extension = kind(
-        "vae_ext._C", sources, include_dirs=include_dirs, library_dirs=library_dirs, extra_compile_args=flags
+        "vae_ext._C",
+        sources,
+        depends=[str(path.relative_to(ROOT)) for path in SOURCE["digested_files"]()],
+        include_dirs=include_dirs,
+        library_dirs=library_dirs,
+        extra_compile_args=flags,
     )
     return module
 
@@ -110,22 +115,34 @@ def compiler() -> str | None:
     return asked or shutil.which("c++") or shutil.which("g++")
 
 
-if not find_torch():
-    # Asked for its build requirements by pip; without torch in the environment there is no other way than to fetch it.
-    setup(setup_requires=["torch>=2.10"])
-elif compiler() is None:
-    print("vae_ext: no C++ compiler found, installing the pure-PyTorch reference alone", file=sys.stderr)
-    setup()
-else:
+def main() -> None:
+    if not find_torch():
+        # Asked for its build requirements by pip; without torch in the environment there is no other way than to fetch it.
+        setup(setup_requires=["torch>=2.10"])
+        return
+    if compiler() is None:
+        print("vae_ext: no C++ compiler found, installing the pure-PyTorch reference alone", file=sys.stderr)
+        setup()
+        return
     module = extension()  # before the next line: torch looks for CUDA once, as soon as this part of it is imported
     from torch.utils.cpp_extension import BuildExtension
 
     class BuildModule(BuildExtension):
-        """Writes each module's checksum beside it: only a module that has the right one is loaded."""
+        """Gives the module the digest of its sources, and records its checksum: only one that has both right is loaded."""
 
         def run(self) -> None:
+            # In a header that one file includes: on the command line, an edit would compile every file again.
+            header = Path(self.build_temp).resolve() / "digest.h"
+            line = f'#define VAE_EXT_DIGEST "{SOURCE["source_digest"]()}"\n'
+            header.parent.mkdir(parents=True, exist_ok=True)
+            if not header.is_file() or header.read_text(encoding="utf-8") != line:
+                header.write_text(line, encoding="utf-8")
+            module.include_dirs.append(str(header.parent))
             super().run()
-            for module in self.extensions:
-                SOURCE["write_checksum"](Path(self.get_ext_fullpath(module.name)))
+            SOURCE["write_checksum"](Path(self.get_ext_fullpath(module.name)))
 
     setup(ext_modules=[module], cmdclass={"build_ext": BuildModule})
+
+
+if __name__ == "__main__":
+    main()

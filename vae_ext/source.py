@@ -23,10 +23,15 @@ def is_checkout() -> bool:
     return (ROOT / "csrc" / "torch" / "module.cpp").is_file() and (ROOT / "setup.py").is_file()
 
 
+def digested_files() -> list[Path]:
+    """Everything that decides what the compiled module does: setup.py and csrc/."""
+    return [ROOT / "setup.py", *sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())]
+
+
 def source_digest() -> str:
-    """Sha256 of everything that decides what the compiled module does: names and contents of csrc/ and setup.py."""
+    """Sha256 of the names and contents of :func:`digested_files`."""
     digest = hashlib.sha256()
-    for path in [ROOT / "setup.py", *sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())]:
+    for path in digested_files():
         content = path.read_bytes()
         digest.update(f"{path.relative_to(ROOT).as_posix()} {len(content)}\n".encode())
         digest.update(content)

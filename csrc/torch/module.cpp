@@ -8,6 +8,7 @@
 
 #include <array>
 
+#include "digest.h"  // written by setup.py: VAE_EXT_DIGEST
 #include "kernels.h"
 #include "noise.h"
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from torch.utils.cpp_extension import include_paths
 
+from setup import HOST_FLAGS
 from vae_ext.source import ROOT, sources_in
 
 HERE = Path(__file__).parent
-# Unoptimised enough to compile in seconds. What decides bits is as in setup.py.
-FLAGS = ["-std=c++17", "-O1", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra", "-Werror"]
-FLAGS += ["-Wno-unknown-pragmas"]  # #pragma unroll
+CSRC = ROOT / "csrc"
+# As the module is compiled, with every warning an error.
+FLAGS = ["-std=c++17", *HOST_FLAGS, "-Wextra", "-Werror", *(f"-isystem{path}" for path in include_paths())]
 
 
 class Build(enum.Enum):
@@ -27,34 +28,35 @@ class Build(enum.Enum):
     RACES = ("-g", "-fsanitize=thread")
 
 
-def compile_objects(sources: Sequence[Path], folder: Path, suffix: str, *flags: str) -> list[Path]:
-    """A translation unit each, one after the other; a SystemExit with what the compiler says if one fails."""
-    includes = [flag for path in include_paths() for flag in ("-isystem", path)]
+def run_compiler(*command: str | Path) -> None:
+    """A SystemExit with what the compiler says if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(map(str, command))}\n{done.stderr}")
+
+
+def compile_objects(sources: Sequence[Path], folder: Path, suffix: str, *flags: str, csrc: Path = CSRC) -> list[Path]:
+    """A translation unit each, one after the other, optimised no more than takes seconds."""
     objects = [folder / f"{source.stem}{suffix}" for source in sources]
     for source, target in zip(sources, objects, strict=True):
-        _run(["g++", *FLAGS, *flags, "-I", str(HERE), *includes, "-c", "-x", "c++", str(source), "-o", str(target)])
+        own = ("-O1", "-Wno-unknown-pragmas", *flags, f"-I{csrc}", f"-I{HERE}")  # #pragma unroll
+        run_compiler("g++", *FLAGS, *own, "-c", "-x", "c++", source, "-o", target)
     return objects
 
 
 def build_cpu(folder: Path) -> list[Path]:
     """The CPU's kernels, which every build stands beside; never instrumented."""
-    return compile_objects(sources_in("cpu"), folder, ".cpu.o", "-I", str(ROOT / "csrc"))
+    return compile_objects(sources_in("cpu"), folder, ".cpu.o")
 
 
 def build_main(folder: Path, build: Build) -> list[Path]:
-    return compile_objects([HERE / "main.cpp"], folder, f".{build.name}.o", "-I", str(ROOT / "csrc"), *build.value)
+    return compile_objects([HERE / "main.cpp"], folder, f".{build.name}.o", *build.value)
 
 
 def build_cuda(folder: Path, build: Build) -> list[Path]:
-    return compile_objects(sources_in("cuda"), folder, f".cuda.{build.name}.o", "-I", str(ROOT / "csrc"), *build.value)
+    return compile_objects(sources_in("cuda"), folder, f".cuda.{build.name}.o", *build.value)
 
 
 def link(objects: Sequence[Path], program: Path, build: Build) -> Path:
-    _run(["g++", *build.value, *map(str, objects), "-o", str(program)])
+    run_compiler("g++", *build.value, *objects, "-o", program)
     return program
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)}\n{done.stderr}")

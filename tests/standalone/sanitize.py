@@ -17,14 +17,14 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tests.emulated.build import Build, build_cpu, build_cuda, build_main, compile_objects, link
-from vae_ext.source import ROOT, sources_in
+from vae_ext.source import sources_in
 
 SHARDS = 8  # of the cases of a build: what runs at a time
 
 
 def build_kernels(folder: Path) -> Path:
     """The CPU's kernels and the program that runs them, both instrumented."""
-    flags = [*Build.MEMORY.value, "-fno-omit-frame-pointer", "-I", str(ROOT / "csrc")]
+    flags = [*Build.MEMORY.value, "-fno-omit-frame-pointer"]
     sources = [*sources_in("cpu"), Path(__file__).with_name("main.cpp")]
     return link(compile_objects(sources, folder, ".instrumented.o", *flags), folder / "kernels", Build.MEMORY)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,12 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch.utils.cpp_extension import is_ninja_available
 
 import vae_ext
 from tests.programs import quick_compiler, script
 from tests.vae_ext.probe import run_in_new_process
-from vae_ext.source import ROOT, checksum_file, module_digest, source_digest
+from vae_ext.source import ROOT, checksum_file, module_digest, source_digest, sources_in
 
 # One line for each thing that the tests ask: the backend, and a number that depends on the noise.
 PROBE = """
@@ -143,6 +145,28 @@ def test_a_build_in_the_tree_is_taken_and_a_source_archive_holds_every_source(qu
     with tarfile.open(archive) as tar:
         names = {name.split("/", 1)[-1] for name in tar.getnames()}
     assert {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*")} <= names
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not is_ninja_available(), reason="no ninja, which knows what a file includes")
+def test_an_edited_header_compiles_only_those_again_that_include_it(quick: str, tmp_path: Path) -> None:
+    tree, log = copy_tree(tmp_path / "tree"), tmp_path / "compiled"
+    # Of -c it does as much as tells ninja what a file includes.
+    compile_only = f"""*' -c '*) echo "$*" >> {log}; exec {shutil.which("c++")} "$@" -E ;;"""
+    compiler = script(tmp_path / "logged", 'case " $* " in', compile_only, f'*) exec {quick} "$@" ;;', "esac")
+
+    def compiled() -> set[str]:
+        log.write_text("", encoding="utf-8")
+        command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+        env = {**os.environ, "CXX": compiler, "VAE_EXT_CUDA": "0"}
+        subprocess.run(command, cwd=tree, env=env, check=True, capture_output=True)
+        return set(re.findall(r"csrc/(\S+\.cpp)", log.read_text(encoding="utf-8")))
+
+    assert compiled() == {str(path.relative_to(ROOT / "csrc")) for name in ("cpu", "torch") for path in sources_in(name)}
+    assert compiled() == set()
+    header = tree / "csrc" / "cpu" / "tile.h"
+    header.write_text(header.read_text(encoding="utf-8") + "// an edit\n", encoding="utf-8")
+    assert compiled() == {"cpu/avx2.cpp", "cpu/avx512.cpp", "cpu/default.cpp", "torch/module.cpp"}  # the last has the digest
 
 
 def test_pip_install_gives_a_working_module_elsewhere(quick: str, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ import pytest
 import torch
 from torch.utils.cpp_extension import include_paths
 
+from setup import DEVICE_FLAGS, TORCH_TARGET
+from tests.emulated.build import CSRC, FLAGS, run_compiler
 from tests.vae_ext.probe import run_in_new_process
 from vae_ext.source import ROOT, cuda_home, nvcc_of, sources_in, wants_cuda, why_no_cuda
 
@@ -38,8 +40,8 @@ class Built(NamedTuple):
 
 def compile_cuda(nvcc: str, sources: Iterable[Path], folder: Path, *flags: str) -> str:
     """Compiles as setup.py does, with warnings as errors, into object files of a folder; what the compiler says."""
-    includes = [flag for path in (ROOT / "csrc", *include_paths()) for flag in ("-I", str(path))]
-    command = [nvcc, "-std=c++17", "-O3", "--fmad=false", "-Werror", "all-warnings", *includes, *flags]
+    includes = [f"-I{path}" for path in (CSRC, *include_paths())]
+    command = [nvcc, "-std=c++17", *DEVICE_FLAGS, "-Werror", "all-warnings", *includes, *flags]
     # With nothing but itself: pip's must not find what another toolkit has.
     alone = {name: value for name, value in os.environ.items() if name not in ("CUDA_HOME", "CUDA_PATH")}
     commands = [[*command, str(path), "-o", str(folder / f"{path.stem}.o")] for path in sources]
@@ -130,33 +132,17 @@ def test_pip_alone_compiles_and_links_the_kernels(tmp_path: Path) -> None:
 
 def test_every_element_belongs_to_one_thread(tmp_path: Path) -> None:
     program = tmp_path / "grid"
-    source = ROOT / "tests" / "standalone" / "grid.cpp"
-    command = [
-        "g++",
-        "-std=c++17",
-        "-O2",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-I",
-        str(ROOT / "csrc"),
-        str(source),
-        "-o",
-        str(program),
-    ]
-    subprocess.run(command, check=True)
+    run_compiler("g++", *FLAGS, f"-I{CSRC}", ROOT / "tests" / "standalone" / "grid.cpp", "-o", program)
     run = subprocess.run([str(program)], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout
 
 
 @pytest.mark.parametrize("standard", ["c++17", pytest.param("c++20", marks=pytest.mark.long)])
-def test_tensor_code_with_cuda_compiles_without_a_warning(standard: str) -> None:
-    includes = [flag for path in [*include_paths(), sysconfig.get_path("include")] for flag in ("-isystem", path)]
-    defines = ['-DVAE_EXT_WITH_CUDA="13.0"', "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000", '-DVAE_EXT_DIGEST="0"']
-    includes += ["-I", str(ROOT / "csrc")]
-    command = ["g++", f"-std={standard}", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", *defines, *includes]
-    run = subprocess.run([*command, *map(str, sources_in("torch"))], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+def test_tensor_code_with_cuda_compiles_without_a_warning(standard: str, tmp_path: Path) -> None:
+    (tmp_path / "digest.h").write_text('#define VAE_EXT_DIGEST "0"\n', encoding="utf-8")
+    includes = [f"-isystem{sysconfig.get_path('include')}", f"-I{CSRC}", f"-I{tmp_path}"]
+    defines = [TORCH_TARGET, '-DVAE_EXT_WITH_CUDA="13.0"', "-DUSE_CUDA"]
+    run_compiler("g++", *FLAGS, f"-std={standard}", "-fsyntax-only", *defines, *includes, *sources_in("torch"))
 
 
 @pytest.fixture
@@ -234,7 +220,7 @@ sys.argv = ["setup.py", "build_ext"]
 torch.version.cuda, torch.cuda._is_compiled, torch.cuda.is_available = "13.0", lambda: True, lambda: False
 called = {{}}
 setuptools.setup = called.update
-runpy.run_path({str(ROOT / "setup.py")!r})
+runpy.run_path({str(ROOT / "setup.py")!r}, run_name="__main__")
 (module,) = called["ext_modules"]
 print(torch.utils.cpp_extension.CUDA_HOME)
 print([source for source in module.sources if source.endswith(".cu")])

@@ -58,7 +58,7 @@ def test_emulated_kernels_under_sanitizers(
 
     def build_kernels(folder: Path) -> Path:
         sources = [*sources_in("cpu"), ROOT / "tests" / "standalone" / "main.cpp"]
-        compile_objects(sources, folder, ".nothing", "-I", str(ROOT / "csrc"), "-fsyntax-only", *Build.MEMORY.value)
+        compile_objects(sources, folder, ".nothing", "-fsyntax-only", *Build.MEMORY.value)
         return Path("/bin/true")
 
     monkeypatch.setattr(sanitize, "build_kernels", build_kernels)
@@ -215,7 +215,7 @@ def test_emulated_kernels_with_a_fault_are_found_out(fault: Fault, compiled: Com
     kept = "\n".join(line for line in lines if "case Dtype::k" not in line or "kFloat32" in line)
     launch.write_text(kept.replace("  switch (dtype) {", "  switch (dtype) {\n    default: return;"), encoding="utf-8")
     unit = "bernoulli.cu" if "bernoulli" in fault.file else "gaussian.cu"
-    faulty = compile_objects([csrc / "cuda" / unit], tmp_path, ".o", "-I", str(csrc), *fault.build.value)
+    faulty = compile_objects([csrc / "cuda" / unit], tmp_path, ".o", *fault.build.value, csrc=csrc)
     others = [path for path in compiled.cuda(fault.build) if not path.name.startswith(Path(unit).stem)]
     done = run(link([*faulty, *others, *compiled.main(fault.build), *compiled.cpu], tmp_path / "check", fault.build), 23, 0, 1)
     assert done.returncode != 0

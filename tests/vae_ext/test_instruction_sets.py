@@ -9,32 +9,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from torch.utils.cpp_extension import include_paths
 
+from tests.emulated.build import CSRC, FLAGS, run_compiler
 from vae_ext.source import ROOT, sources_in
 
 ARM_COMPILER = shutil.which("aarch64-linux-gnu-g++")
 EMULATOR = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
-FLAGS = [
-    "-std=c++17",
-    "-O3",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-I",
-    str(ROOT / "csrc"),
-]
 EVERY = "11"  # case, of those in main.cpp: an emulator is slow
 
 
-def build(compiler: str, output: Path, *arguments: object) -> Path:
-    includes = [flag for path in include_paths() for flag in ("-isystem", path)]
-    command = [compiler, *FLAGS, *includes, *map(str, arguments), "-o", str(output)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+def build(compiler: str, output: Path, *arguments: str | Path) -> Path:
+    run_compiler(compiler, *FLAGS, f"-I{CSRC}", *arguments, "-o", output)
     return output
 
 
@@ -61,7 +46,7 @@ def test_arm_gives_the_bits_of_this_machine(tmp_path: Path) -> None:
 def test_a_file_of_loops_uses_its_instruction_set_and_shares_no_symbol(
     name: str, table: str, widest: int, tmp_path: Path
 ) -> None:
-    built = build("g++", tmp_path / "loops.o", "-c", ROOT / "csrc" / "cpu" / f"{name}.cpp")
+    built = build("g++", tmp_path / "loops.o", "-c", CSRC / "cpu" / f"{name}.cpp")
 
     def said(*command: str) -> str:
         return subprocess.run([*command, str(built)], capture_output=True, text=True, check=True).stdout
