@@ -80,7 +80,8 @@ def text_calls(source: str) -> list[tuple[int, bool]]:
         owner = getattr(node.func.value, "id", None) if isinstance(node.func, ast.Attribute) else None
         modes = [argument.value for argument in node.args if isinstance(argument, ast.Constant) and argument.value != ""]
         binary = any(isinstance(mode, str) and re.fullmatch("[rwax+]*b[rwax+]*", mode) for mode in modes)
-        of_text = called in ("read_text", "write_text", "fdopen") or (
+        # A function write_text is that of pipeline/runtime/files.py, which writes UTF-8.
+        of_text = (isinstance(node.func, ast.Attribute) and called in ("read_text", "write_text", "fdopen")) or (
             called == "open" and owner not in ("Image", "archive", "gzip", "os", "tarfile")
         )
         if of_text and not binary:
