@@ -21,7 +21,6 @@ from pipeline.runtime.progress import announce
 def main(paths: RunPaths = DEFAULT) -> None:
     params = load_params(paths.params)
     with locked(paths.results, "plot"):
-        announce("codes of test images")
         test = encode_test_set(paths.weights, params, choose_device())
         is_deterministic = test.model.is_deterministic
         dimensions = pd.read_csv(paths.tables / "dimensions.csv")

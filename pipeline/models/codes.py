@@ -16,6 +16,7 @@ from pipeline.models.metadata import ModelMetadata
 from pipeline.models.objectives import Terms, elbo_terms
 from pipeline.models.serialization import load_model_of_prepared_data
 from pipeline.models.vae import VAE
+from pipeline.runtime.progress import announce
 
 BATCH = 1000
 
@@ -71,4 +72,5 @@ def encode_test_set(weights: Path, params: Params, device: torch.device) -> Enco
     """The model of a weights file, and the test set as it is evaluated by: binarized if the parameters say so."""
     model, metadata = load_model_of_prepared_data(weights, device)
     pixels = test_pixels(params, device)
+    announce(f"codes of {len(pixels):,} test images")
     return EncodedTestSet(model, metadata, pixels, encode(model, pixels)[0], read_split("test").labels)
