@@ -25,8 +25,13 @@ def quoted(value: object, limit: int = 80) -> str:
 
 def in_line(text: str, limit: int = 80) -> str:
     """Text of somebody else as a part of a message: one line, without control characters, cut."""
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text[: 4 * limit].split()))
+    text = printable(" ".join(text[: 4 * limit].split()))
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def printable(text: str) -> str:
+    """Text with its control characters, and what else a terminal would obey, as escape sequences."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def closest(name: str, known: Sequence[str]) -> str | None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from pipeline.runtime.errors import Interrupted, UserError, in_line
+from pipeline.runtime.errors import Interrupted, UserError, in_line, printable
 from pipeline.runtime.parent import end_with_parent
 
 
@@ -51,7 +51,7 @@ def run(stage: Callable[[], object], about: str | None = None) -> None:
 def _end(message: str, status: int = UserError.status) -> NoReturn:
     """Ends the program with a message, in one piece, since other processes of a run may be writing too."""
     with suppress(OSError):
-        sys.stderr.write("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message))
+        sys.stderr.write("\n".join(map(printable, message.split("\n"))))
         sys.stderr.flush()
     sys.exit(status)
 
