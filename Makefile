@@ -53,7 +53,7 @@ unmoved:
 repro: $(READY)
 	$(ACTIVE) python -m pipeline.check
 	$(ACTIVE) dvc repro
-	$(ACTIVE) dvc metrics show results/train/metrics.json results/evaluate/metrics.json
+	$(ACTIVE) dvc metrics show
 
 # After an experiment, or a value that was refused: what those change, as the last commit has it. Nothing else is touched.
 restore: $(READY)

@@ -14,6 +14,11 @@ from pipeline.runtime.progress import announce
 
 def start(args: argparse.Namespace) -> None:
     """Runs the command that was named; a missing or damaged model is reported before slow imports."""
+    if args.command == "compare":
+        from pipeline.studies.compare import compare
+
+        compare(args.runs, args.html)
+        return
     from pipeline.models.metadata import read_header, weights_of
 
     header = read_header(weights_of(args.model))

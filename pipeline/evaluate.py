@@ -10,7 +10,7 @@ from pipeline.config.paths import DEFAULT, RunPaths
 from pipeline.config.stage import run_stage
 from pipeline.config.validation import load_params
 from pipeline.evaluation.collapse import verdict
-from pipeline.evaluation.metrics import METRICS, QUANTITIES, evaluate, mean_and_error
+from pipeline.evaluation.metrics import METRICS, QUANTITIES, TRACKED, evaluate, mean_and_error
 from pipeline.evaluation.model_card import write_card
 from pipeline.models.serialization import load_model_of_prepared_data
 from pipeline.runtime.device import choose_device
@@ -43,7 +43,7 @@ def main(paths: RunPaths = DEFAULT) -> None:
         }
         for name, table in tables.items():
             write_csv(paths.tables / f"{name}.csv", table, index=True)
-        write_json(paths.metrics, metrics)
+        write_json(paths.metrics, {name: metrics[name] for name in TRACKED if name in metrics})
         write_card(paths.card, paths.weights, metadata, tables["report"], metrics, verdict(dimensions))
         for name, (value, error, *_) in rows.items():
             print(f"{name:>20} {value:10.4f}" + ("" if math.isnan(error) else f" +- {error:.4f}"))

@@ -37,6 +37,7 @@ README = f"{PIPELINE}/test_readme.py::test_the_python_that_is_shown_runs"
 SETUP = f"{HERE}::test_setup_makes_an_environment_of_the_lock_with_a_command_vae"
 LOCK = f"{HERE}::test_lock_names_every_file_by_its_checksum_and_leaves_torch_to_make"
 CHECKS = f"{HERE}::test_what_make_test_calls_knows_its_options"
+KERNEL = f"{BENCHMARKS}/test_report.py::test_the_kernel_s_numbers_of_two_commits_compare"
 RECORD = f"{BENCHMARKS}/test_report.py::test_make_bench_record_writes_what_two_runs_found"
 TABLE = f"{BENCHMARKS}/test_report.py::test_make_bench_prints_a_table_and_fails_where_a_provider_did"
 
@@ -65,11 +66,16 @@ TESTS = {
     "dvc repro": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_what_is_run_again_leaves_the_same_bytes",
     "dvc repro --force": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_what_is_run_again_leaves_the_same_bytes",
     "python -m pipeline.check": f"{PIPELINE}/test_main.py::test_the_locale_does_not_decide_how_files_are_read",
-    "dvc metrics show results/train/metrics.json results/evaluate/metrics.json": COMMITS,
+    "dvc metrics show": COMMITS,
     "python -m pipeline.studies.verify": SEEDS,
     'git commit -am "Results here"': COMMITS,
     "dvc exp run -S beta=0.5": BETA,
-    "dvc exp show --only-changed": BETA,
+    "dvc exp show": BETA,
+    "vae compare": BETA,
+    "vae compare HEAD~1 HEAD": COMMITS,
+    "vae compare main NAME vae_k5 --html out/comparison.html": (
+        f"{PIPELINE}/test_comparison_page.py::test_which_run_is_better_stands_first_and_pictures_stand_side_by_side"
+    ),
     "git restore -SW .": RECIPE,
     "git restore --staged --worktree params.yaml dvc.lock results/train results/evaluate results/plot": BETA,
     "dvc checkout --force --allow-missing": BETA,
@@ -82,6 +88,8 @@ TESTS = {
     "dvc params diff HEAD~1 HEAD": COMMITS,
     "dvc plots show": PLOTS,
     "dvc plots diff HEAD~1 HEAD": PLOTS,
+    "dvc metrics diff HEAD~1 HEAD --targets results/benchmarks/metrics.json": KERNEL,
+    "dvc plots diff HEAD~1 HEAD --targets results/benchmarks/figures": KERNEL,
     "dvc exp run --queue -S 'beta=0.1,0.3,1,3,10' -S train.epochs=5 -S evaluate.importance_samples=100": QUEUE,
     "dvc exp run --queue -S 'seed=1,2,3,4,5'": QUEUE,
     "dvc exp run --run-all --jobs 2": QUEUE,

@@ -41,7 +41,8 @@ QUANTITIES = {
     "squared_error": ("a pixel", "(x - E[x|z])^2"),
     "squared_error_at_mu": ("a pixel", "the same at z = mu"),
 }
-METRICS = list(QUANTITIES)[:7]  # small enough to read a difference of two commits
+METRICS = list(QUANTITIES)[:7]  # of the model card, and of the band that seeds give
+TRACKED = ["elbo", "rate", "distortion", "nll"]  # of DVC, whose table of experiments has room for no more beside parameters
 
 
 @torch.no_grad()

@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.figures.style import TRAIN_COLOR, VALIDATION_COLOR, figure
 
+PANELS = {"elbo": "ELBO", "distortion": "distortion  −E log p(x|z)", "rate": "rate  KL(q(z|x) ‖ p(z))"}
+DASHES = ("-", "--", "-.", ":")  # runs are told apart by these too, where colours are not
+
 
 def learning_curves(curves: Path, folder: Path) -> None:
     """ELBO, distortion and rate against the epoch, train and validation; of an autoencoder, the distortion."""
-    panels = {"elbo": "ELBO", "distortion": "distortion  −E log p(x|z)", "rate": "rate  KL(q(z|x) ‖ p(z))"}
-    found = [name for name in panels if (curves / f"plots/metrics/validation/{name}.tsv").exists()]
+    found = [name for name in PANELS if (curves / f"plots/metrics/validation/{name}.tsv").exists()]
     with figure(folder / "learning_curves.png", width=0.5 + 3.5 * len(found), height=3.4) as fig:
         for axes, name in zip(fig.subplots(1, len(found), squeeze=False)[0], found, strict=True):
             values = []
@@ -23,11 +26,34 @@ def learning_curves(curves: Path, folder: Path) -> None:
                 axes.plot(curve["step"] + 1, curve[name], color=color, label=split, marker=marker)
                 # The first epoch's training average, which begins with untrained weights, may leave the frame.
                 values += curve[name].tolist()[split == "train" :]
-            axes.set(title=panels[name], xlabel="epoch", ylabel="nats an image")
-            if (margin := 0.06 * (max(values) - min(values))) > 0:
-                axes.set_ylim(min(values) - margin, max(values) + margin)
+            axes.set(title=PANELS[name], xlabel="epoch", ylabel="nats an image")
+            frame(axes, values)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         fig.axes[0].legend(loc="best")
+
+
+def learning_curves_of_runs(curves: dict[str, dict[str, pd.DataFrame]], path: Path) -> None:
+    """Validation curves of several runs over each other; ``curves``: by run, then by quantity, with columns step and it."""
+    found = [name for name in PANELS if any(name in run for run in curves.values())]
+    with figure(path, width=0.5 + 3.5 * len(found), height=3.8) as fig:
+        panels = fig.subplots(1, len(found), squeeze=False)[0]
+        for axes, name in zip(panels, found, strict=True):
+            values = []
+            for i, (run, quantities) in enumerate(curves.items()):
+                if name in quantities:
+                    curve = quantities[name]
+                    axes.plot(curve["step"] + 1, curve[name], label=run, color=f"C{i % 10}", linestyle=DASHES[i % len(DASHES)])
+                    values += curve[name].tolist()
+            axes.set(title=PANELS[name], xlabel="epoch", ylabel="nats per image")
+            frame(axes, values)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        fig.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+
+
+def frame(axes: Axes, values: list[float]) -> None:
+    """A margin around these values; matplotlib's own, around a single one."""
+    if (margin := 0.06 * (max(values) - min(values))) > 0:
+        axes.set_ylim(min(values) - margin, max(values) + margin)
 
 
 def nll_by_samples(table: pd.DataFrame, path: Path) -> None:

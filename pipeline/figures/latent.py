@@ -81,6 +81,15 @@ def latent_plane(path: Path, mu: Tensor, labels: Classes | None, names: list[str
         fig.colorbar(cells, ax=density, label="images a cell")
 
 
+def codes(path: Path, mu: Tensor, labels: Classes | None, count: int) -> None:
+    """Posterior means alone, coloured by class, of so many."""
+    points, (across, up) = plane(mu)
+    with figure(path, width=5, height=5) as fig:
+        axes = fig.subplots()
+        scatter(axes, points, labels, count)
+        axes.set(xlabel=across, ylabel=up)
+
+
 def kl_per_dimension(table: pd.DataFrame, path: Path) -> None:
     """The rate of each latent dimension, largest first."""
     colors = np.where(table["active"], VALIDATION_COLOR, TRAIN_COLOR)

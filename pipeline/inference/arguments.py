@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.config.paths import DEFAULT
 
-ABOUT = "A trained model from the command line: samples, reconstructions, codes, scores, and graphs to take elsewhere."
+ABOUT = "A trained model from the command line: samples, reconstructions, codes, scores, comparisons, and export."
 
 
 TABLES = (".csv", ".parquet")
@@ -64,9 +64,12 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True, dest="command")
 
     def add(name: str, summary: str, description: str, example: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(
+        return commands.add_parser(
             name, help=summary, description=description, epilog=f"example: {example}", allow_abbrev=False
         )
+
+    def add_of_model(*texts: str) -> argparse.ArgumentParser:
+        command = add(*texts)
         named = "a folder that the train stage wrote, or its weights (%(default)s)"
         command.add_argument("--model", type=Path, default=DEFAULT.models, help=named)
         return command
@@ -86,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("-o", "--output", type=kind, required=True, metavar=metavar, help=help)
 
     replaced = "what is there is replaced, a link too"
-    one = add(
+    one = add_of_model(
         "sample",
         "images from the prior",
         "Draws z from the prior N(0, 1) and writes E[x|z] of each as one picture. The same seed gives the same z on every "
@@ -97,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=whole(0), default=0, help="of z (%(default)s)")
     writes(one, file_of(".png"), "GRID.png", replaced)
 
-    one = add(
+    one = add_of_model(
         "reconstruct",
         "images, encoded and decoded",
         "Writes E[x|z] at z = mu of each image: PNGs with the images' names.",
@@ -106,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
     takes_images(one)
     writes(one, folder, "FOLDER", "other files in it stay")
 
-    one = add(
+    one = add_of_model(
         "interpolate",
         "a line of codes from one image to another",
         "Writes a row of pictures: A, E[x|z] along the straight line between the two posteriors' means, B.",
@@ -118,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     resizes(one)
     writes(one, file_of(".png"), "ROW.png", replaced)
 
-    one = add(
+    one = add_of_model(
         "encode",
         "images to a table of codes",
         "Writes a row per image: the posterior's mu and sigma in each latent dimension, and KL(q(z|x) || p(z)) in nats.",
@@ -127,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
     takes_images(one)
     writes(one, file_of(*TABLES), "TABLE.csv|.parquet", replaced)
 
-    one = add(
+    one = add_of_model(
         "score",
         "how likely images are, as a table",
         "Writes a row per image: ELBO, distortion, rate, and NLL by importance sampling, in nats. Images unlike the "
@@ -138,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--samples", type=whole(1, 10**6), default=100, help="of z for each image's NLL (%(default)s)")
     writes(one, file_of(*TABLES), "TABLE.csv|.parquet", replaced)
 
-    add(
+    add_of_model(
         "info",
         "what made the model, and how good it is",
         "Prints as YAML what the model was made of and what it achieves: parameters, data with checksums, versions, metrics.",
@@ -146,6 +149,17 @@ def parser() -> argparse.ArgumentParser:
     )
 
     one = add(
+        "compare",
+        "runs side by side: which is better, and whether by more than chance",
+        "Prints a table of runs, with the parameters that differ; which run is best by NLL and by ELBO; and which differences "
+        "are larger than another seed makes. RUN is an experiment (dvc exp list), a commit, branch or tag, a recipe, a folder "
+        "of a model, or workspace: what results/ holds now. The others are compared with the first.",
+        "vae compare main quiet-bass iwae_k5 --html comparison.html",
+    )
+    one.add_argument("runs", nargs="*", metavar="RUN", help="without any: the last commit, and its experiments")
+    one.add_argument("--html", type=file_of(".html"), metavar="PAGE.html", help="also writes a page with curves and pictures")
+
+    one = add_of_model(
         "export",
         "encoder and decoder as ONNX, or as torch.export programs",
         "Writes the encoder (x to mu, logvar) and the decoder (z to E[x|z]) as graphs for any batch size, and checks them "

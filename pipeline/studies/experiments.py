@@ -1,13 +1,12 @@
-"""What DVC's experiments of the last commit found: the commit's own run, and those that vary it."""
+"""Which runs DVC has of the last commit: its own, and the experiments that vary it; and which parameters can move metrics."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.keys import diff_keys, flatten
+from pipeline.config.keys import flatten
 from pipeline.config.paths import DEFAULT, PARAMS
 from pipeline.config.plain_yaml import read_yaml
 from pipeline.runtime.errors import UserError
@@ -26,17 +25,8 @@ def current_params() -> dict[str, Any]:
     return {key: value for key, value in flatten(read_yaml(PARAMS)).items() if affects_metrics(key)}
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """A run that has ended."""
-
-    params: dict[str, Any]  # by dotted names
-    metrics: dict[str, float]
-    differs: dict[str, Any]  # what of the parameters is not as in params.yaml now
-
-
-def experiments() -> list[Experiment]:
-    """Those that DVC shows; of runs with the same parameters, the last.
+def finished_experiments() -> dict[str, str]:
+    """The name and the revision of the last commit and of each of its experiments that ended well.
 
     Raises:
         UserError: if DVC can't tell.
@@ -44,25 +34,18 @@ def experiments() -> list[Experiment]:
     shown = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True, errors="replace", check=False)
     if shown.returncode != 0:
         raise UserError(f"dvc exp show: {shown.stderr.strip().splitlines()[-1]}")
-    return finished_runs(json.loads(shown.stdout))
+    return finished(json.loads(shown.stdout))
 
 
-def finished_runs(shown: list[dict[str, Any]]) -> list[Experiment]:
-    """The runs that have ended well, of what ``dvc exp show --json`` prints."""
-    runs: dict[str, tuple[dict[str, Any], dict[str, float]]] = {}
-    now: dict[str, Any] = {}
+def finished(shown: list[dict[str, Any]]) -> dict[str, str]:
+    """Those of what ``dvc exp show --json`` prints; of several with the same parameters, the last."""
+    runs: dict[str, tuple[str, str]] = {}
     for baseline in shown:
         # The newest come first. One that failed, or is not done, comes with the metrics of the commit that it started from.
-        done = [one for one in baseline["experiments"] or [] if (one["executor"] or {}).get("state") in (None, "success")]
-        for one in [baseline, *(experiment["revs"][0] for experiment in reversed(done))]:
+        ended = [one for one in baseline["experiments"] or [] if (one["executor"] or {}).get("state") in (None, "success")]
+        for one in [baseline, *(experiment["revs"][0] for experiment in reversed(ended))]:
             data = one["data"] or {}
-            params = flatten(data.get("params", {}).get(str(PARAMS), {}).get("data", {}))
-            metrics = data.get("metrics", {}).get(str(DEFAULT.metrics), {}).get("data")
-            if one["rev"] == "workspace":
-                now = params
-            elif params and metrics:
-                runs[json.dumps(params, sort_keys=True)] = params, metrics
-    return [
-        Experiment(params, metrics, {key: params.get(key) for key in diff_keys(params, now)})
-        for params, metrics in runs.values()
-    ]
+            params = data.get("params", {}).get(str(PARAMS), {}).get("data", {})
+            if params and str(DEFAULT.metrics) in data.get("metrics", {}) and one["rev"] != "workspace":
+                runs[json.dumps(params, sort_keys=True)] = one.get("name") or one["rev"][:7], one["rev"]
+    return dict(runs.values())

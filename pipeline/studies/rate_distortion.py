@@ -12,7 +12,7 @@ from pipeline.figures.style import figure
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_csv
 from pipeline.runtime.main import run
-from pipeline.studies.experiments import experiments
+from pipeline.studies.runs import experiments
 
 TABLE, FIGURE = RESULTS / "rate_distortion.csv", RESULTS / "rate_distortion.png"
 METRICS = ["elbo", "rate", "distortion", "nll", "active_units"]
@@ -22,9 +22,9 @@ def betas() -> pd.DataFrame:
     """A row per experiment: beta, what else differs from today's params.yaml, and its metrics."""
     rows = []
     for one in experiments():
-        if "rate" in one.metrics:
-            others = ", ".join(f"{key}={value}" for key, value in one.differs.items() if key != "beta")
-            rows.append({"beta": one.params["beta"], "else": others, **{name: one.metrics[name] for name in METRICS}})
+        if "rate" in one.report.index:
+            others = ", ".join(f"{key}={value}" for key, value in one.changes.items() if key != "beta")
+            rows.append({"beta": one.params["beta"], "else": others, **{name: one.value(name) for name in METRICS}})
     return pd.DataFrame(rows, columns=["beta", "else", *METRICS]).sort_values(["else", "beta"], ignore_index=True)
 
 

@@ -13,11 +13,11 @@ import pandas as pd
 
 from pipeline.config.paths import RECIPES, run_paths
 from pipeline.config.recipes import INDEX
-from pipeline.config.validation import load_params
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_csv, write_text
 from pipeline.runtime.main import run
 from pipeline.studies.recipe_figures import comparisons
+from pipeline.studies.runs import recipe_run
 
 TABLE, REPORT = RECIPES / "results.csv", RECIPES / "results.md"
 COLUMNS = ["elbo", "rate", "distortion", "nll", "active_units", "seconds"]
@@ -30,13 +30,13 @@ def read_json(path: Path) -> Any:
 def table_row(name: str) -> dict[str, Any]:
     """A recipe's row of the table."""
     paths = run_paths(name)
-    metrics, about = read_json(paths.metrics), read_json(paths.about)
+    found, about = recipe_run(name), read_json(paths.about)
     return {
         "recipe": name,
         "system": about["system"],
         "parameters": ", ".join(f"{key}={value}" for key, value in about["changes"].items()),
-        "epochs": load_params(paths.params).train.epochs,
-        **{column: metrics.get(column) for column in COLUMNS[:-1]},
+        "epochs": found.params["train.epochs"],
+        **{column: found.value(column) for column in COLUMNS[:-1]},
         "seconds": read_json(paths.time)["seconds"],
         "published": "{metric} {value:g}: {source}".format(**about["published"]) if about["published"] else "",
     }

@@ -11,34 +11,37 @@ import pandas as pd
 import torch
 
 from pipeline.config.paths import EXPECTED, PARAMS, RESULTS
+from pipeline.evaluation.metrics import METRICS
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_csv, write_json
 from pipeline.runtime.machine import machine
 from pipeline.runtime.main import run
-from pipeline.studies.experiments import current_params, experiments
+from pipeline.studies.experiments import current_params
+from pipeline.studies.runs import experiments
 
 TABLE = RESULTS / "seeds.csv"
 # Standard deviations each way. Of five runs, by Student's t, a figure of a sixth is within them 99 times in 100: it would be
 # 4.60 sqrt(1 + 1/5) = 5.04. Of fewer it would not.
 WIDTH, FEWEST = 5.0, 5
+COUNTS = {"active_units"}
 
 
-def band(values: pd.Series) -> dict[str, float]:
+def band(values: pd.Series, is_count: bool = False) -> dict[str, float]:
     """Mean, standard deviation and limits of a quantity; a count may be off by one at least."""
     mean, deviation = float(values.mean()), float(values.std())
-    reach = max(WIDTH * deviation, 1.0 if values.dtype.kind == "i" else 0.0)
+    reach = max(WIDTH * deviation, 1.0 if is_count else 0.0)
     return {"mean": mean, "standard_deviation": deviation, "low": mean - reach, "high": mean + reach}
 
 
 def main() -> None:
-    rows = [{"seed": one.params["seed"], **one.metrics} for one in experiments() if set(one.differs) <= {"seed"}]
-    table = pd.DataFrame(rows)
+    rows = [{"seed": one.params["seed"], **one.report["value"]} for one in experiments() if set(one.changes) <= {"seed"}]
+    table = pd.DataFrame(rows, columns=["seed", *METRICS]).dropna(axis="columns", how="all")
     if len(table) < FEWEST:
         raise UserError(
             f"dvc exp show: expected runs of {PARAMS} with {FEWEST} seeds or more, got {len(table)}; see make seeds"
         )
     table = table.sort_values("seed")
-    quantities = {name: band(table[name]) for name in table.columns[1:]}
+    quantities = {name: band(table[name], name in COUNTS) for name in table.columns[1:]}
     write_csv(TABLE, table)
     write_json(
         EXPECTED,

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 
 from pipeline.config.keys import diff_keys
-from pipeline.config.paths import DEFAULT, EXPECTED, PARAMS
+from pipeline.config.paths import EXPECTED, PARAMS
 from pipeline.config.validation import load_params
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.main import run
 from pipeline.studies.experiments import current_params
+from pipeline.studies.runs import workspace_run
 
 
 def main() -> None:
     load_params(PARAMS)
-    files = {}
-    for path, command in ((EXPECTED, "make seeds"), (DEFAULT.metrics, "dvc repro")):
-        try:
-            files[path] = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{path}: missing; {command} writes it") from None
-        except ValueError as error:
-            raise UserError(f"{path}: expected JSON, as {command} writes it: {error}") from None
-    expected, metrics = files[EXPECTED], files[DEFAULT.metrics]
+    try:
+        expected = json.loads(EXPECTED.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{EXPECTED}: missing; make seeds writes it") from None
+    except ValueError as error:
+        raise UserError(f"{EXPECTED}: expected JSON, as make seeds writes it: {error}") from None
+    found = workspace_run()
     params = current_params()
     differences = [
         f"{PARAMS}: {key}: the band is of runs with {expected['params'].get(key)}, got {params.get(key)}"
@@ -33,16 +33,18 @@ def main() -> None:
         raise UserError("\n".join(differences))
     outside = 0
     for name, band in expected["quantities"].items():
-        value = metrics.get(name)
-        inside = value is not None and band["low"] <= value <= band["high"]
+        value = found.value(name)
+        inside = band["low"] <= value <= band["high"]
         outside += not inside
-        text = "missing" if value is None else f"{value:.4f}"
+        text = "missing" if math.isnan(value) else f"{value:.4f}"
         print(f"{name:>20} {text:>10} {'inside' if inside else 'OUTSIDE':>8} {band['low']:.4f} to {band['high']:.4f}")
     environment = ", ".join(f"{name} {value}" for name, value in expected["made_with"].items())
     print(f"the band: {len(expected['seeds'])} seeds on {environment}")
     if outside:
-        print(f"{outside} of {len(expected['quantities'])} outside", file=sys.stderr)
+        count = len(expected["quantities"])
+        print(f"not reproduced: {outside} of {count} quantities are outside of their bands", file=sys.stderr)
         sys.exit(1)
+    print(f"reproduced: all {len(expected['quantities'])} quantities are inside their bands")
 
 
 if __name__ == "__main__":

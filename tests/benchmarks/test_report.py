@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pipeline.runtime.errors import UserError
 from tests.benchmarks import measure, report
 from tests.benchmarks.cases import CASES
 from tests.benchmarks.report import Report, lines, metrics_of, read_report, write_results
+from tests.pipeline.conftest import start_history
 from vae_ext.source import ROOT
 
 
@@ -186,3 +188,23 @@ def test_make_bench_record_writes_what_two_runs_found(
     metrics = json.loads((report.RESULTS / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["cpu"]["forward"].keys() == {"128x20", "1024x64"}
     assert "Turns: 4 of an operator" in capsys.readouterr().out
+
+
+def test_the_kernel_s_numbers_of_two_commits_compare(tmp_path: Path) -> None:
+    """By DVC, in a repository of what `make bench-record` writes; figures side by side."""
+    shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+    report = tmp_path / "1.json"
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def must(*command: str) -> str:
+        return subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
+
+    write_results(read_report(write_report(report, times(fused=2e-4))), tmp_path / "results/benchmarks")
+    start_history(tmp_path)
+    write_results(read_report(write_report(report, times(fused=1e-4))), tmp_path / "results/benchmarks")
+    must("git", "commit", "--quiet", "--all", "--message", "Faster")
+    commits = ("diff", "HEAD~1", "HEAD", "--targets")
+    shown = must("dvc", "metrics", *commits, "results/benchmarks/metrics.json")
+    assert re.search(r"cpu\.forward\.128x20\.fused_us +200.0 +100.0 +-100.0", shown)
+    must("dvc", "plots", *commits, "results/benchmarks/figures")
+    assert "speedup-cpu.png" in (tmp_path / "dvc_plots/index.html").read_text(encoding="utf-8")

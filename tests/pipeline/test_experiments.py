@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pipeline.evaluation.metrics import METRICS
 from tests.pipeline.clone import Clone
 from tests.programs import quick_compiler
 from vae_ext.backend import compiled_module
@@ -93,7 +94,10 @@ def test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache(
     assert metrics["results/evaluate/metrics.json"]["rate"]["diff"] < 0
     params = other.read("dvc", "params", "diff", "HEAD~1", "HEAD")
     assert (params["params.yaml"]["beta"]["old"], params["params.yaml"]["beta"]["new"]) == (1.0, 4.0)
-    assert "active_units" in other.must("dvc", "metrics", "show", "results/train/metrics.json", "results/evaluate/metrics.json")
+    assert "results/evaluate/metrics.json" in other.must("dvc", "metrics", "show")
+    compared = other.must("python", "-m", "pipeline", "compare", "HEAD~1", "HEAD", "--html", str(tmp_path / "page.html"))
+    assert re.search(r"^HEAD +2 +4 ", compared, re.MULTILINE)
+    assert "HEAD: no pictures: its weights are not in DVC" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_rate_and_distortion_of_experiments_are_drawn(clone: Clone, edited: str) -> None:
@@ -109,7 +113,7 @@ def test_a_run_is_verified_against_the_band_of_seeds(clone: Clone, edited: str) 
     # Five whole runs would take minutes: two, and a band for which that is enough.
     assert "from seeds 1, 2" in clone.python("from pipeline.studies import seeds; seeds.FEWEST = 2; seeds.main()")
     verified = clone.must(sys.executable, "-m", "pipeline.studies.verify", PYTHONPATH=str(clone.folder))
-    assert verified.count(" inside ") == len(clone.metrics())
+    assert f"all {len(METRICS)} quantities are inside" in verified
     clone.must("git", "clean", "--quiet", "--force", "results")
 
 

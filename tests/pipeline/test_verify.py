@@ -7,24 +7,39 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
-from pipeline.config.paths import DEFAULT, EXPECTED
+from pipeline.config.keys import flatten
+from pipeline.config.paths import DEFAULT, EXPECTED, PARAMS
+from pipeline.config.plain_yaml import read_yaml
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.files import write_json
+from pipeline.runtime.files import write_csv
 from pipeline.studies import seeds, verify
-from pipeline.studies.experiments import Experiment, finished_runs
+from pipeline.studies.experiments import finished
+from pipeline.studies.runs import Run
 from tests.pipeline.conftest import set_params
 
 ELBOS = [-100.2, -99.8, -100.0, -100.1, -99.9]
 
 
-def runs(elbos: list[float]) -> list[Experiment]:
-    found = [
-        Experiment({"seed": seed, "beta": 1.0}, {"elbo": elbo, "active_units": 14}, {"seed": seed} if seed > 1 else {})
-        for seed, elbo in enumerate(elbos, start=1)
-    ]
-    return [*found, Experiment({"seed": 1, "beta": 2.0}, {"elbo": -130.0, "active_units": 9}, {"beta": 2.0})]
+def report(elbo: float, active_units: float = math.nan) -> pd.DataFrame:
+    """The evaluation's table."""
+    values = {"elbo": elbo, "active_units": active_units}
+    return pd.DataFrame({"value": values, "standard_error": 0.2}).dropna().rename_axis("quantity")
+
+
+def runs(elbos: list[float]) -> list[Run]:
+    """One for each seed, and one of another beta."""
+    params = flatten(read_yaml(PARAMS))
+    found = [(seed, 1.0, report(elbo, 14)) for seed, elbo in enumerate(elbos, start=1)] + [(1, 2.0, report(-130.0, 9))]
+    files = LocalFileSystem()
+    return [Run("", params | {"seed": seed, "beta": beta}, table, None, None, files, DEFAULT) for seed, beta, table in found]
+
+
+def evaluated(elbo: float, active_units: float = math.nan) -> None:
+    write_csv(DEFAULT.tables / "report.csv", report(elbo, active_units), index=True)
 
 
 @pytest.fixture
@@ -51,30 +66,32 @@ def test_the_band_is_of_runs_that_differ_in_the_seed_alone() -> None:
 
 @pytest.mark.usefixtures("band")
 def test_a_run_inside_the_band_passes_whatever_its_seed(band: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_json(DEFAULT.metrics, {"elbo": -100.3, "active_units": 15})
+    evaluated(-100.3, 15)
     set_params(band / "params.yaml", {"seed": 6})
     verify.main()
-    assert capsys.readouterr().out.count(" inside ") == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(" inside " in line for line in lines[:-1]) == 2
+    assert lines[-1] == "reproduced: all 2 quantities are inside their bands"
 
 
 @pytest.mark.usefixtures("band")
-@pytest.mark.parametrize(
-    ("metrics", "name"), [({"elbo": -102.0, "active_units": 14}, "elbo"), ({"elbo": -100.0}, "active_units")]
-)
+@pytest.mark.parametrize(("values", "name"), [((-102.0, 14), "elbo"), ((-100.0,), "active_units")])
 def test_a_run_outside_of_it_fails_and_the_figure_is_named(
-    metrics: dict[str, float], name: str, capsys: pytest.CaptureFixture[str]
+    values: tuple[float, ...], name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_json(DEFAULT.metrics, metrics)
+    evaluated(*values)
     with pytest.raises(SystemExit) as exit_:
         verify.main()
     assert exit_.value.code == 1
-    lines = [line for line in capsys.readouterr().out.splitlines() if "OUTSIDE" in line]
+    output = capsys.readouterr()
+    assert output.err == "not reproduced: 1 of 2 quantities are outside of their bands\n"
+    lines = [line for line in output.out.splitlines() if "OUTSIDE" in line]
     assert len(lines) == 1
     assert lines[0].split()[0] == name
 
 
 def test_other_parameters_have_no_band_and_say_so(band: Path) -> None:
-    write_json(DEFAULT.metrics, {"elbo": -100.0, "active_units": 14})
+    evaluated(-100.0, 14)
     set_params(band / "params.yaml", {"beta": 0.5, "train.epochs": 3})
     with pytest.raises(UserError) as error:
         verify.main()
@@ -85,14 +102,14 @@ def test_other_parameters_have_no_band_and_say_so(band: Path) -> None:
 
 
 def test_a_section_in_place_of_a_null_is_another_parameter(band: Path) -> None:
-    write_json(DEFAULT.metrics, {"elbo": -100.0, "active_units": 14})
+    evaluated(-100.0, 14)
     set_params(band / "params.yaml", {"model.decoder": {"conv": [], "hidden": [100]}})
     with pytest.raises(UserError, match=r"params.yaml: model.decoder.hidden: the band is of runs with None, got \[100\]"):
         verify.main()
 
 
 def test_what_moves_no_metric_needs_no_other_band(band: Path) -> None:
-    write_json(DEFAULT.metrics, {"elbo": -100.0, "active_units": 14})
+    evaluated(-100.0, 14)
     set_params(band / "params.yaml", {"plot.samples": 5, "train.threads": 1, "train.checkpoint_every": 7})
     verify.main()
 
@@ -103,13 +120,14 @@ def shown(name: str, seed: int, elbo: float, state: str | None) -> dict[str, Any
         "params": {"params.yaml": {"data": {"seed": seed, "model": {"decoder": None}}}},
         "metrics": {"results/evaluate/metrics.json": {"data": {"elbo": elbo}}},
     }
-    return {"revs": [{"rev": name, "data": data}], "executor": {"state": state} if state else None}
+    return {"revs": [{"rev": name, "name": f"{name}-name", "data": data}], "executor": {"state": state} if state else None}
 
 
 def test_runs_that_failed_or_go_on_do_not_count_and_the_last_of_equals_does() -> None:
     workspace = {"rev": "workspace", "experiments": None, "data": shown("", 1, -1.0, None)["revs"][0]["data"]}
     head = {
         "rev": "abc",
+        "name": "main",
         "data": shown("", 1, -100.0, None)["revs"][0]["data"],
         "experiments": [
             shown("running", 4, -100.0, "running"),
@@ -120,18 +138,17 @@ def test_runs_that_failed_or_go_on_do_not_count_and_the_last_of_equals_does() ->
             shown("failed", 2, -100.0, "failed"),
         ],
     }
-    found = {one.params["seed"]: one for one in finished_runs([workspace, head])}
-    assert {seed: one.metrics["elbo"] for seed, one in found.items()} == {1: -100.0, 2: -98.0, 3: -96.0}
-    assert (found[1].differs, found[2].differs) == ({}, {"seed": 2})
+    assert finished([workspace, head]) == {"main": "abc", "newer-name": "newer", "applied-name": "applied"}
 
 
 def test_what_is_missing_or_damaged_is_one_line(band: Path) -> None:
-    with pytest.raises(UserError, match=r"results/evaluate/metrics.json: missing; dvc repro writes it"):
+    with pytest.raises(UserError, match=r"workspace: results/evaluate/report.csv: missing; dvc repro writes it"):
         verify.main()
-    DEFAULT.metrics.parent.mkdir(parents=True)
-    DEFAULT.metrics.write_text("{", encoding="utf-8")
-    with pytest.raises(UserError, match=r"results/evaluate/metrics.json: expected JSON, as dvc repro writes it"):
-        verify.main()
+    DEFAULT.tables.mkdir(parents=True)
+    for damaged in ("", "quantity,value\nelbo,many\n"):
+        (DEFAULT.tables / "report.csv").write_text(damaged, encoding="utf-8")
+        with pytest.raises(UserError, match=r"results/evaluate/report.csv: expected the table that the stage evaluate writes"):
+            verify.main()
     (band / EXPECTED).unlink()
     with pytest.raises(UserError, match=r"results/expected.json: missing; make seeds writes it"):
         verify.main()

@@ -1,0 +1,218 @@
+"""Runs side by side: what they differ in, what they found, and which differences are larger than chance. `vae compare`."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from textwrap import fill
+
+from pipeline.config.paths import EXPECTED
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.progress import announce
+from pipeline.studies.experiments import affects_metrics
+from pipeline.studies.runs import Run, find_runs
+
+# What is shown of a run: its heading and decimals. NLL and ELBO rank runs.
+QUANTITIES = {"elbo": ("ELBO", 2), "rate": ("rate", 2), "distortion": ("distortion", 2), "nll": ("NLL", 2)}
+SHOWN = QUANTITIES | {"active_units": ("active", 0)}
+BEST = {"nll": min, "elbo": max}
+WIDTH = 80
+MAX_NAME = 18
+MAX_KEYS = 3  # parameters that stand beside a run's name
+# Two runs of other seeds differ by less than this many standard deviations 95 times in 100: sqrt(2) times Student's t of the
+# four degrees of freedom of five seeds, 2.776. Of more seeds it would be a little less.
+BY_CHANCE = 3.93
+
+
+# What two likelihoods of the same images must have in common, and what makes images other images. A dotted key that a run does
+# not have is older than the parameter: then it had no such choice.
+MEASURE = ("binarize", "model.likelihood", "model.posterior")
+IMAGES = ("data.path", "data.test", "data.split_seed", "data.size", "data.fit", "data.color", "data.white")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs, each beside the first of those that compare with it."""
+
+    runs: list[Run]
+    deviations: dict[str, float]  # of a quantity, over seeds
+    seeds: int
+
+    @classmethod
+    def of(cls, runs: list[Run]) -> Comparison:
+        """With the spread that ``make seeds`` found, if it did."""
+        try:
+            expected = json.loads(EXPECTED.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return cls(runs, {}, 0)
+        found = {name: band["standard_deviation"] for name, band in expected["quantities"].items()}
+        return cls(runs, found, len(expected["seeds"]))
+
+    def chance(self, quantity: str) -> float:
+        """How far two runs differ by their seeds alone, 95 times in 100; NaN where it is not known."""
+        return BY_CHANCE * self.deviations.get(quantity, math.nan)
+
+    @property
+    def keys(self) -> list[str]:
+        """The parameters in which the runs differ."""
+        return differing(self.runs)
+
+    @property
+    def groups(self) -> list[list[Run]]:
+        """The runs whose likelihoods are of the same images, in the same units."""
+        found: list[list[Run]] = []
+        for run in self.runs:
+            group = next((group for group in found if not obstacles(run, group[0])), None)
+            if group is None:
+                found.append([run])
+            else:
+                group.append(run)
+        return found
+
+    def stands_out(self, run: Run, quantity: str) -> bool:
+        """Whether a run differs from the first of its group by more than seeds do."""
+        first = next(group for group in self.groups if run in group)[0]
+        return abs(run.value(quantity) - first.value(quantity)) > self.chance(quantity)
+
+    def verdicts(self) -> list[tuple[str, list[str]]]:
+        """Which run of each group is best by NLL and by ELBO; and, for each other, how much worse, and whether by chance."""
+        found = []
+        for group in self.groups:
+            keys = differing(group)[:MAX_KEYS]
+            for quantity, better in BEST.items():
+                values = [(run.value(quantity), run) for run in group if math.isfinite(run.value(quantity))]
+                if len(values) < 2:
+                    continue
+                (top, best), *others = sorted(values, key=itemgetter(0), reverse=better is max)
+                worse = [
+                    f"{label(run, keys)}: {abs(value - top):.2f} worse{self.compared_with_chance(abs(value - top), quantity)}"
+                    for value, run in others
+                ]
+                found.append((f"{SHOWN[quantity][0]}: best is {label(best, keys)}, {top:.2f} nats per image", worse))
+        return found
+
+    def compared_with_chance(self, gap: float, quantity: str) -> str:
+        """In words, after the gap; nothing, where the spread over seeds is not known."""
+        if math.isnan(self.chance(quantity)):
+            return ""
+        return ", more than chance" if gap > self.chance(quantity) else ", no more than chance"
+
+    def notes(self) -> list[str]:
+        """What the marks in the table stand for, and what does not compare."""
+        lines = ["All in nats per image of the test set, ± standard error over the images; min: minutes of training."]
+        if self.seeds:
+            moved = ", ".join(f"{heading} {self.chance(name):.2f}" for name, (heading, _) in QUANTITIES.items())
+            lines.append(
+                f"* by more than chance away from {self.runs[0].name}, or from the first that it compares with. Chance: of "
+                f"pairs of runs that differ in the seed alone, 95 in 100 are closer than {moved} (from {self.seeds} seeds of "
+                f"the default, {EXPECTED}; with other parameters it may differ)."
+            )
+        else:
+            lines.append(f"What chance does is not known: {EXPECTED} is missing; make seeds writes it.")
+        first = self.groups[0][0]
+        for group in self.groups[1:]:
+            names = ", ".join(run.name for run in group)
+            lines.append(f"Not comparable with {first.name}: {names} ({'; '.join(obstacles(group[0], first))}).")
+        return lines
+
+    def table(self, keys: list[str]) -> list[list[str]]:
+        """A row for each run, after one of headings; with these parameters."""
+        headings = [heading for heading, _ in SHOWN.values()]
+        rows = [["run", *short_names(keys), *(f"{heading} " for heading in headings), "min"]]
+        for run in self.runs:
+            name = run.name if len(run.name) <= MAX_NAME else f"…{run.name[1 - MAX_NAME :]}"
+            cells = [name, *(format_value(run.params.get(key)) for key in keys)]
+            for quantity, (_, digits) in SHOWN.items():
+                value, error = run.value(quantity), run.standard_error(quantity)
+                cell = "-" if math.isnan(value) else f"{value:.{digits}f}"
+                if quantity in BEST and math.isfinite(value) and math.isfinite(error):
+                    cell += f" ±{error:.2f}"
+                cells.append(cell + ("*" if self.stands_out(run, quantity) else " "))
+            rows.append([*cells, "-" if run.minutes is None else f"{run.minutes:.1f}"])
+        return rows
+
+    def text(self) -> str:
+        """All of it for a terminal; parameters for which the table has no room are listed below it."""
+        width = shutil.get_terminal_size((WIDTH, 24)).columns
+        keys = self.keys
+        while keys and max(map(len, aligned(self.table(keys)))) > width:
+            keys = keys[:-1]
+        lines = []
+        if below := self.keys[len(keys) :]:
+            first, *others = self.runs
+            lines.append(label(first, below))
+            lines += [label(run, [key for key in below if run.params.get(key) != first.params.get(key)]) for run in others]
+            lines.append("")
+        for headline, worse in self.verdicts():
+            lines += [headline, *(f"  {line}" for line in worse)]
+        lines += ["", *self.notes()]
+        wrapped = [fill(line, width, subsequent_indent="    ", break_on_hyphens=False) for line in lines]
+        return "\n".join([*aligned(self.table(keys)), "", *wrapped])
+
+
+def compare(names: list[str], page: Path | None) -> None:
+    """Prints the comparison of the runs of these names, as :func:`find_runs` takes them, and writes its page, if asked to.
+
+    Raises:
+        UserError: for a name of no run, and where there is nothing to compare.
+    """
+    announce("reading runs")
+    runs = find_runs(names)
+    if len(runs) < 2:
+        raise UserError(
+            f"expected two runs or more, got {', '.join(run.name for run in runs) or 'none'}; dvc exp run makes some"
+        )
+    comparison = Comparison.of(runs)
+    print(comparison.text())
+    if page is not None:
+        from pipeline.studies.comparison_page import write_comparison  # which needs torch
+
+        write_comparison(page, comparison)
+        print(f"{page}: {page.stat().st_size / 1e6:.1f} MB, opens by a double click")
+
+
+def obstacles(run: Run, first: Run) -> list[str]:
+    """Why a run's likelihoods do not compare with those of another, in words; none, if they do."""
+    measure = [*MEASURE, *["model.levels"] * (run.params["model.likelihood"] == "categorical")]
+    said = [f"{key} {format_value(run.params.get(key))}" for key in measure if run.params.get(key) != first.params.get(key)]
+    other_files = None not in (run.data, first.data) and run.data != first.data
+    other_images = any(run.params.get(key) != first.params.get(key) for key in IMAGES)
+    return said + ["other images"] * (other_files or other_images)
+
+
+def differing(runs: list[Run]) -> list[str]:
+    """The parameters that are not the same in all runs, without those that move no metric; the seed is kept."""
+    names = dict.fromkeys(key for run in runs for key in run.params)
+    kept = [key for key in names if affects_metrics(key) or key == "seed"]
+    return [key for key in kept if any(run.params.get(key) != runs[0].params.get(key) for run in runs)]
+
+
+def short_names(keys: list[str]) -> list[str]:
+    """Dotted keys without their section, where that leaves no two alike."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]
+
+
+def label(run: Run, keys: list[str]) -> str:
+    """A run by its name and these parameters."""
+    said = ", ".join(f"{name} {format_value(run.params.get(key))}" for key, name in zip(keys, short_names(keys), strict=True))
+    return f"{run.name} ({said})" if said else run.name
+
+
+def format_value(value: object) -> str:
+    """A parameter as params.yaml has it."""
+    if isinstance(value, list):
+        return "[" + ",".join(map(format_value, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Rows of cells as lines: the first column to the left, all others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [" ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]

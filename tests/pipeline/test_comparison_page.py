@@ -1,0 +1,108 @@
+"""The page of `vae compare --html` in a browser, without a network."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+
+from pipeline.config.keys import flatten
+from pipeline.config.paths import PARAMS, PREPARED, RunPaths
+from pipeline.config.plain_yaml import read_yaml
+from pipeline.config.validation import load_params
+from pipeline.data.prepared import read_manifest
+from pipeline.models.serialization import save_model
+from pipeline.models.vae import VAE
+from pipeline.studies.compare import Comparison
+from pipeline.studies.comparison_page import write_comparison
+from pipeline.studies.runs import Run
+from tests.pipeline.page_picture import CHROMIUM, launched
+
+pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on PATH (Debian: apt install chromium)")
+PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with launched() as browser:
+        yield browser
+
+
+def run(name: str, beta: float, nll: float, folder: Path, *, trained: bool = True) -> Run:
+    """One whose curves have two epochs, and whose weights are those of an untrained model, if there are some."""
+    paths = RunPaths(PARAMS, folder / "models", folder / "results", folder / "report")
+    curves = paths.curves / "plots/metrics/validation"
+    curves.mkdir(parents=True)
+    for quantity in ("elbo", "distortion", "rate"):
+        pd.DataFrame({"step": [0, 1], quantity: [nll + 9, nll]}).to_csv(curves / f"{quantity}.tsv", sep="\t", index=False)
+    params = load_params(PARAMS)
+    if trained:
+        paths.weights.parent.mkdir(parents=True)
+        torch.manual_seed(round(10 * beta))
+        save_model(paths.weights, VAE((28, 28), params.model), params, read_manifest())
+    report = pd.DataFrame({"value": {"nll": nll, "elbo": -nll}, "standard_error": 0.3})
+    return Run(name, flatten(read_yaml(PARAMS)) | {"beta": beta}, report, None, None, LocalFileSystem(), paths)
+
+
+@pytest.fixture
+def page(prepared: Path) -> Path:
+    """Of three runs, one of which has no weights here."""
+    runs = [
+        run("main", 1.0, 96.0, prepared / "one"),
+        run("lower", 0.5, 95.0, prepared / "two"),
+        run("<b>gone</b>", 2.0, 99.0, prepared / "three", trained=False),
+    ]
+    path = prepared / "comparison.html"
+    write_comparison(path, Comparison(runs, {"nll": 0.1, "elbo": 0.1}, 5))
+    return path
+
+
+def opened(browser: Any, path: Path, **context: Any) -> Any:
+    page = browser.new_context(**context).new_page()
+    page.troubles = []
+    page.on("console", lambda message: page.troubles.append(message.text))
+    page.on(
+        "request", lambda request: None if request.url.startswith(("file:", "data:")) else page.troubles.append(request.url)
+    )
+    page.goto(path.as_uri())
+    return page
+
+
+def test_which_run_is_better_stands_first_and_pictures_stand_side_by_side(browser: Any, page: Path) -> None:
+    shown = opened(browser, page, viewport=DESKTOP)
+    assert shown.locator("h1 + p").inner_text() == "NLL: best is lower (beta 0.5), 95.00 nats per image"
+    assert shown.locator("table").first.locator("tr").nth(1).inner_text().split()[:2] == ["main", "1"]
+    headings = shown.locator("h2").all_inner_texts()
+    assert headings == ["Learning curves", "Reconstructions", "Samples", "Latent planes", "All parameters that differ"]
+    assert [block.locator("img").count() for block in shown.locator(".beside").all()] == [1, 2, 2, 2]
+    tops = [picture.bounding_box()["y"] for picture in shown.locator(".beside").nth(2).locator("figure").all()]
+    assert tops[0] == tops[1]
+    assert "<b>gone</b>: no pictures: its weights are not in DVC's cache" in shown.inner_text("body")
+    assert shown.troubles == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("screen", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_everybody_can_read_it_on_any_screen(browser: Any, page: Path, screen: dict[str, int], scheme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+
+    shown = opened(browser, page, viewport=screen, color_scheme=scheme)
+    assert shown.evaluate("document.documentElement.scrollWidth") <= screen["width"]
+    found = Axe().run(shown).response["violations"]
+    assert [problem["id"] for problem in found if problem["impact"] in ("serious", "critical")] == []
+
+
+def test_without_prepared_images_it_says_so_and_holds_the_rest(prepared: Path, browser: Any) -> None:
+    runs = [run("one", 1.0, 96.0, prepared / "one"), run("two", 0.5, 95.0, prepared / "two")]
+    shutil.rmtree(prepared / PREPARED)
+    write_comparison(prepared / "comparison.html", Comparison(runs, {}, 0))
+    text = opened(browser, prepared / "comparison.html").inner_text("body")
+    assert text.count("no pictures: data/prepared/manifest.json: missing") == 2
+    assert "Learning curves" in text
