@@ -69,6 +69,8 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     """What decides how fast the operator is, in place of all that pytest-benchmark collects; no host's name."""
     cpu = machine_info["cpu"].get("brand_raw", platform.processor())
     module = compiled_module()
+    nvidia = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = subprocess.run(nvidia, capture_output=True, text=True, check=False).stdout if shutil.which(nvidia[0]) else "none"
     machine_info.clear()
     machine_info |= {
         "cpu": cpu,
@@ -76,18 +78,10 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
         "threads": torch.get_num_threads(),
         "instruction_set": module.cpu_capability() if module else "none: the kernels are not compiled",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "driver": driver(),
+        "driver": driver.strip(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda or "none",
         "python": platform.python_version(),
         "compiler": module.build_info()["compiler"] if module else "none",
         "digest": module.build_info()["digest"][:16] if module else "none",
     }
-
-
-def driver() -> str:
-    """NVIDIA's, or none."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    if shutil.which(command[0]) is None:
-        return "none"
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

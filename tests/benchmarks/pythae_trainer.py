@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -63,23 +64,9 @@ def prepared_trainer(images: Images, folder: str) -> Any:
     return trainer
 
 
-def train_epoch(trainer: Any, epoch: int) -> float:
-    """Its seconds."""
-    events, config, loader = trainer.callback_handler, trainer.training_config, trainer.train_loader
-    events.on_epoch_begin(training_config=config, epoch=epoch, train_loader=loader, eval_loader=None)
+def timed(run: Callable[..., object], *arguments: object, **options: object) -> float:
     start = time.perf_counter()
-    trainer.train_step(epoch)
-    seconds = time.perf_counter() - start
-    events.on_epoch_end(training_config=config)
-    return seconds
-
-
-def estimate_nll(model: Any, images: Images, samples: int) -> float:
-    """Its seconds."""
-    model.eval()
-    start = time.perf_counter()
-    with torch.no_grad():
-        model.get_nll(torch.from_numpy(images), n_samples=samples, batch_size=NLL_BATCH)
+    run(*arguments, **options)
     return time.perf_counter() - start
 
 
@@ -89,15 +76,21 @@ def main(path: str) -> None:
     images = np.load(path, allow_pickle=False).astype(np.float32) / 255
     with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         trainer = prepared_trainer(images, folder)
+        events, config, loader = trainer.callback_handler, trainer.training_config, trainer.train_loader
         print(f"pythae {version('pythae')}, torch {version('torch')}", file=sys.stderr)
         for epoch, line in enumerate(sys.stdin):
             kind, *counts = line.split()
             # It counts images, a line a thousand, and draws tqdm's bar.
             with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
                 if kind == "nll":
-                    seconds = estimate_nll(trainer.model, images[: int(counts[0])], int(counts[1]))
+                    trainer.model.eval()
+                    data, samples = torch.from_numpy(images[: int(counts[0])]), int(counts[1])
+                    with torch.no_grad():
+                        seconds = timed(trainer.model.get_nll, data, n_samples=samples, batch_size=NLL_BATCH)
                 else:
-                    seconds = train_epoch(trainer, epoch)
+                    events.on_epoch_begin(training_config=config, epoch=epoch, train_loader=loader, eval_loader=None)
+                    seconds = timed(trainer.train_step, epoch)
+                    events.on_epoch_end(training_config=config)
             print(seconds, flush=True)
 
 

@@ -18,7 +18,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import whole_file, write_json
 from pipeline.runtime.main import run
 from tests.benchmarks.cases import CASES, GPU, QUICK
-from tests.benchmarks.figures import draw_bandwidth, draw_speedups
+from tests.benchmarks.figures import draw
 
 RESULTS = Path("results/benchmarks")
 LINE = ["device", "case", "mode"]  # what is compared among providers
@@ -160,8 +160,7 @@ def write_results(report: Report, folder: Path) -> None:
         write_json(folder / "kernels.json", kernels)
     with whole_file(folder / "times.csv") as temporary:
         table_of(report.times).to_csv(temporary, index=False)
-    draw_speedups(report.machine, report.times, folder / "figures")
-    draw_bandwidth(report.machine, report.times, folder / "figures")
+    draw(report.machine, report.times, folder / "figures")
 
 
 def main() -> None:
