@@ -35,73 +35,57 @@ class Options(TypedDict, total=False):
     output: str
 
 
+def run_kernel(inputs: tuple[Tensor, ...], key: Tensor, options: Options) -> Pair:
+    """The raw operator of mu and logvar, or of one tensor that packs them."""
+    ops = torch.ops.vae_ext
+    pair: Pair = call_kernel(ops.reparam_kl if len(inputs) == 2 else ops.reparam_kl_packed, *inputs, key, **options)
+    return pair
+
+
+class RunKernel(torch.autograd.Function):
+    """The same with gradients: less than half the overhead a call of ``register_autograd``.
+
+    Without a ``setup_context``, which would open it to torch.func at 80 us a call: there the reference serves.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, key: Tensor, options: Options, *inputs: Tensor) -> Pair:
+        _save(ctx, (*inputs, key), options)
+        return run_kernel(inputs, key, options)
+
+    @staticmethod
+    def backward(ctx: Any, grad_z: Tensor | None, grad_out: Tensor | None) -> tuple[Tensor | None, ...]:
+        *grads, of_key = _backward(ctx, grad_z, grad_out)
+        return of_key, None, *grads
+
+
 def _save(ctx: Any, inputs: tuple[Tensor, ...], keyword_only_inputs: Any, output: Any = None) -> None:
     ctx.save_for_backward(*inputs)
     ctx.options = keyword_only_inputs
     ctx.set_materialize_grads(False)
 
 
-class OfPair(torch.autograd.Function):
-    """Gradients by hand over the raw operators: less than half the overhead a call of ``register_autograd``.
-
-    Without a ``setup_context``, which would open it to torch.func at 80 us a call: there the reference serves.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, mu: Tensor, logvar: Tensor, key: Tensor, options: Options) -> Pair:
-        _save(ctx, (mu, logvar, key), options)
-        z, out = call_kernel(torch.ops.vae_ext.reparam_kl, mu, logvar, key, **options)
-        return z, out
-
-    @staticmethod
-    def backward(ctx: Any, grad_z: Tensor | None, grad_out: Tensor | None) -> tuple[Tensor | None, ...]:
-        return *_of_pair_backward(ctx, grad_z, grad_out), None
-
-
-class Packed(torch.autograd.Function):
-    """The same for one input."""
-
-    @staticmethod
-    def forward(ctx: Any, packed: Tensor, key: Tensor, options: Options) -> Pair:
-        _save(ctx, (packed, key), options)
-        z, out = call_kernel(torch.ops.vae_ext.reparam_kl_packed, packed, key, **options)
-        return z, out
-
-    @staticmethod
-    def backward(ctx: Any, grad_z: Tensor | None, grad_out: Tensor | None) -> tuple[Tensor | None, ...]:
-        return *_packed_backward(ctx, grad_z, grad_out), None
-
-
-def _of_pair_backward(ctx: Any, grad_z: Tensor | None, grad_out: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The gradients of mu, logvar and the key; :class:`OfPair` has the options beside them, a raw operator as keywords."""
-    mu, logvar, key = ctx.saved_tensors
-    grads: tuple[Tensor | None, ...] = (None, None)
+def _backward(ctx: Any, grad_z: Tensor | None, grad_out: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The gradients of the inputs, and of the key, which has none."""
+    *inputs, key = ctx.saved_tensors
     if torch.is_grad_enabled():
-        grads = _differentiable(grad_z, grad_out, (mu, logvar), key, ctx.options)
-    elif grad_z is not None or grad_out is not None:
-        grads = call_kernel(torch.ops.vae_ext.reparam_kl_backward, grad_z, grad_out, mu, logvar, key, **ctx.options)
-    return *grads, None
-
-
-def _packed_backward(ctx: Any, grad_z: Tensor | None, grad_out: Tensor | None) -> tuple[Tensor | None, ...]:
-    packed, key = ctx.saved_tensors
-    grad: Tensor | None = None
-    if torch.is_grad_enabled():
-        (grad,) = _differentiable(grad_z, grad_out, (packed,), key, ctx.options)
-    elif grad_z is not None or grad_out is not None:
-        grad = call_kernel(torch.ops.vae_ext.reparam_kl_packed_backward, grad_z, grad_out, packed, key, **ctx.options)
-    return grad, None
+        return *_differentiable(grad_z, grad_out, inputs, key, ctx.options), None
+    if grad_z is None and grad_out is None:
+        return (None,) * (len(inputs) + 1)
+    if len(inputs) == 2:
+        return *call_kernel(torch.ops.vae_ext.reparam_kl_backward, grad_z, grad_out, *inputs, key, **ctx.options), None
+    return call_kernel(torch.ops.vae_ext.reparam_kl_packed_backward, grad_z, grad_out, *inputs, key, **ctx.options), None
 
 
 def _differentiable(
-    grad_z: Tensor | None, grad_out: Tensor | None, inputs: tuple[Tensor, ...], key: Tensor, options: Options
+    grad_z: Tensor | None, grad_out: Tensor | None, inputs: list[Tensor], key: Tensor, options: Options
 ) -> tuple[Tensor | None, ...]:
     """The gradients as a graph of their own, for second derivatives (``create_graph=True``): the reference's.
 
     Views of the inputs stand in for them, so that only the operator is differentiated and not what lies before it: logvar
     may depend on mu.
     """
-    inputs = tuple(t.view_as(t) for t in inputs)
+    inputs = [t.view_as(t) for t in inputs]
     mu, logvar = inputs if len(inputs) == 2 else inputs[0].chunk(2, dim=-1)
     pairs = zip(reference.reparam_kl(mu, logvar, key, **options), (grad_z, grad_out), strict=True)
     used = [(out, grad) for out, grad in pairs if grad is not None and out.requires_grad]
@@ -146,8 +130,8 @@ def _register() -> None:
     fake("vae_ext::reparam_kl_packed", lambda packed, _k, **options: _fake(packed, packed.shape[1] // 2, **options))
     fake("vae_ext::reparam_kl_backward", lambda _z, _o, mu, _l, _k, **opts: tuple(_fake_grad(mu, **opts) for _ in range(2)))
     fake("vae_ext::reparam_kl_packed_backward", lambda _z, _o, packed, _k, **options: _fake_grad(packed, **options))
-    torch.library.register_autograd("vae_ext::reparam_kl", _of_pair_backward, setup_context=_save)
-    torch.library.register_autograd("vae_ext::reparam_kl_packed", _packed_backward, setup_context=_save)
+    torch.library.register_autograd("vae_ext::reparam_kl", _backward, setup_context=_save)
+    torch.library.register_autograd("vae_ext::reparam_kl_packed", _backward, setup_context=_save)
 
 
 # Something that is asked for and cannot be had is an error where the operator is used, not where it is imported.

@@ -73,7 +73,7 @@ def binarize(pixels: Tensor, key: Tensor, *, row_offset: int = 0) -> Tensor:
         TypeError, ValueError: for an argument that is not what it should be.
     """
     _check_bytes("pixels", pixels, "[B, D]")
-    _check_key("pixels", pixels, key)
+    check_key(key, "pixels", pixels)
     check_counts(None, row_offset, pixels.shape[0])
     if by_reference(pixels):
         return reference.binarize(pixels, key, row_offset)
@@ -112,7 +112,7 @@ def take_pixels(images: Tensor, rows: Tensor, key: Tensor | None = None, *, row_
     if rows.device != images.device:
         raise ValueError(f"rows: expected the device of images, {images.device}, got {rows.device}")
     if key is not None:
-        _check_key("images", images, key)
+        check_key(key, "images", images)
     check_counts(None, row_offset, rows.shape[0])
     if by_reference(images):
         return reference.take_pixels(images, rows, key, row_offset)
@@ -129,18 +129,12 @@ def _check_bytes(name: str, t: Tensor, shape: str) -> None:
         raise ValueError(f"{name}: expected {shape}, got {list(t.shape)}")
 
 
-def _check_key(name: str, t: Tensor, key: Tensor) -> None:
-    check_key(key)
-    if key.device != t.device:
-        raise ValueError(f"key: expected the device of {name}, {t.device}, got {key.device}")
-
-
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Any) -> None:
     ctx.save_for_backward(*inputs)
 
 
 class _LogProb(torch.autograd.Function):
-    """As in ops.py: a function over the raw operators, which costs less a call than ``register_autograd``."""
+    """The raw operator with its gradient, as :class:`vae_ext.autograd.RunKernel` is for the Gaussian ones."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, pixels: Tensor) -> Tensor:
@@ -157,7 +151,7 @@ class _LogProb(torch.autograd.Function):
 
 
 def _differentiable(grad: Tensor, logits: Tensor, pixels: Tensor) -> Tensor:
-    """The gradient as a graph of its own, for second derivatives (``create_graph=True``): the reference's, as in ops.py."""
+    """The gradient as a graph of its own, for second derivatives (``create_graph=True``): the reference's."""
     view = logits.view_as(logits)
     samples = logits.shape[0] // max(1, pixels.shape[0])
     log_prob = reference.bernoulli_log_prob(view.reshape(samples, *pixels.shape), pixels).flatten()
@@ -166,7 +160,7 @@ def _differentiable(grad: Tensor, logits: Tensor, pixels: Tensor) -> Tensor:
 
 
 def _register() -> None:
-    """Makes the raw operators whole, as in ops.py."""
+    """Makes the raw operators whole: shapes for tracing, and a gradient for whoever calls them directly."""
 
     def fake_log_prob(logits: Tensor, pixels: Tensor) -> Tensor:
         return logits.new_empty(logits.shape[0], dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)

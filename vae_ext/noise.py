@@ -65,14 +65,16 @@ def check_counts(num_samples: int | None, row_offset: int, rows: int) -> None:
         raise ValueError(f"row_offset: expected 0 to 2**32 - {rows} for {rows} rows, got {row_offset}")
 
 
-def check_key(key: Tensor) -> None:
-    """The same for a noise key."""
+def check_key(key: Tensor, name: str = "key", like: Tensor | None = None) -> None:
+    """The same for the key of an argument's noise: of the name, and on the device, of ``like``."""
     if not isinstance(key, Tensor):
         raise TypeError(f"key: expected a Tensor, as noise_key() gives, got {type(key).__name__}")
     if key.dtype != torch.int64:
         raise TypeError(f"key: expected int64, as noise_key() gives, got {key.dtype}")
     if key.shape != (2,):
         raise ValueError(f"key: expected [2], seed and step, got {list(key.shape)}")
+    if like is not None and key.device != like.device:
+        raise ValueError(f"key: expected the device of {name}, {like.device}, got {key.device}")
 
 
 def standard_normal(key: Tensor, rows: int, dim: int, *, num_samples: int | None = None, row_offset: int = 0) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vae_ext import reference
-from vae_ext.autograd import SCALES, OfPair, Options, Output, Packed, Pair
-from vae_ext.dispatch import FLOATS, by_reference, call_kernel, wants_gradient
+from vae_ext.autograd import SCALES, Options, Output, Pair, RunKernel, run_kernel
+from vae_ext.dispatch import FLOATS, by_reference, wants_gradient
 from vae_ext.noise import check_counts, check_key
 
 Scale = Literal["exp", "softplus"]
@@ -110,15 +110,7 @@ def reparam_kl_packed(
     if packed.dim() == 0 or packed.shape[-1] % 2 != 0:
         raise ValueError(f"packed: expected an even last dimension, [..., 2 D], got {list(packed.shape)}")
     key, options = _common("packed", packed, key, num_samples, row_offset, scale, Output.KL_SUM)
-    rows = packed if packed.dim() == 2 else packed.reshape(math.prod(packed.shape[:-1]), packed.shape[-1])
-    if by_reference(packed):
-        mu, logvar = rows.chunk(2, dim=-1)
-        z, kl = reference.reparam_kl(mu, logvar, key, **options)
-    elif wants_gradient(packed):
-        z, kl = Packed.apply(rows, key, options)
-    else:
-        z, kl = call_kernel(torch.ops.vae_ext.reparam_kl_packed, rows, key, **options)
-    return _unflatten(z, kl, packed.shape[:-1], options)
+    return _run((packed,), key, options)
 
 
 def _of_pair(
@@ -136,16 +128,7 @@ def _of_pair(
         raise ValueError(f"logvar: expected the shape of mu, {list(mu.shape)}, got {list(logvar.shape)}")
     if logvar.device != mu.device:
         raise ValueError(f"logvar: expected the device of mu, {mu.device}, got {logvar.device}")
-    lead = mu.shape[:-1]
-    if len(lead) != 1:
-        mu, logvar = (t.reshape(math.prod(lead), t.shape[-1]) for t in (mu, logvar))
-    if by_reference(mu):
-        z, out = reference.reparam_kl(mu, logvar, key, **options)
-    elif wants_gradient(mu, logvar):
-        z, out = OfPair.apply(mu, logvar, key, options)
-    else:
-        z, out = call_kernel(torch.ops.vae_ext.reparam_kl, mu, logvar, key, **options)
-    return _unflatten(z, out, lead, options)
+    return _run((mu, logvar), key, options)
 
 
 def _common(
@@ -156,9 +139,7 @@ def _common(
         raise TypeError(f"{name}: expected float32, float64, bfloat16 or float16, got {t.dtype}")
     if key is None:
         key = torch.randint(2**63 - 1, (2,), dtype=torch.int64, device=t.device)
-    check_key(key)
-    if key.device != t.device:
-        raise ValueError(f"key: expected the device of {name}, {t.device}, got {key.device}")
+    check_key(key, name, t)
     check_counts(num_samples, row_offset, math.prod(t.shape[:-1]))
     if scale not in SCALES:
         raise ValueError(f'scale: expected "exp" or "softplus", got {scale!r}')
@@ -174,8 +155,16 @@ def _common(
     return key, options
 
 
-def _unflatten(z: Tensor, out: Tensor, lead: torch.Size, options: Options) -> Pair:
-    """Rows back to the leading dimensions that they came from."""
+def _run(inputs: tuple[Tensor, ...], key: Tensor, options: Options) -> Pair:
+    """z, and what comes beside it, of mu and logvar or of one tensor that packs them, whose leading dimensions are rows."""
+    lead = inputs[0].shape[:-1]
+    if len(lead) != 1:
+        inputs = tuple(t.reshape(math.prod(lead), t.shape[-1]) for t in inputs)
+    if by_reference(inputs[0]):
+        mu, logvar = inputs if len(inputs) == 2 else inputs[0].chunk(2, dim=-1)
+        z, out = reference.reparam_kl(mu, logvar, key, **options)
+    else:
+        z, out = RunKernel.apply(key, options, *inputs) if wants_gradient(*inputs) else run_kernel(inputs, key, options)
     if len(lead) == 1:
         return z, out
     samples = (options["num_samples"],) if "num_samples" in options else ()
