@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import pytest
@@ -29,15 +30,16 @@ def module() -> ModuleType:
 
 
 @pytest.fixture
-def each_capability(module: ModuleType) -> Iterator[list[str]]:
-    """The instruction sets of this machine; the one in use is put back after the test."""
-    before = module.cpu_capability()
-    yield module.cpu_capabilities()
-    assert module.set_cpu_capability(before)
+def each_cpu(module: ModuleType) -> Iterator[Callable[[], Iterator[str]]]:
+    """Sets each instruction set of this machine in turn, with one thread and with two; what was set is put back at the end."""
+    capability, threads = module.cpu_capability(), torch.get_num_threads()
 
+    def each() -> Iterator[str]:
+        for name, count in itertools.product(module.cpu_capabilities(), (1, 2)):
+            assert module.set_cpu_capability(name)
+            torch.set_num_threads(count)
+            yield f"{name}, {count} threads"
 
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+    yield each
+    assert module.set_cpu_capability(capability)
+    torch.set_num_threads(threads)

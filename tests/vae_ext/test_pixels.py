@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -14,18 +15,13 @@ from tests.vae_ext.tensors import DIMS, assert_same_bits, random_bytes, some_row
 from vae_ext import bernoulli_log_prob, binarize, noise_key, reference, take_pixels
 
 
-def test_binarize_is_the_reference_on_every_instruction_set_and_thread_count(
-    module: ModuleType, each_capability: list[str], threads: None
-) -> None:
+def test_binarize_is_the_reference_on_every_instruction_set_and_thread_count(each_cpu: Callable[[], Iterator[str]]) -> None:
     key = noise_key(-3, 2**32 - 1)
     for rows, dim in [(1, 1), (3, 2), (1000, 33), (128, 784), (5, 1271), (2, 5000)]:
         pixels = random_bytes(rows, dim)
         expected = reference.binarize(pixels, key, 7)
-        for name in each_capability:
-            assert module.set_cpu_capability(name)
-            for count in (1, 2):
-                torch.set_num_threads(count)
-                assert torch.equal(binarize(pixels, key, row_offset=7), expected), (name, rows, dim)
+        for cpu in each_cpu():
+            assert torch.equal(binarize(pixels, key, row_offset=7), expected), (cpu, rows, dim)
 
 
 @pytest.mark.parametrize("dim", [6, 33, 784])
@@ -83,21 +79,18 @@ def test_taken_pixels_are_the_images_rows_and_their_draws(device: torch.device, 
                 assert_taken(take_pixels(images, rows, key, row_offset=offset), binarize(images[rows], key, row_offset=offset))
 
 
-def test_taken_pixels_are_the_references_on_every_instruction_set_and_thread_count(
-    module: ModuleType, each_capability: list[str], threads: None
+def test_take_pixels_is_the_reference_on_every_instruction_set_and_thread_count(
+    each_cpu: Callable[[], Iterator[str]],
 ) -> None:
     key = noise_key(-3, 2**32 - 1)
     for count, dim in [(1, 1), (3, 2), (1000, 33), (128, 784), (40, 1271), (30, 5000)]:
         images, rows = random_bytes(60, dim), some_rows(count, 60)
         expected = [reference.take_pixels(images, rows, None, 0), reference.take_pixels(images, rows, key, 7)]
-        for name in each_capability:
-            assert module.set_cpu_capability(name)
-            for threads_used in (1, 2):
-                torch.set_num_threads(threads_used)
-                actual = [take_pixels(images, rows), take_pixels(images, rows, key, row_offset=7)]
-                for (pixels, x), (expected_pixels, expected_x) in zip(actual, expected, strict=True):
-                    assert torch.equal(pixels, expected_pixels), (name, count, dim)
-                    assert_same_bits(x, expected_x)
+        for cpu in each_cpu():
+            actual = [take_pixels(images, rows), take_pixels(images, rows, key, row_offset=7)]
+            for (pixels, x), (expected_pixels, expected_x) in zip(actual, expected, strict=True):
+                assert torch.equal(pixels, expected_pixels), (cpu, count, dim)
+                assert_same_bits(x, expected_x)
 
 
 def test_every_byte_is_divided_by_255(device: torch.device) -> None:
@@ -217,25 +210,24 @@ TAKE_ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "error", "message"), LOGITS_ERRORS)
-def test_bad_input_of_log_prob_is_named(wrong: dict[str, Any], error: type[Exception], message: str) -> None:
-    arguments = {"logits": torch.zeros(2, 3), "pixels": BYTES} | wrong
+GOOD_LOGITS: dict[str, Any] = {"logits": torch.zeros(2, 3), "pixels": BYTES}
+GOOD_BINARIZE: dict[str, Any] = {"pixels": BYTES, "key": noise_key(0)}
+GOOD_TAKE: dict[str, Any] = {"images": BYTES, "rows": ROWS, "key": noise_key(0)}
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "error", "message"),
+    [
+        *((bernoulli_log_prob, GOOD_LOGITS | wrong, *expected) for wrong, *expected in LOGITS_ERRORS),
+        *((binarize, GOOD_BINARIZE | wrong, *expected) for wrong, *expected in BINARIZE_ERRORS),
+        *((take_pixels, GOOD_TAKE | wrong, *expected) for wrong, *expected in TAKE_ERRORS),
+    ],
+)
+def test_bad_input_is_named(
+    function: Callable[..., Any], arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=re.escape(message)):
-        bernoulli_log_prob(**arguments)
-
-
-@pytest.mark.parametrize(("wrong", "error", "message"), BINARIZE_ERRORS)
-def test_bad_input_of_binarize_is_named(wrong: dict[str, Any], error: type[Exception], message: str) -> None:
-    arguments = {"pixels": BYTES, "key": noise_key(0)} | wrong
-    with pytest.raises(error, match=re.escape(message)):
-        binarize(**arguments)
-
-
-@pytest.mark.parametrize(("wrong", "error", "message"), TAKE_ERRORS)
-def test_bad_input_of_take_pixels_is_named(wrong: dict[str, Any], error: type[Exception], message: str) -> None:
-    arguments = {"images": BYTES, "rows": ROWS, "key": noise_key(0)} | wrong
-    with pytest.raises(error, match=re.escape(message)):
-        take_pixels(**arguments)
+        function(**arguments)
 
 
 def test_raw_operators_refuse_what_they_cannot_read(module: ModuleType) -> None:

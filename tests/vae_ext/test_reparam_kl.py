@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -107,21 +108,16 @@ def test_what_is_not_finite_stays_so(device: torch.device, value: float) -> None
         assert kl[[0, 2]].isfinite().all()
 
 
-def test_same_bits_on_every_instruction_set_thread_count_and_row_split(
-    module: ModuleType, each_capability: list[str], threads: None
-) -> None:
+def test_same_bits_on_every_instruction_set_thread_count_and_row_split(each_cpu: Callable[[], Iterator[str]]) -> None:
     key = noise_key(8)
     for rows, dim in [(1000, 20), (70, 333), (9, 3000)]:
         mu, logvar = (t.detach() for t in inputs(rows, dim, torch.float32, torch.device("cpu")))
         grad_z, grad_kl = torch.randn(rows, dim), torch.randn(rows)
         results = []
-        for name in each_capability:
-            assert module.set_cpu_capability(name)
-            for count in (1, 2):
-                torch.set_num_threads(count)
-                forward = torch.ops.vae_ext.reparam_kl(mu, logvar, key)
-                backward = torch.ops.vae_ext.reparam_kl_backward(grad_z, grad_kl, mu, logvar, key)
-                results.append([*forward, *backward])
+        for _ in each_cpu():
+            forward = torch.ops.vae_ext.reparam_kl(mu, logvar, key)
+            backward = torch.ops.vae_ext.reparam_kl_backward(grad_z, grad_kl, mu, logvar, key)
+            results.append([*forward, *backward])
         half = rows // 2
         parts = [reparam_kl(mu[part], logvar[part], key, row_offset=part.start) for part in (slice(0, half), slice(half, rows))]
         for result in results:
