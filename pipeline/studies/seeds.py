@@ -10,7 +10,7 @@ import platform
 import pandas as pd
 import torch
 
-from pipeline.config.paths import EXPECTED, PARAMS, RESULTS
+from pipeline.config.paths import EXPECTED, RESULTS
 from pipeline.evaluation.metrics import METRICS
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_csv, write_json
@@ -37,24 +37,16 @@ def main() -> None:
     rows = [{"seed": one.params["seed"], **one.report["value"]} for one in experiments() if set(one.changes) <= {"seed"}]
     table = pd.DataFrame(rows, columns=["seed", *METRICS]).dropna(axis="columns", how="all")
     if len(table) < FEWEST:
-        raise UserError(
-            f"dvc exp show: expected runs of {PARAMS} with {FEWEST} seeds or more, got {len(table)}; see make seeds"
-        )
+        raise UserError(f"dvc exp show: expected runs with {FEWEST} seeds or more, got {len(table)}; see make seeds")
     table = table.sort_values("seed")
     quantities = {name: band(table[name], name in COUNTS) for name in table.columns[1:]}
     write_csv(TABLE, table)
-    write_json(
-        EXPECTED,
-        {
-            "seeds": table["seed"].tolist(),
-            "made_with": {"python": platform.python_version(), "torch": torch.__version__, "machine": machine()},
-            "quantities": quantities,
-            "params": current_params(),
-        },
-    )
-    for name, found in quantities.items():
-        print(f"{name:>20} {found['mean']:10.4f} +- {found['standard_deviation']:.4f}")
-    print(f"{EXPECTED}: written, from seeds {', '.join(map(str, table['seed']))}")
+    seeds, params = table["seed"].tolist(), current_params()
+    made_with = {"python": platform.python_version(), "torch": torch.__version__, "machine": machine()}
+    write_json(EXPECTED, {"seeds": seeds, "made_with": made_with, "quantities": quantities, "params": params})
+    for name, limits in quantities.items():
+        print(f"{name:>20} {limits['mean']:10.4f} +- {limits['standard_deviation']:.4f}")
+    print(f"{EXPECTED}: written, from seeds {', '.join(map(str, seeds))}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from _pytest.capture import CaptureResult
 
 from pipeline import train
 from pipeline.config.paths import CHECKPOINTS, DEFAULT
@@ -43,3 +44,10 @@ def results() -> Files:
 
 def checkpoints() -> list[Path]:
     return sorted(CHECKPOINTS.glob("*/step-*"))
+
+
+def train_again(capsys: pytest.CaptureFixture[str]) -> CaptureResult[str]:
+    """Trains, and returns what that alone printed."""
+    capsys.readouterr()
+    train.main()
+    return capsys.readouterr()

@@ -20,7 +20,7 @@ from pipeline.runtime.files import sha256
 from pipeline.runtime.main import run
 from pipeline.training import trainer
 from pipeline.training.checkpoints import content_hash
-from tests.pipeline.resume.runs import EPOCHS, STEPS, Files, KilledError, checkpoints, results, train_killed_after
+from tests.pipeline.resume.runs import EPOCHS, STEPS, Files, KilledError, checkpoints, results, train_again, train_killed_after
 
 
 @pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
@@ -40,9 +40,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(
         digit = content.index(b"0.", middle) + 2 if file == "state.json" else middle
         flipped = content[:digit] + bytes([content[digit] ^ 1]) + content[digit + 1 :]
         path.write_bytes({"flip": flipped, "cut": content[:middle], "empty": b""}[fault])
-    capsys.readouterr()
-    train.main()
-    said = capsys.readouterr()
+    said = train_again(capsys)
     assert f"{newest}: damaged, " in said.err
     assert f"{older}: going on after 2 of {EPOCHS} epochs" in said.out
     assert results() == undisturbed
@@ -78,9 +76,7 @@ def test_checkpoint_of_another_kind_is_taken_as_damaged_though_its_checksums_are
     content = {"progress": progress | changes, "tensors": sha256(newest / "state.safetensors")}
     state = json.dumps({"content": content, "sha256": content_hash(content)})
     (newest / "state.json").write_text(state, encoding="utf-8")
-    capsys.readouterr()
-    train.main()
-    printed = capsys.readouterr()
+    printed = train_again(capsys)
     assert f"{newest}: damaged, state." in printed.err
     assert said in printed.err
     assert f"{older}: going on after 2 of {EPOCHS} epochs" in printed.out
@@ -93,9 +89,7 @@ def test_no_whole_checkpoint_means_from_the_start(
     train_killed_after(3 * STEPS, monkeypatch)
     for path in checkpoints():
         (path / "state.json").write_text("{}", encoding="utf-8")
-    capsys.readouterr()
-    train.main()
-    said = capsys.readouterr()
+    said = train_again(capsys)
     assert said.err.count("damaged") == 2
     assert "going on" not in said.out
     assert results() == undisturbed
@@ -116,8 +110,7 @@ def test_checkpoint_that_cannot_be_written_is_said_and_the_run_goes_on(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pipeline.training.checkpoints.save_file", full)
-    train.main()
-    assert capsys.readouterr().out.count("the checkpoint could not be written: [Errno 28] No space left on device") == EPOCHS
+    assert train_again(capsys).out.count("the checkpoint could not be written: [Errno 28] No space left on device") == EPOCHS
     assert results() == undisturbed
     assert checkpoints() == []
 
@@ -129,9 +122,7 @@ def test_weights_that_were_not_written_are_written_from_the_last_checkpoint(
         patch.setattr(train, "save_model", lambda *_: (_ for _ in ()).throw(KilledError))
         with pytest.raises(KilledError):
             train.main()
-    capsys.readouterr()
-    train.main()
-    assert "ELBO train" not in capsys.readouterr().out
+    assert "ELBO train" not in train_again(capsys).out
     assert results() == undisturbed
 
 
@@ -175,6 +166,5 @@ def test_disk_that_is_full_is_one_line_with_the_files_name_and_loses_nothing(
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and said[0].startswith(f"error: {file}") and said[0].endswith("File too large"), said
     assert not DEFAULT.weights.exists()
-    train.main()
-    assert "going on after" in capsys.readouterr().out
+    assert "going on after" in train_again(capsys).out
     assert results() == undisturbed

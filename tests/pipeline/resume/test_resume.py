@@ -21,7 +21,7 @@ from pipeline.training.checkpoints import run_key
 from pipeline.training.step import TrainStep
 from pipeline.training.stop_signals import handle_stop_signals
 from tests.pipeline.conftest import set_params
-from tests.pipeline.resume.runs import EPOCHS, STEPS, Files, checkpoints, results, train_killed_after
+from tests.pipeline.resume.runs import EPOCHS, STEPS, Files, checkpoints, results, train_again, train_killed_after
 from tests.programs import start_python, wait_for_line
 
 
@@ -31,9 +31,7 @@ def test_killed_run_resumes_to_the_same_weights_and_curves(
 ) -> None:
     train_killed_after(steps, monkeypatch)
     assert not DEFAULT.weights.exists()
-    capsys.readouterr()
-    train.main()
-    said = capsys.readouterr().out
+    said = train_again(capsys).out
     assert ("going on after" in said) == (steps >= STEPS)
     assert said.count("ELBO train") == EPOCHS - steps // STEPS
     assert results() == undisturbed
@@ -43,10 +41,8 @@ def test_finished_run_leaves_no_checkpoints_and_a_second_one_trains_again(
     undisturbed: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):
-        capsys.readouterr()
-        train.main()
+        assert train_again(capsys).out.count("ELBO train") == EPOCHS
         assert checkpoints() == []
-        assert capsys.readouterr().out.count("ELBO train") == EPOCHS
     assert results() == undisturbed
 
 
@@ -66,9 +62,7 @@ def test_other_parameters_never_resume_it(
 ) -> None:
     train_killed_after(3 * STEPS, monkeypatch)
     set_params(prepared / "params.yaml", change)
-    capsys.readouterr()
-    train.main()
-    assert "going on" not in capsys.readouterr().out
+    assert "going on" not in train_again(capsys).out
     assert len(checkpoints()) == 2  # the first run's, which can still go on
 
 
@@ -92,12 +86,11 @@ def test_other_non_semantic_parameters_resume_it_and_say_what_differs(
     train_killed_after(3 * STEPS, monkeypatch)
     before = torch.get_num_threads()
     set_params(prepared / "params.yaml", {"train.threads": before + 1, "train.checkpoint_every": 2})
-    capsys.readouterr()
     try:
-        train.main()
+        said = train_again(capsys).out
     finally:
         torch.set_num_threads(before)
-    assert f"made with threads {before}, going on with {before + 1}: expect other rounding" in capsys.readouterr().out
+    assert f"made with threads {before}, going on with {before + 1}: expect other rounding" in said
 
 
 def test_sigkill_and_then_sigterm_at_any_moment_change_no_bit(prepared: Path) -> None:
