@@ -129,10 +129,7 @@ class Trainer:
                 while train_step.position < train_step.steps:
                     before = train_step.position
                     self.step += train_step.advance()
-                    bar.update(
-                        min(train_step.position * train_step.batch_size, len(train_step.images))
-                        - before * train_step.batch_size
-                    )
+                    bar.update(sum(map(train_step.size_of, range(before, train_step.position))))
                     # Reading the record waits for the GPU: there only every hundredth step, for the bar, and the epoch's end.
                     if self.device.type == "cpu" and train_step.optimizer.nonfinite.item():
                         self.check(epoch)
