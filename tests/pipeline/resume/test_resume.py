@@ -142,14 +142,21 @@ def test_interrupt_at_an_epochs_last_step_loses_no_curve(
 
 
 def test_run_waits_for_another_that_trains_the_same(
-    prepared: Path, undisturbed: Files, capsys: pytest.CaptureFixture[str]
+    prepared: Path, undisturbed: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = prepared / CHECKPOINTS / f"{run_key(load_params())}.lock"
-    code = f"import filelock, time; l = filelock.FileLock({str(lock)!r}); l.acquire(); print('held', flush=True); time.sleep(1)"
+    code = f"import filelock; l = filelock.FileLock({str(lock)!r}); l.acquire(); print('held', flush=True); input()"
+    said: list[str] = []
     with start_python("-c", code) as holder:
         wait_for_line(holder, "held")
+
+        def release(line: str, **_: object) -> None:
+            said.append(line)
+            holder.communicate("")
+
+        monkeypatch.setattr("pipeline.training.checkpoints.print", release, raising=False)
         train.main()
-    assert "another process trains the same; waiting for it to end" in capsys.readouterr().out
+    assert len(said) == 1 and said[0].endswith(": another process trains the same; waiting for it to end")
     assert results() == undisturbed
 
 
