@@ -15,7 +15,7 @@ import pytest
 from pipeline.runtime.errors import UserError
 from tests.benchmarks import measure, report
 from tests.benchmarks.cases import CASES
-from tests.benchmarks.report import Report, lines, metrics_of, read_report, write_results
+from tests.benchmarks.report import lines, metrics_of, read_report, write_results
 from tests.pipeline.conftest import start_history
 from vae_ext.source import ROOT
 
@@ -90,14 +90,14 @@ def test_a_report_that_is_none_is_named_in_one_line(tmp_path: Path, content: str
         read_report(tmp_path / "bad.json")
 
 
+# `make bench` of one case of each operator, with a provider that fails.
 RUN = """
-import sys
 from tests.benchmarks import measure, providers
 def broken(logits, images, x): raise TypeError("unexpected keyword argument")
 providers.PixelBench.eager = staticmethod(broken)
 measure.main()
 """
-ONE_CASE_OF_EACH = "(cpu-128x2- or cpu-128x784-) and (forward or both and (fused or eager)) and not compile and not reference"
+CHOSEN = "(cpu-128x2- or cpu-128x784-) and (forward or both and (fused or eager)) and not compile and not reference"
 
 
 def alone() -> dict[str, str]:
@@ -108,7 +108,7 @@ def alone() -> dict[str, str]:
 @pytest.mark.long
 def test_a_real_run_becomes_a_table_metrics_and_figures_and_names_what_failed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", RUN, "--report", str(tmp_path / "report.json"), "--full", "--seconds=0"]
-    command += ["-k", f"{ONE_CASE_OF_EACH} or step-products"]
+    command += ["-k", f"{CHOSEN} or step-products"]
     done = subprocess.run(command, cwd=ROOT, env=alone(), capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     failed = [f"cpu 128x784-pixels {mode} eager: TypeError: unexpected keyword argument" for mode in ("forward", "both")]
@@ -159,23 +159,21 @@ def test_the_reference_is_not_measured_in_the_operators_name(tmp_path: Path, mon
         measure.measure(tmp_path / "report.json")
 
 
-@pytest.mark.parametrize(("failures", "status"), [({}, 0), ({"cpu 128x20 both eager": "it broke"}, 1)])
 def test_make_bench_prints_a_table_and_fails_where_a_provider_did(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failures: dict[str, str], status: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[list[str]] = []
+    def run_pytest(arguments: list[str]) -> None:
+        assert arguments[-3:] == ["--full", "--seconds", "60"]
+        (option,) = (argument for argument in arguments if argument.startswith("--benchmark-json="))
+        write_report(Path(option.partition("=")[2]), times(), **failures)
 
-    def measured(path: Path, options: list[str]) -> Report:
-        asked.append(options)
-        return read_report(write_report(path, times(), **failures))
-
-    monkeypatch.setattr(measure, "measure", measured)
+    monkeypatch.setattr(pytest, "main", run_pytest)
     monkeypatch.setattr(sys, "argv", ["measure", "--report", str(tmp_path / "report.json"), "--full", "--seconds", "60"])
-    with pytest.raises(SystemExit) as exit_:
-        measure.main()
-    assert int(exit_.value.code or 0) == status
-    assert asked == [["--full", "--seconds", "60"]]
-    assert "1024x64 forward" in capsys.readouterr().out
+    for failures in ({}, {"cpu 128x20 both eager": "it broke"}):
+        with pytest.raises(SystemExit) as exit_:
+            measure.main()
+        assert exit_.value.code == bool(failures)
+        assert "1024x64 forward" in capsys.readouterr().out
 
 
 def test_make_bench_record_writes_what_two_runs_found(

@@ -40,7 +40,7 @@ CHANGES: list[dict[str, Any]] = [
 BLOCKED = """
 import sys
 sys.modules.update(dict.fromkeys(("pydantic", "ruamel", "ruamel.yaml", "dvc", "dvclive", "safetensors", "tqdm")))
-import tests.benchmarks.gpu, tests.benchmarks.bench_step, tests.pipeline.test_step
+import tests.benchmarks.gpu, tests.benchmarks.measure, tests.benchmarks.bench_step, tests.pipeline.test_step
 """
 
 
