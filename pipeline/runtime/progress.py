@@ -27,9 +27,13 @@ class Lines:
         sys.stderr.flush()
 
 
-def progress_bar(total: int, text: str) -> tqdm[Any]:
-    """A bar over so many images."""
+def progress_bar(total: int, text: str, hidden: bool = False) -> tqdm[Any]:
+    """A bar over so many images; in a log a line every :data:`EVERY` seconds."""
+    if hidden:
+        return tqdm(disable=True)
     if sys.stderr.isatty():
-        return tqdm(total=total, unit=" images", desc=text, dynamic_ncols=True)
+        return tqdm(total=total, unit=" images", unit_scale=True, desc=text, dynamic_ncols=True)
     line = "{desc}: {n_fmt} of {total_fmt} images, {elapsed} so far, {remaining} to go"
-    return tqdm(total=total, desc=text, file=Lines(), mininterval=EVERY, maxinterval=EVERY, ncols=128, bar_format=line)
+    return tqdm(
+        total=total, desc=text, file=Lines(), ncols=128, bar_format=line, delay=EVERY, mininterval=EVERY, maxinterval=EVERY
+    )

@@ -22,6 +22,7 @@ from pipeline.models.vae import VAE
 from pipeline.runtime.errors import Interrupted, UserError
 from pipeline.runtime.machine import machine
 from pipeline.runtime.noise_streams import Stream, stream_key
+from pipeline.runtime.progress import progress_bar
 from pipeline.training.checkpoints import Checkpoints, Curves, Progress
 from pipeline.training.distributed import Group, SharedError
 from pipeline.training.step import DISTORTION, RATE, REPLAYED, TERMS, TrainStep
@@ -118,9 +119,7 @@ class Trainer:
         train, train_step = self.params.train, self.train_step
         for curves in self.curves:
             log(live, curves)
-        # disable=None: a bar on a terminal, none in a log file.
-        total, hidden = train.epochs * len(train_step.images), None if self.group.is_first else True
-        with tqdm(total=total, unit=" images", unit_scale=True, disable=hidden, dynamic_ncols=True) as bar:
+        with progress_bar(train.epochs * len(train_step.images), "training", hidden=not self.group.is_first) as bar:
             first, position = divmod(self.step, train_step.steps)
             bar.update(first * len(train_step.images) + position * train_step.batch_size)
             for epoch in range(first, train.epochs):
@@ -135,7 +134,7 @@ class Trainer:
                         self.check(epoch)
                     if not bar.disable and train_step.position // 100 > before // 100:
                         name, value = next(iter(self.averages().items()))
-                        bar.set_postfix_str(f"epoch {epoch + 1}/{train.epochs}, {name} {value:.2f}")
+                        bar.set_postfix_str(f"epoch {epoch + 1}/{train.epochs}, {name} {value:.2f}", refresh=False)
                     # A vote of several processes takes time, and waits for their GPUs.
                     votes = self.group.size == 1 or train_step.position % REPLAYED == 0
                     if votes and train_step.position < train_step.steps and self.group.any_rank(stop.requested):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pipeline.data.batches import InMemoryImages, MemmapImages, byte_means
 from pipeline.data.prepared import read_split
 from pipeline.models.objectives import Terms
 from pipeline.models.serialization import load_model
+from pipeline.runtime import progress
 from pipeline.runtime.errors import UserError
 from pipeline.training.step import TrainStep, epoch_order
 from pipeline.training.trainer import Trainer
@@ -94,6 +96,19 @@ def poison(monkeypatch: pytest.MonkeyPatch, step: int, term: str) -> None:
         return terms
 
     monkeypatch.setattr(TrainStep, "write_gradient", poisoned)
+
+
+def test_a_log_has_a_line_now_and_then_of_how_far_training_is(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also within an epoch: a batch of 50 is a sixth of one."""
+    set_params(prepared / "params.yaml", {"train.batch_size": 50})
+    train.main()
+    assert "training:" not in capsys.readouterr().err
+    monkeypatch.setattr(progress, "EVERY", 0)
+    train.main()
+    lines = re.findall(r"^training: (\d+) of 600 images, 00:\d\d so far, .* to go$", capsys.readouterr().err, re.MULTILINE)
+    assert {"50", "350", "600"} <= set(lines)
 
 
 @pytest.mark.parametrize("term", ["rate", "distortion", "gradient"])
