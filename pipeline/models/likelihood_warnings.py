@@ -15,13 +15,14 @@ def caveats(values: str, image_shape: Sequence[int], params: Params) -> list[str
         image_shape: [H, W] or [C, H, W].
     """
     likelihood, binary = params.model.likelihood, values == "binary"
-    are = "grey" if len(image_shape) == 2 else "in colour"
+    are, better = "grey", "binarize: true draws black and white; model.likelihood: categorical has levels"
+    if len(image_shape) == 3:
+        are, better = "in colour", "model.likelihood: gaussian is of their values, categorical of levels"
     checks = [
         (
             likelihood == "bernoulli" and not binary and not params.binarize,
             f"the pixels are {are}, and the Bernoulli likelihood takes them as probabilities of white: its ELBO and NLL "
-            "compare only with others of that kind (binarize: true draws black and white; model.likelihood: categorical has "
-            "levels)",
+            f"compare only with others of that kind ({better})",
         ),
         (binary and params.binarize, "the pixels are black and white already: binarize: true changes nothing"),
         (
