@@ -18,7 +18,7 @@ help:
 	@echo "make restore what the last commit found, after an experiment or a refused value"
 	@echo "make recipes the same for every file of recipes/, and a table of them"
 	@echo "make recipe NAME=aevb_mlp_2d     the same for one"
-	@echo "make sweep   experiments over beta (BETAS=0.1,0.3,1,3,10 EPOCHS=5), and rate against distortion"
+	@echo "make sweep   experiments over beta (BETAS=0.1,0.3,1,3,10 EPOCHS=5), and rate against distortion, into out/"
 	@echo "make seeds   the same experiment with other seeds (SEEDS=1,2,3,4,5): mean and standard deviation"
 	@echo "make verify  make repro, and whether what it found is what other seeds found"
 	@echo "make checks  ruff, clang-format, mypy and import-linter"
@@ -77,10 +77,12 @@ HALF := OMP_NUM_THREADS=$$(( ($$(nproc) + 1) / 2 ))
 
 BETAS ?= 0.1,0.3,1,3,10
 EPOCHS ?= 5
+# results/ has the committed one.
+SWEEP ?= out
 sweep: $(READY)
 	$(ACTIVE) dvc exp run --queue -S 'beta=$(BETAS)' -S train.epochs=$(EPOCHS) -S evaluate.importance_samples=100
 	$(ACTIVE) $(HALF) dvc exp run --run-all --jobs 2
-	$(ACTIVE) python -m pipeline.studies.rate_distortion
+	$(ACTIVE) python -m pipeline.studies.rate_distortion $(SWEEP)
 
 SEEDS ?= 1,2,3,4,5
 seeds: $(READY)

@@ -93,7 +93,7 @@ TESTS = {
     "dvc exp run --queue -S 'beta=0.1,0.3,1,3,10' -S train.epochs=5 -S evaluate.importance_samples=100": QUEUE,
     "dvc exp run --queue -S 'seed=1,2,3,4,5'": QUEUE,
     "dvc exp run --run-all --jobs 2": QUEUE,
-    "python -m pipeline.studies.rate_distortion": (
+    "python -m pipeline.studies.rate_distortion out": (
         f"{PIPELINE}/test_experiments.py::test_rate_and_distortion_of_experiments_are_drawn"
     ),
     "python -m pipeline.studies.seeds": SEEDS,

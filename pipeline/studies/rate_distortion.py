@@ -1,20 +1,23 @@
 """Rate against distortion over DVC's experiments: what beta trades for what. `make sweep` runs some, and draws them.
 
-Reads the last commit's experiments and those of the workspace, and draws as one curve those that differ in beta alone.
+Reads the last commit's experiments, and draws as one curve those that differ in beta alone: what only evaluates, as the number
+of importance samples, moves neither rate nor distortion.
 """
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 import pandas as pd
 
-from pipeline.config.paths import PARAMS, RESULTS
+from pipeline.config.paths import PARAMS
 from pipeline.figures.style import figure
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_csv
 from pipeline.runtime.main import run
 from pipeline.studies.runs import experiments
 
-TABLE, FIGURE = RESULTS / "rate_distortion.csv", RESULTS / "rate_distortion.png"
 METRICS = ["elbo", "rate", "distortion", "nll", "active_units"]
 
 
@@ -23,14 +26,15 @@ def betas() -> pd.DataFrame:
     rows = []
     for one in experiments():
         if "rate" in one.report.index:
-            others = ", ".join(f"{key}={value}" for key, value in one.changes.items() if key != "beta")
+            moving = {key: value for key, value in one.changes.items() if key != "beta" and not key.startswith("evaluate.")}
+            others = ", ".join(f"{key}={value}" for key, value in moving.items())
             rows.append({"beta": one.params["beta"], "else": others, **{name: one.value(name) for name in METRICS}})
     return pd.DataFrame(rows, columns=["beta", "else", *METRICS]).sort_values(["else", "beta"], ignore_index=True)
 
 
-def draw(table: pd.DataFrame) -> None:
+def draw(table: pd.DataFrame, path: Path) -> None:
     """The curves. Straight lines of slope -1 join equal ELBOs, since ELBO = -(distortion + rate)."""
-    with figure(FIGURE, width=6.8, height=5) as fig:
+    with figure(path, width=6.8, height=5) as fig:
         axes = fig.subplots()
         for others, curve in table.groupby("else"):
             axes.plot(curve["rate"], curve["distortion"], "o-", label=str(others) or str(PARAMS))
@@ -48,17 +52,24 @@ def draw(table: pd.DataFrame) -> None:
         axes.legend()
 
 
-def main() -> None:
+def main(folder: Path) -> None:
     table = betas()
     if table["beta"].nunique() < 2:
         raise UserError(
             f"dvc exp show: expected experiments of at least two betas, got {table['beta'].nunique()}; make sweep runs some"
         )
-    write_csv(TABLE, table)
-    draw(table)
+    path = folder / "rate_distortion.png"
+    write_csv(path.with_suffix(".csv"), table)
+    draw(table, path)
     print(table.to_string(index=False, float_format="%.2f"))
-    print(f"{FIGURE}: written")
+    print(f"{path}: written")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where rate_distortion.png and .csv are written")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    run(lambda: main(arguments().folder))

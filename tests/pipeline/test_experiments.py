@@ -101,11 +101,11 @@ def test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache(
 
 
 def test_rate_and_distortion_of_experiments_are_drawn(clone: Clone, edited: str) -> None:
-    clone.must(sys.executable, "-m", "pipeline.studies.rate_distortion", PYTHONPATH=str(clone.folder))
-    table = pd.read_csv(clone.folder / "results/rate_distortion.csv")
+    clone.must(sys.executable, "-m", "pipeline.studies.rate_distortion", "out", PYTHONPATH=str(clone.folder))
+    table = pd.read_csv(clone.folder / "out/rate_distortion.csv")
     rates = table[table["else"] == "seed=2"].set_index("beta")["rate"].to_dict()
     assert rates[4.0] < rates[1.0]
-    assert (clone.folder / "results/rate_distortion.png").is_file()
+    assert (clone.folder / "out/rate_distortion.png").is_file()
     clone.must("git", "clean", "--quiet", "--force", "results")
 
 

@@ -6,14 +6,29 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
+from pipeline.config.keys import flatten
+from pipeline.config.paths import DEFAULT, PARAMS
+from pipeline.config.plain_yaml import read_yaml
 from pipeline.runtime.errors import UserError
 from pipeline.studies import rate_distortion
+from pipeline.studies.runs import Run
 
 
 @pytest.mark.usefixtures("workspace")
 def test_one_beta_makes_no_curve_and_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_distortion, "betas", lambda: pd.DataFrame({"beta": [1.0, 1.0]}))
     with pytest.raises(UserError, match="expected experiments of at least two betas, got 1; make sweep runs some"):
-        rate_distortion.main()
-    assert not Path("results").exists()
+        rate_distortion.main(Path("out"))
+    assert not Path("out").exists()
+
+
+def test_what_only_evaluates_makes_no_curve_of_its_own(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = flatten(read_yaml(PARAMS))
+    found = pd.DataFrame({"value": dict.fromkeys(rate_distortion.METRICS, 1.0), "standard_error": 0.1})
+    changes = ({"beta": 0.5}, {"beta": 2.0, "evaluate.importance_samples": 7}, {"beta": 4.0, "train.epochs": 1})
+    runs = [Run("", params | change, found, None, None, LocalFileSystem(), DEFAULT) for change in changes]
+    monkeypatch.setattr(rate_distortion, "experiments", lambda: runs)
+    table = rate_distortion.betas()
+    assert table.groupby("else")["beta"].apply(list).to_dict() == {"": [0.5, 2.0], "train.epochs=1": [4.0]}
