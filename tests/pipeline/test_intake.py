@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from pipeline.data.splits import as_count, hold_out, permutation, share_out
 from tests.pipeline.conftest import ROOT, set_params
 from tests.pipeline.own_images import (
     DRAWN,
+    GOOD,
+    SPLIT,
     Bytes,
     digits_archive,
     digits_rows,
@@ -159,3 +163,17 @@ def test_a_killed_prepare_leaves_no_half_data_set_and_the_next_one_is_whole(work
     prepare.main()
     assert read_manifest().counts == {"train": 210, "validation": 30, "test": 60}
     assert not half[0].exists()
+
+
+def test_archives_write_nothing_outside_their_folder_or_in_it(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = workspace / "data/raw"
+    stream = io.BytesIO()
+    np.save(stream, GOOD)
+    with zipfile.ZipFile(raw / "x.npz", "w") as archive:
+        archive.writestr("../../images.npy", stream.getvalue())
+        archive.writestr("images.npy", stream.getvalue())
+    set_params(workspace / "params.yaml", {"data.path": "data/raw/x.npz", **SPLIT})
+    before = sorted(workspace.parent.rglob("*"))
+    prepare.main()
+    written = set(workspace.parent.rglob("*")) - set(before)
+    assert {path.relative_to(workspace).parts[:2] for path in written if ".locks" not in path.parts} == {("data", "prepared")}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import io
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from pipeline.data.prepared import read_manifest, read_split
 from pipeline.inference.inputs import InputImages
 from pipeline.runtime.errors import UserError
 from tests.pipeline.conftest import RAW, ROOT, set_params, write_idx
-from tests.pipeline.own_images import GOOD, SPLIT, Bytes, colours, photos_of_all_sizes
+from tests.pipeline.own_images import Bytes, colours, photos_of_all_sizes
 
 
 def prepared_by(capsys: pytest.CaptureFixture[str], path: str, **data: object) -> tuple[Bytes, str]:
@@ -296,17 +294,3 @@ def test_vae_reads_images_as_the_models_own_were_read(raw: Path) -> None:
     assert np.array_equal(group.images.read(np.arange(16)), read_split("train").images)
     (group,) = InputImages(["data/raw/rows.npz"], (3, 4, 4), data, resize=False).groups
     assert group.images.read(np.arange(20)).shape == (20, 3, 4, 4)
-
-
-def test_archives_write_nothing_outside_their_folder_or_in_it(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    raw = workspace / "data/raw"
-    stream = io.BytesIO()
-    np.save(stream, GOOD)
-    with zipfile.ZipFile(raw / "x.npz", "w") as archive:
-        archive.writestr("../../images.npy", stream.getvalue())
-        archive.writestr("images.npy", stream.getvalue())
-    set_params(workspace / "params.yaml", {"data.path": "data/raw/x.npz", **SPLIT})
-    before = sorted(workspace.parent.rglob("*"))
-    prepare.main()
-    written = set(workspace.parent.rglob("*")) - set(before)
-    assert {path.relative_to(workspace).parts[:2] for path in written if ".locks" not in path.parts} == {("data", "prepared")}
