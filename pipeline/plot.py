@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from pipeline.config.paths import DEFAULT, RunPaths
+from pipeline.config.plain_yaml import read_yaml
 from pipeline.config.stage import run_stage
 from pipeline.config.validation import load_params
 from pipeline.figures.curves import learning_curves, nll_by_samples
@@ -37,7 +38,8 @@ def main(paths: RunPaths = DEFAULT) -> None:
             decoding_figures(test, params, active, folder)
         announce("the page")
         report = pd.read_csv(paths.tables / "report.csv", index_col="quantity")
-        write_page(paths.page, test, dimensions, report, paths.figures, params.seed)
+        changes = None if paths is DEFAULT else read_yaml(paths.about)["changes"]
+        write_page(paths.page, test, dimensions, report, paths.figures, params.seed, changes)
         print(f"{paths.figures}: {', '.join(sorted(path.name for path in paths.figures.glob('*.png')))}")
         print(f"{paths.page}: {paths.page.stat().st_size / 1e6:.1f} MB, opens by a double click")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import html
+import io
 import json
 import math
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.config.keys import flatten
@@ -30,17 +32,20 @@ from vae_ext import standard_normal
 
 PARTS = Path(__file__).parent / "web"
 EXPLORED = 1000  # test images, the first
+MAX_CHANGES = 6  # parameters in the summary
+# Figures have 130 pixels to an inch: at this scale their smallest text has the size of a footnote.
+LEGIBLE = 0.55
 CAPTIONS = {
-    "learning_curves": "Training and validation, per epoch.",
+    "learning_curves": "After each epoch, on training and validation images.",
     "reconstructions": "The first test images; their posteriors' means and samples decoded; samples of p(x|z), with its noise.",
-    "extremes": "What the model explains best, as most, and worst.",
-    "samples": "The prior, decoded: what the model takes images to be.",
-    "manifold": "The plane of two latent dimensions, decoded.",
-    "interpolations": "Half-way codes should decode to images, and not to two at once.",
-    "traversals": "What each active dimension does alone, largest KL first.",
-    "latent": "Codes of test images. Gaps are regions that the decoder was not trained on.",
-    "kl_per_dimension": "Where the rate goes.",
-    "nll": "The bound tightens with the number of samples; where it is flat, it is near log p(x).",
+    "extremes": "The test images that the model explains best, middling and worst, each above its reconstruction.",
+    "samples": "E[x|z] of z drawn from the prior N(0, 1).",
+    "manifold": "E[x|z] over the plane of the two latent dimensions.",
+    "interpolations": "E[x|z] on straight lines between two codes. The point half-way should be one image, not two overlaid.",
+    "traversals": "E[x|z] along each active dimension, with the others fixed.",
+    "latent": "Codes of test images. The decoder was not trained on the gaps between them.",
+    "kl_per_dimension": "The rate of each latent dimension, largest first.",
+    "nll": "The bound on -log p(x) falls with the number of importance samples; where it is flat, it is near.",
 }
 
 
@@ -133,33 +138,71 @@ def explorer(test: EncodedTestSet, axes: list[int], sliders: list[int], seed: in
     }, blob.packed()
 
 
-def origin(metadata: ModelMetadata) -> str:
-    """A table of the data and versions that made a model.
+def scrolling(label: str, content: str) -> str:
+    """What scrolls in itself where the screen is narrower, by keyboard too."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(label)}">\n{content}\n</div>'
 
-    Not when, how fast or where: the page has the same bytes each time. That is in time.json.
-    """
+
+def summary(
+    metadata: ModelMetadata, dimensions: pd.DataFrame, report: pd.DataFrame, changes: dict[str, Any] | None
+) -> dict[str, str]:
+    """What the run is and what it found, for the first screen: texts by heading."""
     data = metadata.data
-    rows = {
-        "data": f"{data.source}: {', '.join(f'{split} {count:,}' for split, count in data.counts.items())}",
-        "training images, sha256": data.sha256["train_images.npy"],
-        **metadata.versions,
+    counts = ", ".join(f"{count:,} {split}" for split, count in data.counts.items())
+    is_autoencoder = metadata.params.model.posterior == "deterministic"
+    shown = {"distortion": "Distortion"} if is_autoencoder else {"elbo": "ELBO", "nll": "NLL"}
+    found = {
+        shown[name]: f"{value}{error and f' ± {error}'} {unit} per image"
+        for name, value, error, unit, _ in report_cells(report[report.index.isin(list(shown))])
     }
-    return "<table>" + "".join(f"<tr><td>{name}<td>{html.escape(value)}" for name, value in rows.items()) + "</table>"
+    named = [f"{key} {json.dumps(value)}" for key, value in (changes or {}).items()]
+    more = [f"and {len(named) - MAX_CHANGES} more"] if len(named) > MAX_CHANGES else []
+    return {
+        "Data": f"{data.source}: {counts} images",
+        **found,
+        "Code" if is_autoencoder else "Posterior": f"{verdict(dimensions).capitalize()}.",
+        "Parameters": f"params.yaml with {', '.join(named[:MAX_CHANGES] + more)}" if named else "those of params.yaml",
+        "Seed": str(metadata.params.seed),
+    }
+
+
+def figure_element(name: str, png: bytes) -> str:
+    """A figure with its caption."""
+    title = name.replace("_", " ")
+    width, height = Image.open(io.BytesIO(png)).size
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    size = f'width="{width}" height="{height}" style="--legible: {round(LEGIBLE * width)}px"'
+    image = scrolling(title, f'<img src="{source}" alt="{title}" {size}>')
+    return f"<figure>{image}<figcaption>{html.escape(CAPTIONS[name])}</figcaption></figure>"
+
+
+def origin(metadata: ModelMetadata) -> str:
+    """A table of the data and versions that made a model."""
+    rows = {"training images, sha256": metadata.data.sha256["train_images.npy"], **metadata.versions}
+    lines = (f'<tr><th scope="row">{name}</th><td>{html.escape(value)}</td></tr>' for name, value in rows.items())
+    return "\n".join(["<table>", *lines, "</table>"])
 
 
 def html_table(report: pd.DataFrame) -> str:
     """The evaluation's table."""
-    lines = ["<table><tr><th>quantity<th>value<th>standard error<th>unit<th>definition"]
+    headings = ("quantity", "value", "standard error", "unit", "definition")
+    lines = ["<table>", "<tr>" + "".join(f'<th scope="col">{heading}</th>' for heading in headings) + "</tr>"]
     for quantity, value, error, *words in report_cells(report):
-        cells = [f"<td>{quantity}", *(f'<td class="number">{number}' for number in (value, error))]
-        lines.append("<tr>" + "".join([*cells, *(f"<td>{html.escape(word)}" for word in words)]))
-    return "\n".join(lines) + "</table>"
+        cells = [f'<th scope="row">{quantity}</th>', *(f'<td class="number">{number}</td>' for number in (value, error))]
+        lines.append("<tr>" + "".join([*cells, *(f"<td>{html.escape(word)}</td>" for word in words)]) + "</tr>")
+    return "\n".join([*lines, "</table>"])
 
 
 def write_page(
-    path: Path, test: EncodedTestSet, dimensions: pd.DataFrame, report: pd.DataFrame, figures: Path, seed: int
+    path: Path,
+    test: EncodedTestSet,
+    dimensions: pd.DataFrame,
+    report: pd.DataFrame,
+    figures: Path,
+    seed: int,
+    changes: dict[str, Any] | None,
 ) -> None:
-    """Writes the page.
+    """Writes the page: the same bytes each time, so without date, time or machine, which would change dvc.lock at each run.
 
     Args:
         test: the model and the test set.
@@ -167,6 +210,7 @@ def write_page(
         report: of the evaluation.
         figures: the folder of the PNGs.
         seed: of the noise.
+        changes: a recipe's parameters that are not those of params.yaml, by dotted keys; None: the run is no recipe's.
     """
     by_use = [int(i) for i in dimensions["dimension"]]
     active = [int(i) for i in dimensions.loc[dimensions["active"], "dimension"]]
@@ -175,25 +219,21 @@ def write_page(
     description, data = explorer(test, axes, others, seed)
     span = description["span"]
     slider = '<label>dimension {0}<input id="z{0}" type="range" min="-{1:.3f}" max="{1:.3f}" step="0.01"><span></span></label>'
-    images = []
-    for name, caption in CAPTIONS.items():
-        file = figures / f"{name}.png"
-        if file.exists():
-            source = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
-            text = html.escape(caption)
-            images.append(f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>')
+    files = {name: figures / f"{name}.png" for name in CAPTIONS}
+    first = summary(test.metadata, dimensions, report, changes)
     params = flatten(asdict(test.metadata.params))
+    listing = "\n".join(f"{key}: {json.dumps(value)}" for key, value in params.items())
     page = Template((PARTS / "page.html").read_text(encoding="utf-8")).substitute(
         title="A variational autoencoder" if not test.model.is_deterministic else "An autoencoder",
-        verdict=html.escape(verdict(dimensions).capitalize() + "."),
+        summary="\n".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(text)}</dd>" for key, text in first.items()),
         style=(PARTS / "style.css").read_text(encoding="utf-8"),
         sliders="\n".join(slider.format(i, span) for i in others),
         count=f"{description['count']:,}",
         error=f"{description['error']:.2g}",
-        report=html_table(report),
-        figures="\n".join(images),
-        origin=origin(test.metadata),
-        params=html.escape("\n".join(f"{key}: {json.dumps(value)}" for key, value in params.items())),
+        report=scrolling("Numbers", html_table(report)),
+        figures="\n".join(figure_element(name, file.read_bytes()) for name, file in files.items() if file.exists()),
+        origin=scrolling("Data and versions", origin(test.metadata)),
+        params=scrolling("Parameters", f"<pre>{html.escape(listing)}</pre>"),
         data=data,
         model=json.dumps(description).replace("<", "\\u003c"),  # a class may be named </script>
         script=(PARTS / "explorer.js").read_text(encoding="utf-8"),

@@ -22,11 +22,10 @@ from pipeline.models.vae import VAE
 from pipeline.studies.compare import Comparison
 from pipeline.studies.comparison_page import write_comparison
 from pipeline.studies.runs import Run
-from tests.pipeline.page_picture import CHROMIUM, launched
+from tests.pipeline.browser import CHROMIUM, DESKTOP, PHONE, barriers, launched, opened
 
 pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on PATH (Debian: apt install chromium)")
-PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
 @pytest.fixture(scope="module")
@@ -64,17 +63,6 @@ def page(prepared: Path) -> Path:
     return path
 
 
-def opened(browser: Any, path: Path, **context: Any) -> Any:
-    page = browser.new_context(**context).new_page()
-    page.troubles = []
-    page.on("console", lambda message: page.troubles.append(message.text))
-    page.on(
-        "request", lambda request: None if request.url.startswith(("file:", "data:")) else page.troubles.append(request.url)
-    )
-    page.goto(path.as_uri())
-    return page
-
-
 def test_which_run_is_better_stands_first_and_pictures_stand_side_by_side(browser: Any, page: Path) -> None:
     shown = opened(browser, page, viewport=DESKTOP)
     assert shown.locator("h1 + p").inner_text() == "NLL: best is lower (beta 0.5), 95.00 nats per image"
@@ -91,12 +79,7 @@ def test_which_run_is_better_stands_first_and_pictures_stand_side_by_side(browse
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", [PHONE, DESKTOP], ids=["phone", "desktop"])
 def test_everybody_can_read_it_on_any_screen(browser: Any, page: Path, screen: dict[str, int], scheme: str) -> None:
-    from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-
-    shown = opened(browser, page, viewport=screen, color_scheme=scheme)
-    assert shown.evaluate("document.documentElement.scrollWidth") <= screen["width"]
-    found = Axe().run(shown).response["violations"]
-    assert [problem["id"] for problem in found if problem["impact"] in ("serious", "critical")] == []
+    assert barriers(opened(browser, page, viewport=screen, color_scheme=scheme)) == []
 
 
 def test_without_prepared_images_it_says_so_and_holds_the_rest(prepared: Path, browser: Any) -> None:

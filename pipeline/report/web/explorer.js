@@ -109,7 +109,7 @@ async function unpack() {
 
 function explore({ mu, sigma, pixels }) {
   const plane = element("plane"), span = MODEL.span;
-  let z = new Float32Array(MODEL.centre), chosen = -1;
+  let z = new Float32Array(MODEL.centre), chosen = -1, pressed = -1, hovered = -1;
   const along = (i, axis) => (axes[axis] === undefined ? 0 : mu[i * latentDim + axes[axis]]);
   const toPixel = (value, axis) => ((axis === 0 ? value : -value) / span / 2 + 0.5) * plane.width;
   const toValue = (share, axis) => (axis === 0 ? share - 0.5 : 0.5 - share) * 2 * span;
@@ -117,7 +117,7 @@ function explore({ mu, sigma, pixels }) {
   function paint() {
     const side = plane.clientWidth * devicePixelRatio, style = getComputedStyle(document.body);
     plane.width = plane.height = side;
-    const context = plane.getContext("2d"), unit = side / 500;
+    const context = plane.getContext("2d"), unit = side / 500, alone = hovered < 0 ? pressed : hovered;
     context.strokeStyle = style.getPropertyValue("--line");
     for (const axis of [0, 1]) {
       context.beginPath();
@@ -127,7 +127,7 @@ function explore({ mu, sigma, pixels }) {
     }
     for (let i = 0; i < count; i++) {
       context.fillStyle = classes ? colourOf(classes[i]) : GREY;
-      context.globalAlpha = i === chosen ? 1 : 0.65;
+      context.globalAlpha = i === chosen ? 1 : alone < 0 || classes[i] === alone ? 0.65 : 0.05;
       context.beginPath();
       context.arc(toPixel(along(i, 0), 0), toPixel(along(i, 1), 1), (i === chosen ? 7 : 2.6) * unit, 0, 7);
       context.fill();
@@ -159,6 +159,7 @@ function explore({ mu, sigma, pixels }) {
   function nearest() {
     let best = -1, least = Infinity;
     for (let i = 0; i < count; i++) {
+      if (pressed >= 0 && classes[i] !== pressed) continue;
       const distance = axes.reduce((sum, d, axis) => sum + (along(i, axis) - z[d]) ** 2, 0);
       if (distance < least) [best, least] = [i, distance];
     }
@@ -184,9 +185,11 @@ function explore({ mu, sigma, pixels }) {
 
   /** A test image: its posterior, its reconstruction, and what it costs. z becomes its mu. */
   function choose(i) {
+    if (i < 0) return; // of the class that is shown alone, the page has no image
     chosen = i;
     z = mu.slice(i * latentDim, (i + 1) * latentDim);
-    element("chosen").hidden = false;
+    element("hint").hidden = true;
+    element("pair").hidden = element("chosen").hidden = false;
     draw(element("image"), Float32Array.from(pixels.subarray(i * channels * height * width, (i + 1) * channels * height * width), (v) => v / 255));
     draw(element("reconstruction"), decode(z));
     const [distortion, rate] = MODEL.terms[i], point = MODEL.is_deterministic;
@@ -200,11 +203,13 @@ function explore({ mu, sigma, pixels }) {
     const box = plane.getBoundingClientRect();
     return [toValue((event.clientX - box.left) / box.width, 0), toValue((event.clientY - box.top) / box.height, 1)];
   }
-  plane.addEventListener("pointermove", (event) => {
-    element("where").removeAttribute("aria-live");
-    moveTo(pointed(event));
-  });
-  plane.addEventListener("click", (event) => { moveTo(pointed(event)); choose(nearest()); });
+  for (const kind of ["pointerdown", "pointermove"])
+    plane.addEventListener(kind, (event) => {
+      element("where").removeAttribute("aria-live");
+      moveTo(pointed(event));
+    });
+  const bringIntoSight = () => element("stage").scrollIntoView({ block: "nearest" });
+  plane.addEventListener("click", (event) => { moveTo(pointed(event)); choose(nearest()); bringIntoSight(); });
   plane.addEventListener("keydown", (event) => {
     const step = (event.shiftKey ? 0.02 : 0.1) * span, x = z[axes[0]], y = axes[1] === undefined ? 0 : z[axes[1]];
     const to = { ArrowLeft: [x - step, y], ArrowRight: [x + step, y], ArrowUp: [x, y + step], ArrowDown: [x, y - step] }[event.key];
@@ -213,6 +218,7 @@ function explore({ mu, sigma, pixels }) {
     if (to) moveTo(to);
     else if (event.key === "Enter") choose(nearest());
     else return;
+    bringIntoSight();
     event.preventDefault();
   });
   for (const d of sliders)
@@ -222,9 +228,19 @@ function explore({ mu, sigma, pixels }) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
   if (names.length > NAMED) element("legend").textContent = `${names.length} classes, each in a colour; click a dot for its name`;
   else names.forEach((name, one) => {
-    const label = element("legend").appendChild(document.createElement("span"));
-    label.textContent = label.title = name;
-    label.style.setProperty("--colour", colourOf(one));
+    // Colours look alike to some readers, and of many classes to all: a class can be shown alone.
+    const button = element("legend").appendChild(document.createElement("button"));
+    button.type = "button";
+    button.textContent = button.title = name;
+    button.style.setProperty("--colour", colourOf(one));
+    button.setAttribute("aria-pressed", "false");
+    button.addEventListener("click", () => {
+      pressed = pressed === one ? -1 : one;
+      [...element("legend").children].forEach((other, i) => other.setAttribute("aria-pressed", String(i === pressed)));
+      paint();
+    });
+    button.addEventListener("pointerenter", (event) => { hovered = event.pointerType === "mouse" ? one : -1; paint(); });
+    button.addEventListener("pointerleave", () => { hovered = -1; paint(); });
   });
   show();
   document.body.dataset.ready = "yes";
