@@ -185,8 +185,9 @@ def origin(metadata: ModelMetadata) -> str:
 
 def html_table(report: pd.DataFrame) -> str:
     """The evaluation's table."""
-    headings = ("quantity", "value", "standard error", "unit", "definition")
-    lines = ["<table>", "<tr>" + "".join(f'<th scope="col">{heading}</th>' for heading in headings) + "</tr>"]
+    headings = {"quantity": "", "value": "number", "standard error": "number", "unit": "", "definition": ""}
+    cells = [f'<th scope="col" class="{kind}">{heading}</th>' for heading, kind in headings.items()]
+    lines = ["<table>", "<tr>" + "".join(cells) + "</tr>"]
     for quantity, value, error, *words in report_cells(report):
         cells = [f'<th scope="row">{quantity}</th>', *(f'<td class="number">{number}</td>' for number in (value, error))]
         lines.append("<tr>" + "".join([*cells, *(f"<td>{html.escape(word)}</td>" for word in words)]) + "</tr>")

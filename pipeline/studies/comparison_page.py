@@ -133,8 +133,9 @@ def _figure(png: bytes, alt: str, caption: str) -> str:
 
 def _table(rows: list[list[str]]) -> str:
     """Rows of cells, the first of them headings, as is the first cell of each."""
-    headings, *others = ([html.escape(cell.strip()) for cell in row] for row in rows)
-    lines = ["<tr>" + "".join(f'<th scope="col">{cell}</th>' for cell in headings) + "</tr>"]
+    (name, *headings), *others = ([html.escape(cell.strip()) for cell in row] for row in rows)
+    numbers = "".join(f'<th scope="col" class="number">{cell}</th>' for cell in headings)
+    lines = [f'<tr><th scope="col">{name}</th>{numbers}</tr>']
     for first, *cells in others:
         numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
         lines.append(f'<tr><th scope="row">{first}</th>{numbers}</tr>')
