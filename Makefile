@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
-# Not in the lock, which has the checksum of every file: builds of one release, for CPUs and for GPUs, differ. The CUDA packages
-# that it needs, torch pins itself.
+# Not in the lock, which has the checksum of every file: builds of one release, for CPUs and for GPUs, differ. So neither torch
+# nor the CUDA packages, which it pins itself, are checked by checksums.
 TORCH := torch==2.13.0
 INSTALL := $(VENV)/bin/pip install --no-compile --disable-pip-version-check
 # Whatever the machine says of bytecode: without it each program compiles torch and DVC anew, which takes longer than it runs.

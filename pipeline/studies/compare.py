@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from dataclasses import dataclass
@@ -13,25 +12,25 @@ from textwrap import fill
 from pipeline.config.paths import EXPECTED
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.progress import announce
-from pipeline.studies.experiments import affects_metrics
+from pipeline.studies.experiments import affects_metrics, expected_band
 from pipeline.studies.runs import Run, find_runs
 
 # What is shown of a run: its heading and decimals. NLL and ELBO rank runs.
-QUANTITIES = {"elbo": ("ELBO", 2), "rate": ("rate", 2), "distortion": ("distortion", 2), "nll": ("NLL", 2)}
-SHOWN = QUANTITIES | {"active_units": ("active", 0)}
+NATS = {"elbo": ("ELBO", 2), "rate": ("rate", 2), "distortion": ("distortion", 2), "nll": ("NLL", 2)}
+SHOWN = NATS | {"active_units": ("active", 0)}
 BEST = {"nll": min, "elbo": max}
 WIDTH = 80
 MAX_NAME = 18
 MAX_KEYS = 3  # parameters that stand beside a run's name
-# Two runs of other seeds differ by less than this many standard deviations 95 times in 100: sqrt(2) times Student's t of the
-# four degrees of freedom of five seeds, 2.776. Of more seeds it would be a little less.
-BY_CHANCE = 3.93
-
-
+# Of 2, 3, ... runs that differ in the seed alone, the largest and the smallest value are closer than this many standard
+# deviations 95 times in 100: Tukey's studentised range, for a standard deviation by five seeds, four degrees of freedom. By
+# more seeds they are closer still.
+RANGE = (3.93, 5.04, 5.76, 6.29, 6.71, 7.05, 7.35, 7.60, 7.83, 8.03, 8.21, 8.37, 8.52, 8.66, 8.79, 8.91, 9.03, 9.13, 9.23)
 # What two likelihoods of the same images must have in common, and what makes images other images. A dotted key that a run does
-# not have is older than the parameter: then it had no such choice.
+# not have is newer than the run: then it had no such choice.
 MEASURE = ("binarize", "model.likelihood", "model.posterior")
 IMAGES = ("data.path", "data.test", "data.split_seed", "data.size", "data.fit", "data.color", "data.white")
+SAMPLES = "evaluate.importance_samples"
 
 
 @dataclass(frozen=True)
@@ -45,16 +44,15 @@ class Comparison:
     @classmethod
     def of(cls, runs: list[Run]) -> Comparison:
         """With the spread that ``make seeds`` found, if it did."""
-        try:
-            expected = json.loads(EXPECTED.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not EXPECTED.exists():
             return cls(runs, {}, 0)
+        expected = expected_band()
         found = {name: band["standard_deviation"] for name, band in expected["quantities"].items()}
         return cls(runs, found, len(expected["seeds"]))
 
-    def chance(self, quantity: str) -> float:
-        """How far two runs differ by their seeds alone, 95 times in 100; NaN where it is not known."""
-        return BY_CHANCE * self.deviations.get(quantity, math.nan)
+    def chance(self, quantity: str, count: int) -> float:
+        """How far so many runs lie apart by their seeds alone, 95 times in 100; NaN where it is not known."""
+        return RANGE[min(count, len(RANGE) + 1) - 2] * self.deviations.get(quantity, math.nan) if count > 1 else math.nan
 
     @property
     def keys(self) -> list[str]:
@@ -73,50 +71,58 @@ class Comparison:
                 group.append(run)
         return found
 
+    def peers(self, run: Run, quantity: str) -> list[Run]:
+        """The runs with which one is compared by a quantity, itself among them: by NLL, those of as many samples."""
+        group = next(group for group in self.groups if run in group)
+        if quantity == "nll":
+            group = [one for one in group if one.params.get(SAMPLES) == run.params.get(SAMPLES)]
+        return [one for one in group if math.isfinite(one.value(quantity))]
+
     def stands_out(self, run: Run, quantity: str) -> bool:
-        """Whether a run differs from the first of its group by more than seeds do."""
-        first = next(group for group in self.groups if run in group)[0]
-        return abs(run.value(quantity) - first.value(quantity)) > self.chance(quantity)
+        """Whether a run differs from the first of its peers by more than seeds do."""
+        peers = self.peers(run, quantity)
+        return run in peers and abs(run.value(quantity) - peers[0].value(quantity)) > self.chance(quantity, len(peers))
 
     def verdicts(self) -> list[tuple[str, list[str]]]:
-        """Which run of each group is best by NLL and by ELBO; and, for each other, how much worse, and whether by chance."""
+        """Which run is best by NLL and by ELBO of those that compare; of each other, how much worse, and whether by chance."""
         found = []
-        for group in self.groups:
-            keys = differing(group)[:MAX_KEYS]
-            for quantity, better in BEST.items():
-                values = [(run.value(quantity), run) for run in group if math.isfinite(run.value(quantity))]
-                if len(values) < 2:
+        for quantity, better in BEST.items():
+            seen: list[Run] = []
+            for run in self.runs:
+                peers = [] if run in seen else self.peers(run, quantity)
+                seen += peers
+                if len(peers) < 2:
                     continue
-                (top, best), *others = sorted(values, key=itemgetter(0), reverse=better is max)
+                keys, chance = differing(peers)[:MAX_KEYS], self.chance(quantity, len(peers))
+                (top, best), *others = sorted(
+                    ((one.value(quantity), one) for one in peers), key=itemgetter(0), reverse=better is max
+                )
                 worse = [
-                    f"{label(run, keys)}: {abs(value - top):.2f} worse{self.compared_with_chance(abs(value - top), quantity)}"
-                    for value, run in others
+                    f"{label(one, keys)}: {abs(value - top):.2f} worse{by_chance(abs(value - top), chance)}"
+                    for value, one in others
                 ]
                 found.append((f"{SHOWN[quantity][0]}: best is {label(best, keys)}, {top:.2f} nats per image", worse))
         return found
 
-    def compared_with_chance(self, gap: float, quantity: str) -> str:
-        """In words, after the gap; nothing, where the spread over seeds is not known."""
-        if math.isnan(self.chance(quantity)):
-            return ""
-        return ", more than chance" if gap > self.chance(quantity) else ", no more than chance"
-
     def notes(self) -> list[str]:
         """What the marks in the table stand for, and what does not compare."""
-        lines = ["All in nats per image of the test set, ± standard error over the images; min: minutes of training."]
-        if self.seeds:
-            moved = ", ".join(f"{heading} {self.chance(name):.2f}" for name, (heading, _) in QUANTITIES.items())
+        lines = ["Nats per image of the test set, ± standard error over the images; min: minutes of training."]
+        largest = max(map(len, self.groups))
+        if self.seeds and largest > 1:
+            apart = ", ".join(f"{heading} {self.chance(name, largest):.2f}" for name, (heading, _) in NATS.items())
             lines.append(
-                f"* by more than chance away from {self.runs[0].name}, or from the first that it compares with. Chance: of "
-                f"pairs of runs that differ in the seed alone, 95 in 100 are closer than {moved} (from {self.seeds} seeds of "
+                f"* by more than chance away from {self.runs[0].name}, or from the first that it compares with. Chance: "
+                f"{largest} runs that differ in the seed alone lie within {apart}, 95 times in 100 (from {self.seeds} seeds of "
                 f"the default, {EXPECTED}; with other parameters it may differ)."
             )
-        else:
+        elif not self.seeds:
             lines.append(f"What chance does is not known: {EXPECTED} is missing; make seeds writes it.")
         first = self.groups[0][0]
         for group in self.groups[1:]:
             names = ", ".join(run.name for run in group)
             lines.append(f"Not comparable with {first.name}: {names} ({'; '.join(obstacles(group[0], first))}).")
+        if len({run.params.get(SAMPLES) for run in self.runs}) > 1:
+            lines.append("The NLL compares only by as many importance samples: with fewer it is higher.")
         return lines
 
     def table(self, keys: list[str]) -> list[list[str]]:
@@ -131,7 +137,7 @@ class Comparison:
                 cell = "-" if math.isnan(value) else f"{value:.{digits}f}"
                 if quantity in BEST and math.isfinite(value) and math.isfinite(error):
                     cell += f" ±{error:.2f}"
-                cells.append(cell + ("*" if self.stands_out(run, quantity) else " "))
+                cells.append(cell + ("*" if quantity in NATS and self.stands_out(run, quantity) else " "))
             rows.append([*cells, "-" if run.minutes is None else f"{run.minutes:.1f}"])
         return rows
 
@@ -148,8 +154,8 @@ class Comparison:
             lines += [label(run, [key for key in below if run.params.get(key) != first.params.get(key)]) for run in others]
             lines.append("")
         for headline, worse in self.verdicts():
-            lines += [headline, *(f"  {line}" for line in worse)]
-        lines += ["", *self.notes()]
+            lines += [headline, *(f"  {line}" for line in worse), ""]
+        lines += self.notes()
         wrapped = [fill(line, width, subsequent_indent="    ", break_on_hyphens=False) for line in lines]
         return "\n".join([*aligned(self.table(keys)), "", *wrapped])
 
@@ -175,9 +181,14 @@ def compare(names: list[str], page: Path | None) -> None:
         print(f"{page}: {page.stat().st_size / 1e6:.1f} MB, opens by a double click")
 
 
+def by_chance(gap: float, chance: float) -> str:
+    """In words, after a gap; nothing, where it is not known what chance does."""
+    return "" if math.isnan(chance) else f", {'more' if gap > chance else 'no more'} than chance"
+
+
 def obstacles(run: Run, first: Run) -> list[str]:
     """Why a run's likelihoods do not compare with those of another, in words; none, if they do."""
-    measure = [*MEASURE, *["model.levels"] * (run.params["model.likelihood"] == "categorical")]
+    measure = [*MEASURE, *["model.levels"] * (run.params.get("model.likelihood") == "categorical")]
     said = [f"{key} {format_value(run.params.get(key))}" for key in measure if run.params.get(key) != first.params.get(key)]
     other_files = None not in (run.data, first.data) and run.data != first.data
     other_images = any(run.params.get(key) != first.params.get(key) for key in IMAGES)
@@ -204,7 +215,7 @@ def label(run: Run, keys: list[str]) -> str:
 
 
 def format_value(value: object) -> str:
-    """A parameter as params.yaml has it."""
+    """A parameter as YAML has it, and no longer than need be."""
     if isinstance(value, list):
         return "[" + ",".join(map(format_value, value)) + "]"
     if value is None or isinstance(value, bool):

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from string import Template
 
-import pandas as pd
 import torch
 
-from pipeline.config.paths import PREPARED
-from pipeline.data.prepared import Classes, as_float, read_manifest, read_split, to_device
+from pipeline.data.prepared import as_float
 from pipeline.figures.curves import learning_curves_of_runs
 from pipeline.figures.decodings import image_rows, samples
 from pipeline.figures.grids import as_images, pictures
 from pipeline.figures.latent import codes
-from pipeline.models.codes import encode
-from pipeline.models.serialization import load_model
-from pipeline.models.vae import VAE
+from pipeline.models.codes import encode_test_set
+from pipeline.models.metadata import read_header
 from pipeline.report.page import PARTS
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.errors import UserError
@@ -42,14 +38,13 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
         for run in comparison.runs:
             announce(f"pictures of {run.name}")
             try:
-                model = _model_of(run, Path(folder), device)
-                drawn = _pictures(model, Path(folder), device)
+                drawn = _pictures(run, Path(folder), device)
             except UserError as error:
                 left_out.append(f"{run.name}: no pictures: {error}")
                 continue
             for heading, png in drawn.items():
                 sections[heading].append(_figure(png, f"{heading} of {run.name}", run.name))
-        if curves := _curves(comparison.runs):
+        if curves := {run.name: run.curves for run in comparison.runs if run.curves}:
             path_of_curves = Path(folder) / "curves.png"
             learning_curves_of_runs(curves, path_of_curves)
             sections["Learning curves"].append(_figure(path_of_curves.read_bytes(), "Validation after each epoch", ""))
@@ -81,42 +76,18 @@ def _section(heading: str, figures: list[str]) -> str:
     return f'<h2>{heading}</h2>\n<p>{CAPTIONS[heading]}</p>\n<div class="{layout}">{"".join(figures)}</div>'
 
 
-def _curves(runs: list[Run]) -> dict[str, dict[str, pd.DataFrame]]:
-    """For each run the validation's curves that it has."""
-    found: dict[str, dict[str, pd.DataFrame]] = {}
-    for run in runs:
-        for name in ("elbo", "distortion", "rate"):
-            path = (run.paths.curves / f"plots/metrics/validation/{name}.tsv").as_posix()
-            if run.files.exists(path):
-                text = run.files.read_text(path, encoding="utf-8")
-                found.setdefault(run.name, {})[name] = pd.read_csv(io.StringIO(text), sep="\t")
-    return found
-
-
-def _model_of(run: Run, folder: Path, device: torch.device) -> VAE:
-    """A run's model, by DVC's cache or its remote where it is of a commit."""
-    weights = folder / "vae.safetensors"
-    try:
-        run.files.get_file(run.paths.weights.as_posix(), str(weights))
-    except FileNotFoundError:
-        raise UserError("its weights are not in DVC's cache; dvc pull fetches them, dvc repro makes them") from None
-    return load_model(weights, device)[0]
-
-
-def _pictures(model: VAE, folder: Path, device: torch.device) -> dict[str, bytes]:
-    """What one model makes of the test images, and of the prior, as PNGs."""
-    manifest, split = read_manifest(), read_split("test")
-    if tuple(split.images.shape[1:]) != tuple(model.image_shape):
-        raise UserError(f"its images are {model.image_shape}, those in {PREPARED} {tuple(split.images.shape[1:])}")
-    pixels = to_device(split.images[:CODES], device)
-    labels: Classes | None = None if split.labels is None else split.labels[:CODES]
-    mu, _ = encode(model, pixels)
-    x = as_float(pixels[:RECONSTRUCTED])
-    rows = {"x": as_images(model, x), "E[x|z]": pictures(model, mu[:RECONSTRUCTED])}
+def _pictures(run: Run, folder: Path, device: torch.device) -> dict[str, bytes]:
+    """What a run's model makes of the test images, and of the prior, as PNGs."""
+    if run.weights is None:
+        raise UserError("its weights are not in DVC's cache; dvc pull fetches them, dvc repro makes them")
+    test = encode_test_set(run.weights, read_header(run.weights).metadata.params, device)
+    model, x = test.model, as_float(test.pixels[:RECONSTRUCTED])
+    labels = None if test.labels is None else test.labels[:CODES]
+    rows = {"x": as_images(model, x), "E[x|z]": pictures(model, test.mu[:RECONSTRUCTED])}
     draw: dict[str, Callable[[Path], None]] = {
         "Reconstructions": lambda path: image_rows(path, "", rows),
         "Samples": lambda path: samples(model, SAMPLES, 0, device, path),
-        "Latent planes": lambda path: codes(path, mu, labels, len(manifest.classes or [])),
+        "Latent planes": lambda path: codes(path, test.mu[:CODES], labels, len(test.classes)),
     }
     found = {}
     for heading, write in draw.items():

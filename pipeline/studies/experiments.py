@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from typing import Any
 
 from pipeline.config.keys import flatten
-from pipeline.config.paths import DEFAULT, PARAMS
+from pipeline.config.paths import DEFAULT, EXPECTED, PARAMS
 from pipeline.config.plain_yaml import read_yaml
 from pipeline.runtime.errors import UserError
 
@@ -25,15 +26,32 @@ def current_params() -> dict[str, Any]:
     return {key: value for key, value in flatten(read_yaml(PARAMS)).items() if affects_metrics(key)}
 
 
+def expected_band() -> dict[str, Any]:
+    """What ``make seeds`` found: the seeds, and mean, standard deviation and limits of each quantity.
+
+    Raises:
+        UserError: if it has not run.
+    """
+    try:
+        band: dict[str, Any] = json.loads(EXPECTED.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{EXPECTED}: missing; make seeds writes it") from None
+    except ValueError as error:
+        raise UserError(f"{EXPECTED}: expected JSON, as make seeds writes it: {error}") from None
+    return band
+
+
 def finished_experiments() -> dict[str, str]:
     """The name and the revision of the last commit and of each of its experiments that ended well.
 
     Raises:
         UserError: if DVC can't tell.
     """
-    shown = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True, errors="replace", check=False)
+    command = [sys.executable, "-m", "dvc", "exp", "show", "--json"]
+    shown = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if shown.returncode != 0:
-        raise UserError(f"dvc exp show: {shown.stderr.strip().splitlines()[-1]}")
+        reason = shown.stderr.strip().rpartition("\n")[2] or f"exit status {shown.returncode}"
+        raise UserError(f"dvc exp show: {reason}")
     return finished(json.loads(shown.stdout))
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 import json
-from contextlib import suppress
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from dvc.api import DVCFileSystem  # type: ignore[import-untyped]
-from dvc.scm import RevError  # type: ignore[import-untyped]
-from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
-from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+from dvc.exceptions import NotDvcRepoError  # type: ignore[import-untyped]
+from dvc.scm import SCMError  # type: ignore[import-untyped]
 
 from pipeline.config.keys import diff_keys, flatten
 from pipeline.config.paths import CARD, DEFAULT, PARAMS, RunPaths, recipe_names, run_paths
@@ -21,24 +21,24 @@ from pipeline.config.plain_yaml import read_yaml, read_yaml_text
 from pipeline.config.validation import with_current_names
 from pipeline.evaluation.model_card import read_metrics
 from pipeline.models.metadata import read_header, weights_of
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, quoted
 from pipeline.studies.experiments import finished_experiments
 
 WORKSPACE = "workspace"
 LOCK = Path("dvc.lock")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """What a run was made with, and what it found."""
 
     name: str
     params: dict[str, Any]  # by dotted names
     report: pd.DataFrame  # a row for each quantity: value, standard_error
-    minutes: float | None  # of training
-    data: str | None  # checksum of the files that the images come from, where it is known
-    files: AbstractFileSystem  # where all that it wrote is
-    paths: RunPaths
+    minutes: float | None = None  # of training
+    data: str | None = None  # checksum of the files that the images come from, where it is known
+    weights: Path | None = None  # where they are here, if they are
+    curves: dict[str, pd.DataFrame] | None = None  # the validation's, by quantity: step, and its value
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -60,49 +60,38 @@ def experiments() -> list[Run]:
     Raises:
         UserError: if DVC can't tell.
     """
-    return [_of_commit(name, rev) for name, rev in finished_experiments().items()]
+    found = []
+    for name, rev in finished_experiments().items():
+        try:
+            found.append(_of_commit(name, rev))
+        except UserError as error:
+            print(f"note: left out: {error}", file=sys.stderr)
+    return found
 
 
 def find_runs(names: list[str]) -> list[Run]:
     """The runs of these names; without any, the last commit's and those of its experiments.
 
     Args:
-        names: each an experiment, a commit, branch or tag, a recipe, a folder of a model, or ``workspace``.
+        names: each ``workspace``, a folder of a model, a recipe, or an experiment, commit, branch or tag; what comes first in
+            this order has the name.
 
     Raises:
         UserError: if there is no such run, or it has no results.
     """
-    if not names:
-        return experiments()
-    return [_find_run(name) for name in names]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"{min(twice)}: expected each run once")
+    return [_find_run(name) for name in names] if names else experiments()
 
 
 def _find_run(name: str) -> Run:
     if name == WORKSPACE:
         return workspace_run()
-    if weights_of(Path(name)).is_file():
+    if name and weights_of(Path(name)).is_file():
         return _of_model(Path(name))
     if name in recipe_names():
         return recipe_run(name)
     return _of_commit(name, name)
-
-
-def _of_commit(name: str, rev: str) -> Run:
-    try:
-        return _of_files(name, DVCFileSystem(rev=rev), DEFAULT)
-    except RevError:
-        raise UserError(
-            f"{name}: expected an experiment (dvc exp list), a commit, branch or tag, a recipe, or a folder of a model"
-        ) from None
-
-
-def recipe_run(name: str) -> Run:
-    """What a recipe's stages wrote.
-
-    Raises:
-        UserError: if they have not run.
-    """
-    return _of_files(name, LocalFileSystem(), run_paths(name))
 
 
 def workspace_run() -> Run:
@@ -111,31 +100,96 @@ def workspace_run() -> Run:
     Raises:
         UserError: if they have not run.
     """
-    return _of_files(WORKSPACE, LocalFileSystem(), DEFAULT)
+    return _of_files(WORKSPACE, DEFAULT, _here, lambda path, _: path)
 
 
-def _of_files(name: str, files: AbstractFileSystem, paths: RunPaths) -> Run:
-    def read(path: Path) -> str:
+def recipe_run(name: str) -> Run:
+    """What a recipe's stages wrote.
+
+    Raises:
+        UserError: if they have not run.
+    """
+    return _of_files(name, run_paths(name), _here, lambda path, _: path)
+
+
+def _here(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _of_commit(name: str, rev: str) -> Run:
+    try:
+        files = DVCFileSystem(rev=rev or "''")
+        cache = files.repo.cache.local
+    except (SCMError, NotDvcRepoError, AttributeError):  # the last of a revision that is no commit
+        expected = "an experiment (dvc exp list), a commit, branch or tag, a recipe, or a folder of a model"
+        raise UserError(f"{quoted(name)}: expected {expected}, in the root of the repository") from None
+    # Of what DVC tracks, the local cache alone is asked: nothing here waits for a network.
+    return _of_files(
+        name,
+        DEFAULT,
+        lambda path: str(files.read_text(path.as_posix(), encoding="utf-8")),
+        lambda _, md5: Path(cache.oid_to_path(md5)) if md5 else None,
+    )
+
+
+def _of_files(
+    name: str, paths: RunPaths, read: Callable[[Path], str], tracked: Callable[[Path, str | None], Path | None]
+) -> Run:
+    """A run by what its stages wrote.
+
+    Args:
+        read: gives the text of a file that git has.
+        tracked: gives the place of one that DVC has, by its path and its checksum in the lock.
+    """
+
+    def must(path: Path) -> str:
         try:
-            return str(files.read_text(path.as_posix(), encoding="utf-8"))
+            return read(path)
         except FileNotFoundError:
             how = f"make recipe NAME={name}" if paths is not DEFAULT else "dvc repro"
             raise UserError(f"{name}: {path}: missing; {how} writes it") from None
 
+    def optional(path: Path) -> str:
+        try:
+            return read(path)
+        except FileNotFoundError:
+            return ""
+
+    stages = (read_yaml_text(optional(LOCK), LOCK) or {}).get("stages", {})
+    raw = read_yaml_text(must(paths.params), paths.params)
+    if paths is DEFAULT:  # with what each stage ran with, which params.yaml may be ahead of
+        for stage in ("prepare", "train", "evaluate"):
+            raw |= stages.get(stage, {}).get("params", {}).get(str(PARAMS), {})
+    params = flatten(with_current_names(raw))
     table = paths.tables / "report.csv"
-    params = with_current_names(read_yaml_text(read(paths.params), paths.params))
     try:
-        report = pd.read_csv(io.StringIO(read(table)), index_col="quantity")[["value", "standard_error"]].astype(float)
+        report = pd.read_csv(io.StringIO(must(table)), index_col="quantity")[["value", "standard_error"]].astype(float)
     except (ValueError, KeyError):
         raise UserError(f"{name}: {table}: expected the table that the stage evaluate writes") from None
-    data = None
-    if files.exists(LOCK.as_posix()):
-        depends = read_yaml_text(read(LOCK), LOCK)["stages"].get("prepare", {}).get("deps", [])
-        data = next((one["md5"] for one in depends if one["path"] == params["data"]["path"]), None)
-    minutes = None
-    with suppress(FileNotFoundError):  # DVC's cache alone has it of an experiment: it differs each time that one is trained
-        minutes = json.loads(files.read_text(paths.time.as_posix(), encoding="utf-8"))["seconds"] / 60
-    return Run(name, flatten(params), report, minutes, data, files, paths)
+    checksums = {
+        one["path"]: one.get("md5")
+        for stage in ("prepare", "train")
+        for one in [*stages.get(stage, {}).get("deps", []), *stages.get(stage, {}).get("outs", [])]
+    }
+
+    def here(path: Path) -> Path | None:
+        found = tracked(path, checksums.get(path.as_posix()))
+        return found if found is not None and found.is_file() else None
+
+    time = here(paths.time)
+    curves = {}
+    for quantity in ("elbo", "distortion", "rate"):
+        if text := optional(paths.curves / f"plots/metrics/validation/{quantity}.tsv"):
+            curves[quantity] = pd.read_csv(io.StringIO(text), sep="\t")
+    return Run(
+        name,
+        params,
+        report,
+        minutes=None if time is None else json.loads(time.read_text(encoding="utf-8"))["seconds"] / 60,
+        data=checksums.get(str(params.get("data.path"))),
+        weights=here(paths.weights),
+        curves=curves,
+    )
 
 
 def _of_model(model: Path) -> Run:
@@ -144,5 +198,4 @@ def _of_model(model: Path) -> Run:
     header = read_header(weights)
     report = pd.DataFrame({"value": read_metrics(weights.parent / CARD, weights)})
     report["standard_error"] = float("nan")
-    paths = RunPaths(DEFAULT.params, weights.parent, weights.parent, weights.parent)
-    return Run(str(model), flatten(asdict(header.metadata.params)), report, None, None, LocalFileSystem(), paths)
+    return Run(str(model), flatten(asdict(header.metadata.params)), report, weights=weights)

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 
 from pipeline.config.keys import diff_keys
-from pipeline.config.paths import EXPECTED, PARAMS
+from pipeline.config.paths import PARAMS
 from pipeline.config.validation import load_params
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.main import run
-from pipeline.studies.experiments import current_params
+from pipeline.studies.experiments import current_params, expected_band
 from pipeline.studies.runs import workspace_run
 
 
 def main() -> None:
     load_params(PARAMS)
-    try:
-        expected = json.loads(EXPECTED.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{EXPECTED}: missing; make seeds writes it") from None
-    except ValueError as error:
-        raise UserError(f"{EXPECTED}: expected JSON, as make seeds writes it: {error}") from None
+    expected = expected_band()
     found = workspace_run()
     params = current_params()
     differences = [

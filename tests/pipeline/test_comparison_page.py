@@ -10,10 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
 from pipeline.config.keys import flatten
-from pipeline.config.paths import PARAMS, PREPARED, RunPaths
+from pipeline.config.paths import PARAMS, PREPARED
 from pipeline.config.plain_yaml import read_yaml
 from pipeline.config.validation import load_params
 from pipeline.data.prepared import read_manifest
@@ -36,18 +35,16 @@ def browser() -> Iterator[Any]:
 
 def run(name: str, beta: float, nll: float, folder: Path, *, trained: bool = True) -> Run:
     """One whose curves have two epochs, and whose weights are those of an untrained model, if there are some."""
-    paths = RunPaths(PARAMS, folder / "models", folder / "results", folder / "report")
-    curves = paths.curves / "plots/metrics/validation"
-    curves.mkdir(parents=True)
-    for quantity in ("elbo", "distortion", "rate"):
-        pd.DataFrame({"step": [0, 1], quantity: [nll + 9, nll]}).to_csv(curves / f"{quantity}.tsv", sep="\t", index=False)
-    params = load_params(PARAMS)
+    names = ("elbo", "distortion", "rate")
+    curves = {quantity: pd.DataFrame({"step": [0, 1], quantity: [nll + 9, nll]}) for quantity in names}
+    params, weights = load_params(PARAMS), None
     if trained:
-        paths.weights.parent.mkdir(parents=True)
+        folder.mkdir()
+        weights = folder / "vae.safetensors"
         torch.manual_seed(round(10 * beta))
-        save_model(paths.weights, VAE((28, 28), params.model), params, read_manifest())
+        save_model(weights, VAE((28, 28), params.model), params, read_manifest())
     report = pd.DataFrame({"value": {"nll": nll, "elbo": -nll}, "standard_error": 0.3})
-    return Run(name, flatten(read_yaml(PARAMS)) | {"beta": beta}, report, None, None, LocalFileSystem(), paths)
+    return Run(name, flatten(read_yaml(PARAMS)) | {"beta": beta}, report, weights=weights, curves=curves)
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
 from pipeline.config.keys import flatten
-from pipeline.config.paths import DEFAULT, PARAMS
+from pipeline.config.paths import PARAMS
 from pipeline.config.plain_yaml import read_yaml
 from pipeline.runtime.errors import UserError
 from pipeline.studies import rate_distortion
@@ -28,7 +27,7 @@ def test_what_only_evaluates_makes_no_curve_of_its_own(workspace: Path, monkeypa
     params = flatten(read_yaml(PARAMS))
     found = pd.DataFrame({"value": dict.fromkeys(rate_distortion.METRICS, 1.0), "standard_error": 0.1})
     changes = ({"beta": 0.5}, {"beta": 2.0, "evaluate.importance_samples": 7}, {"beta": 4.0, "train.epochs": 1})
-    runs = [Run("", params | change, found, None, None, LocalFileSystem(), DEFAULT) for change in changes]
+    runs = [Run("", params | change, found) for change in changes]
     monkeypatch.setattr(rate_distortion, "experiments", lambda: runs)
     table = rate_distortion.betas()
     assert table.groupby("else")["beta"].apply(list).to_dict() == {"": [0.5, 2.0], "train.epochs=1": [4.0]}

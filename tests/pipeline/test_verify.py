@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
 from pipeline.config.keys import flatten
 from pipeline.config.paths import DEFAULT, EXPECTED, PARAMS
@@ -34,8 +33,7 @@ def runs(elbos: list[float]) -> list[Run]:
     """One for each seed, and one of another beta."""
     params = flatten(read_yaml(PARAMS))
     found = [(seed, 1.0, report(elbo, 14)) for seed, elbo in enumerate(elbos, start=1)] + [(1, 2.0, report(-130.0, 9))]
-    files = LocalFileSystem()
-    return [Run("", params | {"seed": seed, "beta": beta}, table, None, None, files, DEFAULT) for seed, beta, table in found]
+    return [Run("", params | {"seed": seed, "beta": beta}, table) for seed, beta, table in found]
 
 
 def evaluated(elbo: float, active_units: float = math.nan) -> None:

@@ -13,6 +13,7 @@ import torch
 import pipeline
 from pipeline.config.paths import DEFAULT
 from pipeline.data.prepared import read_split
+from pipeline.studies.runs import find_runs
 from tests.pipeline.trained.program import vae
 
 
@@ -86,3 +87,11 @@ def test_a_models_samples_can_be_encoded(kind: str) -> None:
 def test_an_autoencoder_has_no_log_prob(trained: Path) -> None:
     with pytest.raises(ValueError, match="an autoencoder has no p"):
         pipeline.load(trained / "autoencoder/models/default").log_prob(np.zeros((1, 28, 28), np.uint8))
+
+
+def test_a_model_s_folder_compares_by_its_card(plain: Path) -> None:
+    (found,) = find_runs(["models/default"])
+    (whole,) = find_runs(["workspace"])
+    assert found.value("nll") == pytest.approx(whole.value("nll"), rel=1e-5)
+    assert found.params["model.latent_dim"] == 4
+    assert found.weights == DEFAULT.weights
