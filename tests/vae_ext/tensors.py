@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -32,11 +33,15 @@ def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     assert error <= TOLERANCE[dtype] * max(1.0, expected.double().abs().max().item()), error
 
 
-def assert_same_bits(a: Tensor, b: Tensor) -> None:
-    """Stricter than ``torch.equal``, to which 0 and -0 are the same and NaN is not itself.
+def assert_same_bits(a: Tensor | Iterable[Tensor], b: Tensor | Iterable[Tensor]) -> None:
+    """Of a tensor or of each. Stricter than ``torch.equal``, to which 0 and -0 are the same and NaN is not itself.
 
     On a GPU any NaN is as good as another: of a float64 sum of several, the compiler chooses whose bits it has.
     """
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        for each_a, each_b in zip(a, b, strict=True):
+            assert_same_bits(each_a, each_b)
+        return
     assert a.shape == b.shape
     assert a.dtype == b.dtype
     of_size = {2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.vae_ext.tensors import assert_close, assert_same_bits, call
+from tests.vae_ext.tensors import assert_close, assert_same_bits, call, value_and_gradient
 from vae_ext import bernoulli_log_prob, binarize, noise_key, reference, reparam_kl_packed, take_pixels
 from vae_ext.autograd import Output
 from vae_ext.dispatch import FLOATS
@@ -70,6 +70,10 @@ def test_any_case_agrees_with_the_reference_in_float64(device: torch.device, cas
     mu, logvar = drawn_inputs(case, generator, device)
     key = noise_key(case["seed"], device=device)
     outputs = call(case["output"], mu, logvar, key, **options_of(case))
+    samples = () if case["samples"] is None else (case["samples"],)
+    assert outputs[0].shape == (*samples, *mu.shape)
+    shapes = {Output.KL_SUM: mu.shape[:-1], Output.KL: mu.shape, Output.LOG_RATIO: outputs[0].shape[:-1]}
+    assert outputs[1].shape == shapes[case["output"]]
 
     rows = torch.Size(case["lead"]).numel()
     mu64, logvar64 = (t.detach().double().reshape(rows, case["dim"]).requires_grad_() for t in (mu, logvar))
@@ -105,13 +109,11 @@ def test_any_layout_gives_the_bits_of_the_dense_one(device: torch.device, case: 
     expected = (*results, *torch.autograd.grad(results, dense, upstream))
 
     outputs = call(case["output"], *odd, key, **options)
-    for a, b in zip((*outputs, *torch.autograd.grad(outputs, odd, upstream)), expected, strict=True):
-        assert_same_bits(a, b)
+    assert_same_bits((*outputs, *torch.autograd.grad(outputs, odd, upstream)), expected)
     if case["output"] == Output.KL_SUM:
         outputs = reparam_kl_packed(packed, key, **options)
         (grad,) = torch.autograd.grad(outputs, packed, upstream)
-        for a, b in zip((*outputs, *grad.tensor_split([case["dim"]], dim=-1)), expected, strict=True):
-            assert_same_bits(a, b)
+        assert_same_bits((*outputs, *grad.tensor_split([case["dim"]], dim=-1)), expected)
 
 
 @given(case=cases)
@@ -124,12 +126,15 @@ def test_any_logits_and_bytes_agree_with_the_reference_in_float64(device: torch.
     bytes_ = torch.randint(256, shape[-2:], generator=generator).to(device=device, dtype=torch.uint8)
     pixels = laid_out(bytes_, case["layouts"][1])
     log_prob = bernoulli_log_prob(logits, pixels)
+    assert log_prob.shape == shape[:-1]
     logits64 = logits.detach().double().requires_grad_()
     expected = reference.bernoulli_log_prob(logits64, pixels)
     assert_close(log_prob, expected, log_prob.dtype)
     upstream = normal(log_prob.shape, log_prob.dtype, generator, device)
     (grad,) = torch.autograd.grad(log_prob, logits, upstream)
     assert_close(grad, torch.autograd.grad(expected, logits64, upstream.double())[0], case["dtype"])
+    dense = value_and_gradient(logits.contiguous(), pixels.contiguous(), upstream)
+    assert_same_bits((log_prob, grad), dense)
 
     key = noise_key(case["seed"], device=device)
     drawn = binarize(pixels, key, row_offset=case["row_offset"])

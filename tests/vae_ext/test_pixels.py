@@ -93,23 +93,6 @@ def test_take_pixels_is_the_reference_on_every_instruction_set_and_thread_count(
                 assert_same_bits(x, expected_x)
 
 
-def test_every_byte_is_divided_by_255(device: torch.device) -> None:
-    images = torch.arange(256, dtype=torch.uint8, device=device)[None]
-    rows = torch.zeros(3, dtype=torch.int64, device=device)
-    assert_taken(take_pixels(images, rows), images.expand(3, 256))
-    assert_taken(reference.take_pixels(images, rows, None, 0), images.expand(3, 256))
-
-
-def test_a_part_of_the_rows_has_the_draws_of_the_whole(device: torch.device) -> None:
-    images, rows, key = random_bytes(50, 33, device), some_rows(100, 50, device), noise_key(4, 5, device=device)
-    whole = take_pixels(images, rows, key, row_offset=3)[0]
-    for part in (slice(0, 41), slice(41, 100)):
-        assert torch.equal(take_pixels(images, rows[part], key, row_offset=3 + part.start)[0], whole[part])
-    # Nor is an image that comes twice drawn alike.
-    twice = take_pixels(images, rows[:1].expand(2), key)[0]
-    assert not torch.equal(twice[0], twice[1])
-
-
 def test_pixels_are_taken_in_one_pass_without_a_copy(device: torch.device) -> None:
     images, rows = random_bytes(50, 40, device)[:, :33], some_rows(20, 50, device)
     for key in (None, noise_key(1, device=device)):

@@ -67,19 +67,6 @@ def test_autocast_leaves_the_layers_dtype_and_a_float32_kl(device: torch.device,
     assert layer.weight.grad is not None
 
 
-def test_an_output_that_is_not_used_costs_nothing_in_the_gradient(device: torch.device) -> None:
-    mu, logvar = inputs(9, 6, torch.float32, device)
-    key = noise_key(7, device=device)
-    z, kl = reparam_kl(mu, logvar, key)
-    from_z = torch.autograd.grad(z.sum(), (mu, logvar), retain_graph=True)
-    from_kl = torch.autograd.grad(kl.sum(), (mu, logvar), retain_graph=True)
-    from_both = torch.autograd.grad(z.sum() + kl.sum(), (mu, logvar))
-    assert torch.equal(from_z[0], torch.ones_like(mu))
-    assert torch.equal(from_kl[0], mu)
-    for a, b, both in zip(from_z, from_kl, from_both, strict=True):
-        torch.testing.assert_close(a + b, both)
-
-
 @pytest.mark.parametrize("samples", [None, 2])
 def test_first_and_second_derivatives_by_finite_differences(device: torch.device, samples: int | None) -> None:
     mu, logvar = inputs(1, 5, torch.float64, device)  # more columns than a block of noise has
