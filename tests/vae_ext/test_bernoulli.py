@@ -159,33 +159,6 @@ def test_first_and_second_derivatives_by_finite_differences(device: torch.device
         assert torch.autograd.gradgradcheck(f, (logits,))
 
 
-def test_second_derivatives_see_the_operator_alone(device: torch.device) -> None:
-    pixels = random_bytes(3, 5, device)
-    h = random_logits(3, 5, dtype=torch.float64, device=device).requires_grad_()
-    log_prob = bernoulli_log_prob(h * h, pixels)
-    first = torch.autograd.grad(log_prob.sum(), h, retain_graph=True)
-    again = torch.autograd.grad(log_prob.sum(), h, create_graph=True)
-    torch.testing.assert_close(first, again)
-    assert torch.autograd.gradgradcheck(lambda h: bernoulli_log_prob(h * h, pixels), (h,))
-
-
-def test_vmap_and_func_grad_give_what_a_loop_gives(device: torch.device) -> None:
-    logits = random_logits(3, 4, 5, device=device)
-    pixels = random_bytes(12, 5, device).view(3, 4, 5)
-    key = noise_key(0, device=device)
-
-    def loss(logits: Tensor, pixels: Tensor) -> Tensor:
-        return bernoulli_log_prob(logits, pixels).square().sum()
-
-    losses = torch.func.vmap(loss)(logits, pixels)
-    grads = torch.func.vmap(torch.func.grad(loss))(logits, pixels)
-    drawn = torch.func.vmap(lambda pixels: binarize(pixels, key))(pixels)
-    for i in range(3):
-        torch.testing.assert_close(losses[i], loss(logits[i], pixels[i]))
-        torch.testing.assert_close(grads[i], torch.func.grad(loss)(logits[i], pixels[i]))
-        assert torch.equal(drawn[i], binarize(pixels[i], key))
-
-
 def test_forward_mode_derivatives_are_those_of_the_reference(device: torch.device) -> None:
     logits, tangent = torch.randn(2, 3, 5, device=device)
     pixels = random_bytes(3, 5, device)
@@ -193,47 +166,6 @@ def test_forward_mode_derivatives_are_those_of_the_reference(device: torch.devic
         dual = bernoulli_log_prob(torch.autograd.forward_ad.make_dual(logits, tangent), pixels)
         actual = torch.autograd.forward_ad.unpack_dual(dual).tangent
     torch.testing.assert_close(actual, ((pixels.float() / 255 - logits.sigmoid()) * tangent).sum(-1))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_leaves_the_layers_dtype_and_a_float32_log_prob(device: torch.device, dtype: torch.dtype) -> None:
-    layer = torch.nn.Linear(6, 8).to(device)
-    with torch.autocast(device.type, dtype=dtype):
-        logits = layer(torch.randn(3, 6, device=device))
-        log_prob = bernoulli_log_prob(logits, random_bytes(3, 8, device))
-    assert logits.dtype == dtype
-    assert log_prob.dtype == torch.float32
-    log_prob.sum().backward()
-    assert layer.weight.grad is not None
-
-
-@pytest.mark.parametrize("samples", [(), (2,)])
-def test_export_serves_every_batch_size(device: torch.device, samples: tuple[int, ...]) -> None:
-    class Decoded(torch.nn.Module):
-        def forward(self, logits: Tensor, pixels: Tensor, key: Tensor) -> Tensor:
-            return bernoulli_log_prob(logits, binarize(pixels, key))
-
-    key = noise_key(1, device=device)
-    batch = torch.export.Dim("batch")
-    shapes = {"logits": {len(samples): batch}, "pixels": {0: batch}, "key": None}
-    first = (random_logits(*samples, 6, 5, device=device), random_bytes(6, 5, device), key)
-    exported = torch.export.export(Decoded(), first, dynamic_shapes=shapes).module()
-    logits, pixels = random_logits(*samples, 41, 5, device=device), random_bytes(41, 5, device)
-    assert torch.equal(exported(logits, pixels, key), Decoded()(logits, pixels, key))
-
-
-@pytest.mark.parametrize("samples", [(), (2,)])
-def test_compiles_without_a_graph_break(device: torch.device, samples: tuple[int, ...]) -> None:
-    logits = random_logits(*samples, 16, 33, device=device).requires_grad_()
-    pixels, key = random_bytes(16, 33, device), noise_key(1, device=device)
-
-    def loss(logits: Tensor, pixels: Tensor, key: Tensor) -> Tensor:
-        return bernoulli_log_prob(logits, binarize(pixels, key)).square().sum()
-
-    expected = loss(logits, pixels, key)
-    actual = torch.compile(loss, fullgraph=True, backend="aot_eager")(logits, pixels, key)
-    assert torch.equal(actual, expected)
-    assert torch.equal(*(torch.autograd.grad(value, logits)[0] for value in (actual, expected)))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -1,8 +1,9 @@
-"""The operator among PyTorch's tools: derivatives of derivatives, torch.func, autocast, export and compile."""
+"""The operators among PyTorch's tools: derivatives of derivatives, torch.func, autocast, export and compile."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -10,25 +11,46 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.vae_ext.tensors import call, inputs
-from vae_ext import noise_key, reparam_kl, reparam_kl_packed, standard_normal
+from tests.vae_ext.tensors import assert_same_bits, call, inputs, random_bytes, random_logits
+from vae_ext import bernoulli_log_prob, binarize, noise_key, reparam_kl, reparam_kl_packed, standard_normal
 from vae_ext.autograd import Output
 from vae_ext.dispatch import FLOATS
 
 
-def test_vmap_and_func_grad_give_what_a_loop_gives(device: torch.device) -> None:
-    mu, logvar = torch.randn(2, 3, 4, 5, device=device)
+def drawn_log_prob(logits: Tensor, pixels: Tensor, key: Tensor) -> tuple[Tensor]:
+    return (bernoulli_log_prob(logits, binarize(pixels, key)),)
+
+
+def posteriors(rows: int, device: torch.device) -> Iterable[Tensor]:
+    return torch.randn(2, rows, 33, device=device)
+
+
+def decoded(rows: int, device: torch.device, samples: tuple[int, ...] = ()) -> Iterable[Tensor]:
+    return random_logits(*samples, rows, 33, device=device), random_bytes(rows, 33, device)
+
+
+# Each of two tensors of as many rows, and a key.
+OPERATORS = [(reparam_kl, posteriors), (drawn_log_prob, decoded)]
+WITH_SAMPLES = [*OPERATORS, (drawn_log_prob, functools.partial(decoded, samples=(2,)))]
+
+
+def sum_of_squares(outputs: Iterable[Tensor]) -> Tensor:
+    return torch.stack([output.square().sum() for output in outputs]).sum()
+
+
+@pytest.mark.parametrize(("operator", "inputs_of"), OPERATORS)
+def test_vmap_and_func_grad_give_what_a_loop_gives(device: torch.device, operator: Any, inputs_of: Any) -> None:
+    a, b = (t.unflatten(0, (3, 4)) for t in inputs_of(12, device))
     key = noise_key(0, device=device)
 
-    def loss(m: Tensor, s: Tensor) -> Tensor:
-        z, kl = reparam_kl(m, s, key)
-        return z.square().sum() + kl.sum()
+    def loss(a: Tensor, b: Tensor) -> Tensor:
+        return sum_of_squares(operator(a, b, key))
 
-    losses = torch.func.vmap(loss)(mu, logvar)
-    grads = torch.func.vmap(torch.func.grad(loss))(mu, logvar)
+    losses = torch.func.vmap(loss)(a, b)
+    grads = torch.func.vmap(torch.func.grad(loss))(a, b)
     for i in range(3):
-        torch.testing.assert_close(losses[i], loss(mu[i], logvar[i]))
-        torch.testing.assert_close(grads[i], torch.func.grad(loss)(mu[i], logvar[i]))
+        torch.testing.assert_close(losses[i], loss(a[i], b[i]))
+        torch.testing.assert_close(grads[i], torch.func.grad(loss)(a[i], b[i]))
 
 
 def test_forward_mode_derivatives_are_those_of_the_reference(device: torch.device) -> None:
@@ -57,14 +79,17 @@ def test_derivatives_taken_inside_a_compiled_function_are_those_outside(device: 
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_leaves_the_layers_dtype_and_a_float32_kl(device: torch.device, dtype: torch.dtype) -> None:
+def test_autocast_leaves_the_layers_dtype_and_float32_sums(device: torch.device, dtype: torch.dtype) -> None:
     layer = torch.nn.Linear(6, 8).to(device)
     with torch.autocast(device.type, dtype=dtype):
-        z, kl = reparam_kl_packed(layer(torch.randn(3, 6, device=device)), noise_key(0, device=device))
-    assert z.dtype == dtype
-    assert kl.dtype == torch.float32
-    (z.float().sum() + kl.sum()).backward()
-    assert layer.weight.grad is not None
+        output = layer(torch.randn(3, 6, device=device))
+        z, kl = reparam_kl_packed(output, noise_key(0, device=device))
+        log_prob = bernoulli_log_prob(output, random_bytes(3, 8, device))
+    assert output.dtype == z.dtype == dtype
+    assert kl.dtype == log_prob.dtype == torch.float32
+    for used in (z.float(), kl, log_prob):
+        (grad,) = torch.autograd.grad(used.sum(), layer.weight, retain_graph=True)
+        assert grad.any()
 
 
 @pytest.mark.parametrize("samples", [None, 2])
@@ -82,31 +107,37 @@ def test_first_and_second_derivatives_by_finite_differences(device: torch.device
     assert torch.autograd.gradgradcheck(functools.partial(reparam_kl_packed, key=key, num_samples=samples), (packed,))
 
 
-def test_second_derivatives_see_the_operator_alone(device: torch.device) -> None:
-    key = noise_key(3, device=device)
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda h, key: reparam_kl(h, 0.5 * h, key),
+        lambda h, key: reparam_kl(torch.zeros_like(h), h, key),
+        lambda h, key: reparam_kl(h, h, key),
+        lambda h, key: drawn_log_prob(h * h, random_bytes(3, 5, h.device), key),
+    ],
+)
+def test_second_derivatives_see_the_operator_alone(device: torch.device, function: Any) -> None:
+    f = functools.partial(function, key=noise_key(3, device=device))
     h = torch.randn(3, 5, dtype=torch.float64, device=device, requires_grad=True)
-    constant = torch.zeros_like(h)
-    for f in (lambda h: reparam_kl(h, 0.5 * h, key), lambda h: reparam_kl(constant, h, key), lambda h: reparam_kl(h, h, key)):
-        z, kl = f(h)
-        first = torch.autograd.grad(z.sum() + kl.sum(), h, retain_graph=True)
-        again = torch.autograd.grad(z.sum() + kl.sum(), h, create_graph=True)
-        torch.testing.assert_close(first, again)
-        assert torch.autograd.gradgradcheck(f, (h,))
+    sums = [output.sum() for output in f(h)]
+    first = torch.autograd.grad(sums, h, retain_graph=True)
+    again = torch.autograd.grad(sums, h, create_graph=True)
+    torch.testing.assert_close(first, again)
+    assert torch.autograd.gradgradcheck(f, (h,))
 
 
-def test_export_serves_every_batch_size(device: torch.device) -> None:
-    class Sampler(torch.nn.Module):
-        def forward(self, mu: Tensor, logvar: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-            return reparam_kl(mu, logvar, key)
+@pytest.mark.parametrize(("operator", "inputs_of"), WITH_SAMPLES)
+def test_export_serves_every_batch_size(device: torch.device, operator: Any, inputs_of: Any) -> None:
+    class Exported(torch.nn.Module):
+        def forward(self, a: Tensor, b: Tensor, key: Tensor) -> Any:
+            return operator(a, b, key)
 
-    mu, logvar = torch.randn(2, 6, 5, device=device)
-    key = noise_key(1, device=device)
-    batch = torch.export.Dim("batch")
-    shapes = {"mu": {0: batch}, "logvar": {0: batch}, "key": None}
-    exported = torch.export.export(Sampler(), (mu, logvar, key), dynamic_shapes=shapes).module()
-    mu, logvar = torch.randn(2, 41, 5, device=device)
-    for a, b in zip(exported(mu, logvar, key), reparam_kl(mu, logvar, key), strict=True):
-        assert torch.equal(a, b)
+    a, b = inputs_of(6, device)
+    key, batch = noise_key(1, device=device), torch.export.Dim("batch")
+    shapes = {"a": {a.dim() - 2: batch}, "b": {0: batch}, "key": None}
+    exported = torch.export.export(Exported(), (a, b, key), dynamic_shapes=shapes).module()
+    a, b = inputs_of(41, device)
+    assert_same_bits(exported(a, b, key), operator(a, b, key))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -129,17 +160,16 @@ def test_raw_operators_pass_opcheck(
     torch.library.opcheck(torch.ops.vae_ext.reparam_kl_packed_backward, (*upstream, packed.detach(), key), at_row)
 
 
-def test_compiles_without_a_graph_break(device: torch.device) -> None:
-    mu, logvar = inputs(16, 12, torch.float32, device)
+@pytest.mark.parametrize(("operator", "inputs_of"), WITH_SAMPLES)
+def test_compiles_without_a_graph_break(device: torch.device, operator: Any, inputs_of: Any) -> None:
+    a, b = inputs_of(16, device)
+    leaves = [t.requires_grad_() for t in (a, b) if t.is_floating_point()]
+
+    def loss(a: Tensor, b: Tensor, key: Tensor) -> Tensor:
+        return sum_of_squares(operator(a, b, key))
+
     key = noise_key(1, device=device)
-
-    def loss(mu: Tensor, logvar: Tensor, key: Tensor) -> Tensor:
-        z, kl = reparam_kl(mu, logvar, key)
-        return z.square().sum() + kl.sum()
-
-    expected = loss(mu, logvar, key)
-    expected_grads = torch.autograd.grad(expected, (mu, logvar))
-    actual = torch.compile(loss, fullgraph=True, backend="aot_eager")(mu, logvar, key)
+    expected = loss(a, b, key)
+    actual = torch.compile(loss, fullgraph=True, backend="aot_eager")(a, b, key)
     assert torch.equal(actual, expected)
-    for a, e in zip(torch.autograd.grad(actual, (mu, logvar)), expected_grads, strict=True):
-        torch.testing.assert_close(a, e)
+    torch.testing.assert_close(torch.autograd.grad(actual, leaves), torch.autograd.grad(expected, leaves))
