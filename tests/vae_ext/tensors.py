@@ -44,7 +44,7 @@ def assert_same_bits(a: Tensor | Iterable[Tensor], b: Tensor | Iterable[Tensor])
         return
     assert a.shape == b.shape
     assert a.dtype == b.dtype
-    of_size = {2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    of_size = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
     a, b = (t.contiguous() if t.device.type == "cpu" else torch.where(t.isnan(), torch.nan, t) for t in (a, b))
     assert torch.equal(a.view(of_size), b.view(of_size))
 

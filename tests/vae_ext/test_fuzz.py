@@ -143,7 +143,5 @@ def test_any_logits_and_bytes_agree_with_the_reference_in_float64(device: torch.
     images = pixels.shape[0]
     rows = torch.randint(max(1, images), (min(images, 1) * 2 * images,), generator=generator).to(device)
     for chosen in (None, key):
-        taken, x = take_pixels(pixels, rows, chosen, row_offset=case["row_offset"])
-        expected_taken, expected_x = reference.take_pixels(pixels, rows, chosen, case["row_offset"])
-        assert torch.equal(taken, expected_taken)
-        assert_same_bits(x, expected_x)
+        taken = take_pixels(pixels, rows, chosen, row_offset=case["row_offset"])
+        assert_same_bits(taken, reference.take_pixels(pixels, rows, chosen, case["row_offset"]))
