@@ -52,7 +52,7 @@ def reconstructions(test: EncodedTestSet, count: int, seed: int, path: Path) -> 
         rows["E[x|z], z ~ q(z|x)"] = pictures(model, z)
         drawn = model.likelihood.sample(model.decode(z), stream_key(seed, Stream.PIXELS, pixels.device))
         rows["x ~ p(x|z)"] = as_images(model, drawn)
-    image_rows(path, "Test images, and their reconstructions", rows)
+    image_rows(path, "Test images x, and reconstructions: E[x|z] should look like x", rows)
 
 
 def extremes(test: EncodedTestSet, seed: int, path: Path) -> None:
@@ -66,7 +66,8 @@ def extremes(test: EncodedTestSet, seed: int, path: Path) -> None:
     rows = {"x": as_images(model, as_float(pixels[chosen])), "E[x|z], z = μ": pictures(model, test.mu[chosen])}
     with figure(path, width=0.75 * len(chosen) + 1.3, height=2.35) as fig:
         name = "distortion" if model.is_deterministic else "ELBO"
-        fig.suptitle(f"Test images of the best, the median and the worst {name}, in nats", x=0.01, ha="left", fontsize=11)
+        title = f"Test images of best, median and worst {name} (nats per image), each above its reconstruction"
+        fig.suptitle(title, x=0.01, ha="left", fontsize=11)
         for axes_row, (label, images) in zip(fig.subplots(2, len(chosen), squeeze=False), rows.items(), strict=True):
             for axes, image, value in zip(axes_row, images, elbo[chosen].tolist(), strict=True):
                 show(axes, image)
@@ -78,7 +79,8 @@ def extremes(test: EncodedTestSet, seed: int, path: Path) -> None:
 def samples(model: VAE, side: int, seed: int, device: torch.device, path: Path) -> None:
     """Decodings of the prior."""
     prior = standard_normal(stream_key(seed, Stream.PRIOR, device), side * side, model.latent_dim)
-    title = "E[x|z] of samples z from N(0, 1)" + ", not the codes' own" * model.is_deterministic
+    title = "E[x|z] of samples z from N(0, 1)"
+    title += ",\nwhich an autoencoder does not learn to decode" if model.is_deterministic else ", the prior"
     image_square(path, title, pictures(model, prior), side)
 
 
@@ -90,7 +92,9 @@ def interpolations(test: EncodedTestSet, path: Path) -> None:
         ends = as_images(test.model, as_float(test.pixels[a : a + 2]))
         rows[f"{a} to {a + 1}"] = np.concatenate([ends[:1], line, ends[1:]])
     if rows:
-        image_rows(path, "Between test images: x, E[x|z] along the line from μ to μ, x", rows)
+        image_rows(
+            path, "From one test image (left) to another (right): E[x|z] along the straight line between their codes", rows
+        )
 
 
 def traversals(model: VAE, mu: Tensor, order: list[int], path: Path) -> None:
@@ -103,7 +107,8 @@ def traversals(model: VAE, mu: Tensor, order: list[int], path: Path) -> None:
         z[:, dimension] += steps * spread[dimension]
         rows[f"dimension {dimension}"] = pictures(model, z)
     others = "their mean" if model.is_deterministic else "0"
-    image_rows(path, f"E[x|z] along each active dimension, {REACH} σ each way, the others at {others}", rows)
+    title = f"E[x|z]: each row varies one active dimension from −{REACH} σ to {REACH} σ, the others at {others}"
+    image_rows(path, title, rows)
 
 
 @torch.no_grad()
@@ -119,5 +124,5 @@ def decoding_figures(test: EncodedTestSet, params: Params, active: list[int], fo
     if model.latent_dim == 2:
         side = params.plot.manifold
         whose = "the codes'" if model.is_deterministic else "the prior's"
-        title = f"E[x|z] between {whose} quantiles {QUANTILES[0]} and {QUANTILES[1]}"
+        title = f"E[x|z] over the latent plane, between {whose}\nquantiles {QUANTILES[0]} and {QUANTILES[1]}"
         image_square(folder / "manifold.png", title, manifold(model, mu, side), side)

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from matplotlib import colormaps
+from matplotlib import color_sequences, colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
+from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -43,12 +44,12 @@ def plane(mu: Tensor) -> tuple[npt.NDArray[np.float64], list[str]]:
 
 
 def scatter(axes: Axes, points: npt.NDArray[np.float64], labels: Classes | None, count: int) -> PathCollection:
-    """Points coloured by class, ``count`` being the number of classes; grey without labels."""
-    options = {"s": 5, "alpha": 0.6, "linewidths": 0}
+    """Points coloured by class, ``count`` being the number of classes; grey without labels. Few points are larger."""
+    options = {"s": np.clip(500 / len(points) ** 0.5, 5, 60), "alpha": 0.6, "linewidths": 0}
     if labels is None:
-        return axes.scatter(points[:, 0], points[:, 1], color="0.4", **options)  # type: ignore[arg-type]
-    colors = colormaps["tab10"] if count <= 10 else colormaps["turbo"].resampled(count)
-    return axes.scatter(points[:, 0], points[:, 1], c=labels, cmap=colors, vmin=-0.5, vmax=colors.N - 0.5, **options)  # type: ignore[arg-type]
+        return axes.scatter(points[:, 0], points[:, 1], color="0.4", **options)
+    colors = ListedColormap(color_sequences["tab10"][:count]) if count <= 10 else colormaps["turbo"].resampled(count)
+    return axes.scatter(points[:, 0], points[:, 1], c=labels, cmap=colors, vmin=-0.5, vmax=colors.N - 0.5, **options)
 
 
 def manifold(model: VAE, mu: Tensor, side: int) -> Array:
@@ -67,18 +68,23 @@ def latent_plane(path: Path, mu: Tensor, labels: Classes | None, names: list[str
     with figure(path, width=11.5, height=5.2) as fig:
         classes, density = fig.subplots(1, 2, sharex=True, sharey=True)
         drawn = scatter(classes, points, labels, len(names))
-        classes.set(title=f"Codes (posterior means) of {len(points):,} test images", xlabel=across, ylabel=up)
+        title = f"Codes (posterior means) of {len(points):,} test images" + ", by class" * (labels is not None)
+        classes.set(title=title, xlabel=across, ylabel=up)
         if labels is not None:
             named = len(names) <= MAX_NAMES
-            bar = fig.colorbar(drawn, ax=classes, label="class" if named else f"class, by number, of {len(names):,}")
+            bar = fig.colorbar(drawn, ax=classes, label="" if named else f"class, by number, of {len(names):,}")
             bar.solids.set_alpha(1)  # type: ignore[union-attr]
             if named:
                 shown, families = legible(names)
                 bar.set_ticks(range(len(names)), labels=[name.replace("$", r"\$") for name in shown], fontfamily=families)
                 bar.ax.tick_params(labelsize=min(10, BAR_POINTS / len(names)))
-        cells = density.hexbin(points[:, 0], points[:, 1], gridsize=40, cmap="Greys", mincnt=1, linewidths=0)
-        density.set(title="How dense they lie", xlabel=across)
-        fig.colorbar(cells, ax=density, label="images a cell")
+        side = int(np.clip(0.4 * len(points) ** 0.5, 10, 40))
+        cells = density.hexbin(points[:, 0], points[:, 1], gridsize=side, cmap="Greys", mincnt=1, vmin=0, linewidths=0)
+        density.margins(0.1)  # for the outermost cells
+        if not up:
+            density.set_yticks([])
+        density.set(title="Where codes are dense, and where there are none", xlabel=across)
+        fig.colorbar(cells, ax=density, label="images per cell", ticks=MaxNLocator(integer=True))
 
 
 def codes(path: Path, mu: Tensor, labels: Classes | None, count: int) -> None:
@@ -100,10 +106,10 @@ def kl_per_dimension(table: pd.DataFrame, path: Path) -> None:
         for rank in np.flatnonzero(~table["active"].to_numpy()) + 1:
             axes.axvspan(rank - 0.5, rank + 0.5, color="0.95", linewidth=0)
         axes.set(
-            title=f"KL a latent dimension: {table['active'].sum()} of {len(table)} active, {table['kl'].sum():.2f} nats in all",
-            xlabel="dimension, by KL (shaded: not active)",
-            ylabel="nats an image",
+            title=f"KL per latent dimension: {table['active'].sum()} of {len(table)} active, sum {table['kl'].sum():.2f} nats",
+            xlabel="rank of the dimension by KL (shaded: not active)",
+            ylabel="nats per image",
             xlim=(0.5, len(table) + 0.5),
         )
         axes.grid(visible=False, axis="x")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

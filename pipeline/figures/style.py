@@ -27,13 +27,15 @@ STYLE: Any = {
     "axes.grid": True,
     "grid.color": "0.92",
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
     "legend.frameon": False,
+    "savefig.bbox": "tight",  # as large as its texts need: none is cut
 }
 
 
 @contextmanager
 def figure(path: Path, *, width: float, height: float) -> Iterator[Figure]:
-    """A figure, in inches, that is saved as a PNG at the end of the block."""
+    """A figure, of about so many inches, that is saved as a PNG at the end of the block."""
     with plt.rc_context(STYLE):
         fig = plt.figure(figsize=(width, height), layout="constrained")
         yield fig

@@ -57,7 +57,7 @@ def estimators_figure(path: Path, table: pd.DataFrame) -> None:
         kl, error = table["kl_monte_carlo"], 3 * table["standard_error"]
         left.errorbar(table["samples"], kl, error, fmt="o", label="Monte Carlo, ± 3 standard errors")
         left.axhline(table["kl_closed_form"][0], color="0.4", label="closed form")
-        left.set(title="The same mean", xlabel="samples of z", ylabel="KL, nats an image", xscale="log")
+        left.set(title="The same mean", xlabel="samples of z", ylabel="KL, nats per image", xscale="log")
         for column, label in {
             "variance_of_elbo_monte_carlo": "ELBO, KL by Monte Carlo",
             "variance_of_elbo_closed_form": "ELBO, KL in closed form",

@@ -45,7 +45,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         label = f"ELBO {best['elbo']:.1f}, the best of these"
         axes.axline((best["rate"], best["distortion"]), slope=-1, color="0.7", linewidth=1, label=label)
         axes.set(
-            title="What beta trades: test set, nats an image",
+            title="What beta trades: test set, nats per image",
             xlabel="rate  KL(q(z|x) ‖ p(z))",
             ylabel="distortion  −E log p(x|z)",
         )
