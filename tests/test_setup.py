@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline.conftest import start_history
-from tests.programs import outside_make
+from tests.programs import outside_make, script
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,10 +37,8 @@ def make(folder: Path, *arguments: str) -> str:
 
 @pytest.mark.parametrize("version", [(3, 6, 15), (3, 10, 13), (3, 14, 0)])
 def test_another_python_is_refused_before_anything_is_installed(unpacked: Path, version: tuple[int, ...]) -> None:
-    python = unpacked / "python"
     code = f"import runpy, sys; sys.version_info = {version}; runpy.run_path(sys.argv[1])"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{code}" "$@"\n', encoding="utf-8")
-    python.chmod(0o755)
+    python = script(unpacked / "python", f'exec {sys.executable} -c "{code}" "$@"')
     found = ".".join(map(str, version))
     assert make(unpacked, "setup", f"PYTHON={python}").startswith(f"error: Python: expected 3.11 to 3.13, got {found} (")
 

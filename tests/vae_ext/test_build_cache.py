@@ -51,9 +51,12 @@ class Compiler:
 
     def __call__(self, scratch: Path, log: Path, name: str, **environment: str) -> Path:
         self.runs += 1
-        for path in (self.module, checksum_file(self.module)):
-            shutil.copy(path, scratch)
-        return scratch / name
+        return self.copy_to(scratch)
+
+    def copy_to(self, folder: Path) -> Path:
+        folder.mkdir(exist_ok=True)
+        shutil.copy(checksum_file(self.module), folder)
+        return Path(shutil.copy(self.module, folder))
 
 
 @pytest.fixture
@@ -94,10 +97,7 @@ def test_a_module_of_other_sources_is_not_taken_from_the_cache(compiler: Compile
 
 
 def test_a_damaged_module_in_the_tree_is_not_taken(compiler: Compiler, tmp_path: Path) -> None:
-    (tmp_path / "tree").mkdir()
-    for path in (compiler.module, checksum_file(compiler.module)):
-        shutil.copy(path, tmp_path / "tree")
-    beside = tmp_path / "tree" / compiler.module.name
+    beside = compiler.copy_to(tmp_path / "tree")
     assert find() == (beside, "built in the tree")
     os.truncate(beside, 20_000)
     assert find()[1] == "built just now"
@@ -107,9 +107,7 @@ def test_a_damaged_installation_says_so(compiler: Compiler, tmp_path: Path, monk
     monkeypatch.setattr(backend, "is_checkout", lambda: False)
     with pytest.raises(backend._NoModuleError, match="this installation has no compiled module"):
         find()
-    (tmp_path / "tree").mkdir()
-    beside = Path(shutil.copy(compiler.module, tmp_path / "tree"))
-    shutil.copy(checksum_file(compiler.module), tmp_path / "tree")
+    beside = compiler.copy_to(tmp_path / "tree")
     assert find() == (beside, "installed")
     os.truncate(beside, 20_000)
     message = r"its bytes are not those that were built \(damaged, or stripped or repaired since\): .*\.sha256 records another"

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from torch.utils.cpp_extension import include_paths
 
 from setup import DEVICE_FLAGS, TORCH_TARGET
 from tests.emulated.build import CSRC, FLAGS, run_compiler
+from tests.programs import script
 from tests.vae_ext.probe import run_in_new_process
 from vae_ext.source import ROOT, cuda_home, nvcc_of, sources_in, wants_cuda, why_no_cuda
 
@@ -145,42 +146,32 @@ def test_tensor_code_with_cuda_compiles_without_a_warning(standard: str, tmp_pat
     run_compiler("g++", *FLAGS, f"-std={standard}", "-fsyntax-only", *defines, *includes, *sources_in("torch"))
 
 
-@pytest.fixture
-def fresh_answer() -> Iterator[None]:
-    why_no_cuda.cache_clear()
-    yield
-    why_no_cuda.cache_clear()
-
-
 def fake_toolkit(folder: Path, release: str) -> Path:
-    nvcc = nvcc_of(folder)
-    nvcc.parent.mkdir(parents=True)
-    nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.0'\n", encoding="utf-8")
-    nvcc.chmod(0o755)
+    (folder / "bin").mkdir(parents=True)
+    script(nvcc_of(folder), f"echo 'Cuda compilation tools, release {release}, V{release}.0'")
     (folder / "include").mkdir()
     (folder / "include" / "cuda_runtime.h").touch()
     return folder
 
 
-@pytest.mark.usefixtures("fresh_answer")
 def test_what_keeps_cuda_from_being_built_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
+    asked_anew = why_no_cuda.__wrapped__
+    monkeypatch.setattr("vae_ext.source.why_no_cuda", asked_anew)
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "nothing"))
-    assert why_no_cuda() == f"there is no nvcc in {tmp_path / 'nothing' / 'bin'}"
+    assert asked_anew() == f"there is no nvcc in {tmp_path / 'nothing' / 'bin'}"
 
-    why_no_cuda.cache_clear()
     monkeypatch.setenv("CUDA_HOME", str(fake_toolkit(tmp_path / "old", "12.4")))
     message = "old/bin/nvcc is of CUDA 12.4 and torch of CUDA 13.0: the major versions must agree"
-    assert str(why_no_cuda()).endswith(message)
+    assert str(asked_anew()).endswith(message)
     monkeypatch.setenv("VAE_EXT_CUDA", "1")
     with pytest.raises(ValueError, match=f"VAE_EXT_CUDA=1, but .*{message}"):
         wants_cuda()
     monkeypatch.setenv("VAE_EXT_CUDA", "auto")
     assert not wants_cuda()
 
-    why_no_cuda.cache_clear()
     monkeypatch.setenv("CUDA_HOME", str(fake_toolkit(tmp_path / "new", "13.2")))
-    assert why_no_cuda() is None
+    assert asked_anew() is None
     assert wants_cuda()
 
 
@@ -206,15 +197,14 @@ def test_a_script_that_calls_another_nvcc_is_not_taken_for_the_toolkit(monkeypat
 def test_setup_tells_torch_which_toolkit_to_use_where_the_nvcc_on_path_is_a_script(tmp_path: Path) -> None:
     """Torch by itself takes the folder of the script for CUDA's, and linking ends with: cannot find -lcudart."""
     fake_toolkit(tmp_path / "site" / "nvidia" / "cu13", "13.0")  # found last, where the machine has no other
-    script = tmp_path / "script" / "bin" / "nvcc"
-    script.parent.mkdir(parents=True)
-    script.write_text("#!/bin/sh\nexec /somewhere/else/nvcc\n", encoding="utf-8")
-    script.chmod(0o755)
+    folder = tmp_path / "script" / "bin"
+    folder.mkdir(parents=True)
+    script(folder / "nvcc", "exec /somewhere/else/nvcc")
     code = f"""
 import os, runpy, setuptools, sys, torch
 for name in ("CUDA_HOME", "CUDA_PATH", "VAE_EXT_CUDA", "CXX"):
     os.environ.pop(name, None)
-os.environ["PATH"] = {str(script.parent)!r} + os.pathsep + os.environ["PATH"]
+os.environ["PATH"] = {str(folder)!r} + os.pathsep + os.environ["PATH"]
 sys.path.append({str(tmp_path / "site")!r})
 sys.argv = ["setup.py", "build_ext"]
 torch.version.cuda, torch.cuda._is_compiled, torch.cuda.is_available = "13.0", lambda: True, lambda: False
