@@ -80,7 +80,8 @@ def latent_plane(path: Path, mu: Tensor, labels: Classes | None, names: list[str
                 bar.ax.tick_params(labelsize=min(10, BAR_POINTS / len(names)))
         side = int(np.clip(0.4 * len(points) ** 0.5, 10, 40))
         cells = density.hexbin(points[:, 0], points[:, 1], gridsize=side, cmap="Greys", mincnt=1, vmin=0, linewidths=0)
-        density.margins(0.1)  # for the outermost cells
+        for axes in (classes, density):
+            axes.margins(0.1)  # for the outermost cells
         if not up:
             density.set_yticks([])
         density.set(title="Where codes are dense, and where there are none", xlabel=across)
