@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
         "sample",
         "images from the prior",
         "Draws z from the prior N(0, 1) and writes E[x|z] of each as one picture. The same seed gives the same z on every "
-        "device.",
+        "device. Pixels have the data's values: MNIST's ink is white here, and black in the figures.",
         "vae sample -n 64 --seed 1 -o grid.png",
     )
     one.add_argument("-n", type=whole(1, 10_000), default=64, help="how many (%(default)s)")
@@ -103,7 +103,8 @@ def parser() -> argparse.ArgumentParser:
     one = add_of_model(
         "reconstruct",
         "images, encoded and decoded",
-        "Writes E[x|z] at z = mu of each image: PNGs with the images' names.",
+        "Writes E[x|z] at z = mu of each image: PNGs with the images' names. Pixels have the data's values: MNIST's ink is "
+        "white here, and black in the figures.",
         "vae reconstruct photos/ --resize -o out/",
     )
     takes_images(one)
