@@ -33,6 +33,7 @@ from vae_ext import standard_normal
 PARTS = Path(__file__).parent / "web"
 EXPLORED = 1000  # test images, the first
 MAX_CHANGES = 6  # parameters in the summary
+MAIN = ("beta", "model.likelihood", "model.hidden", "model.latent_dim", "train.epochs")  # of a run that is no recipe's
 # Figures have 130 pixels to an inch: at this scale their smallest text has the size of a footnote.
 LEGIBLE = 0.55
 CAPTIONS = {
@@ -155,13 +156,14 @@ def summary(
         shown[name]: f"{value}{error and f' ± {error}'} {unit} per image"
         for name, value, error, unit, _ in report_cells(report[report.index.isin(list(shown))])
     }
-    named = [f"{key} {json.dumps(value)}" for key, value in (changes or {}).items()]
+    given = flatten(asdict(metadata.params)) if changes is None else changes
+    named = [f"{key} {json.dumps(given[key])}" for key in (MAIN if changes is None else given)]
     more = [f"and {len(named) - MAX_CHANGES} more"] if len(named) > MAX_CHANGES else []
     return {
         "Data": f"{data.source}: {counts} images",
         **found,
         "Code" if is_autoencoder else "Posterior": f"{verdict(dimensions).capitalize()}.",
-        "Parameters": f"params.yaml with {', '.join(named[:MAX_CHANGES] + more)}" if named else "those of params.yaml",
+        "Parameters": ("" if changes is None else "params.yaml with ") + ", ".join(named[:MAX_CHANGES] + more),
         "Seed": str(metadata.params.seed),
     }
 

@@ -97,10 +97,7 @@ class Comparison:
                 (top, best), *others = sorted(
                     ((one.value(quantity), one) for one in peers), key=itemgetter(0), reverse=better is max
                 )
-                worse = [
-                    f"{label(one, keys)}: {abs(value - top):.2f} worse{by_chance(abs(value - top), chance)}"
-                    for value, one in others
-                ]
+                worse = [f"{label(one, keys)}: {in_words(abs(value - top), chance)}" for value, one in others]
                 found.append((f"{SHOWN[quantity][0]}: best is {label(best, keys)}, {top:.2f} nats per image", worse))
         return found
 
@@ -113,7 +110,7 @@ class Comparison:
             lines.append(
                 f"* by more than chance away from {self.runs[0].name}, or from the first that it compares with. Chance: "
                 f"{largest} runs that differ in the seed alone lie within {apart}, 95 times in 100 (from {self.seeds} seeds of "
-                f"the default, {EXPECTED}; with other parameters it may differ)."
+                f"the default, {EXPECTED}; with other parameters or other images it may differ)."
             )
         elif not self.seeds:
             lines.append(f"What chance does is not known: {EXPECTED} is missing; make seeds writes it.")
@@ -122,7 +119,7 @@ class Comparison:
             names = ", ".join(run.name for run in group)
             lines.append(f"Not comparable with {first.name}: {names} ({'; '.join(obstacles(group[0], first))}).")
         if len({run.params.get(SAMPLES) for run in self.runs}) > 1:
-            lines.append("The NLL compares only by as many importance samples: with fewer it is higher.")
+            lines.append(f"NLLs by other numbers of {SAMPLES} are not compared: by fewer an NLL is higher.")
         return lines
 
     def table(self, keys: list[str]) -> list[list[str]]:
@@ -181,9 +178,11 @@ def compare(names: list[str], page: Path | None) -> None:
         print(f"{page}: {page.stat().st_size / 1e6:.1f} MB, opens by a double click")
 
 
-def by_chance(gap: float, chance: float) -> str:
-    """In words, after a gap; nothing, where it is not known what chance does."""
-    return "" if math.isnan(chance) else f", {'more' if gap > chance else 'no more'} than chance"
+def in_words(gap: float, chance: float) -> str:
+    """How much worse a run is, and whether by chance, where it is known what chance does."""
+    if gap == 0:
+        return "the same"
+    return f"{gap:.2f} worse" + ("" if math.isnan(chance) else f", {'more' if gap > chance else 'no more'} than chance")
 
 
 def obstacles(run: Run, first: Run) -> list[str]:

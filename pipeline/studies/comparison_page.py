@@ -36,7 +36,6 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
     left_out: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         for run in comparison.runs:
-            announce(f"pictures of {run.name}")
             try:
                 drawn = _pictures(run, Path(folder), device)
             except UserError as error:
@@ -79,7 +78,8 @@ def _section(heading: str, figures: list[str]) -> str:
 def _pictures(run: Run, folder: Path, device: torch.device) -> dict[str, bytes]:
     """What a run's model makes of the test images, and of the prior, as PNGs."""
     if run.weights is None:
-        raise UserError("its weights are not in DVC's cache; dvc pull fetches them, dvc repro makes them")
+        raise UserError("its weights are not here, nor in DVC's cache")
+    announce(f"pictures of {run.name}")
     test = encode_test_set(run.weights, read_header(run.weights).metadata.params, device)
     model, x = test.model, as_float(test.pixels[:RECONSTRUCTED])
     labels = None if test.labels is None else test.labels[:CODES]

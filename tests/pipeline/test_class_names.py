@@ -14,6 +14,7 @@ from matplotlib import font_manager
 from pipeline.figures import class_names
 from pipeline.figures.class_names import legible, shortened
 from pipeline.figures.latent import latent_plane
+from pipeline.runtime import progress
 from pipeline.runtime.progress import announce, progress_bar
 
 LONG = ("a_class_with_a_very_long_name_" * 4)[:120]
@@ -51,8 +52,11 @@ def test_the_latent_figure_is_drawn_without_a_warning_and_keeps_its_planes(tmp_p
         latent_plane(tmp_path / "x.png", torch.randn(60, 3), labels, names)
 
 
-def test_a_log_has_a_line_now_and_then_of_what_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_has_a_line_now_and_then_of_what_is_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert not sys.stderr.isatty()
+    monkeypatch.setattr(progress, "EVERY", 0)
     announce("figures")
     with progress_bar(3000, "NLL") as bar:
         for _ in range(3):

@@ -91,12 +91,16 @@ def test_what_compares_among_itself_is_ranked_beside_what_does_not() -> None:
     assert "k1 (seed 87.5): 1.00 worse, more than chance" in text
 
 
+def test_equal_runs_are_called_the_same() -> None:
+    assert "  other (seed 2): the same\n" in compared(run("main"), run("other", params={"seed": 2})).text()
+
+
 def test_nll_by_other_numbers_of_samples_is_not_ranked_together_and_the_elbo_is() -> None:
     text = compared(run("main"), run("quick", 97.5, params={"evaluate.importance_samples": 10})).text()
     assert "NLL: best" not in text
     assert "ELBO: best is main (importance_samples 1000), -99.50 nats per image" in text
     assert re.search(r"^quick +-101.00 ±0.25\* +21.50 +78.00 +97.50 ±0.25 +14 ", text, re.MULTILINE)
-    assert "The NLL compares only by as many importance samples" in text
+    assert "NLLs by other numbers of evaluate.importance_samples are not compared" in text
 
 
 def test_levels_matter_to_the_categorical_alone_and_threads_to_nobody() -> None:

@@ -69,7 +69,7 @@ def test_which_run_is_better_stands_first_and_pictures_stand_side_by_side(browse
     assert [block.locator("img").count() for block in shown.locator(".beside").all()] == [1, 2, 2, 2]
     tops = [picture.bounding_box()["y"] for picture in shown.locator(".beside").nth(2).locator("figure").all()]
     assert tops[0] == tops[1]
-    assert "<b>gone</b>: no pictures: its weights are not in DVC's cache" in shown.inner_text("body")
+    assert "<b>gone</b>: no pictures: its weights are not here" in shown.inner_text("body")
     assert shown.troubles == []
 
 

@@ -23,6 +23,7 @@ from PIL import Image
 import pipeline
 from pipeline.config.paths import DEFAULT
 from pipeline.data.prepared import read_manifest, read_split
+from pipeline.evaluation.metrics import METRICS
 from pipeline.inference.info import info
 from pipeline.models.metadata import read_header
 from pipeline.models.serialization import save_model
@@ -179,7 +180,9 @@ def test_info_has_parameters_data_versions_and_metrics(plain: Path, capsys: pyte
     assert found["data"]["counts"] == {"train": 300, "validation": 100, "test": 200}
     assert found["data"]["sha256"].keys() >= {"train_images.npy"}
     assert found["versions"]["torch"] == torch.__version__
-    assert found["metrics"] == pytest.approx(json.loads(DEFAULT.metrics.read_text(encoding="utf-8")))
+    assert list(found["metrics"]) == METRICS
+    for name, value in json.loads(DEFAULT.metrics.read_text(encoding="utf-8")).items():
+        assert found["metrics"][name] == pytest.approx(value)
 
 
 def test_a_card_of_other_weights_is_not_taken(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
