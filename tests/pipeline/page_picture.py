@@ -13,7 +13,7 @@ from pipeline.runtime.files import whole_file
 from tests.pipeline.browser import launched, opened
 
 PICTURE = Path("docs/page.png")
-WIDTH, HEIGHT = 750, 960
+WIDTH, HEIGHT = 750, 1020
 CHOSEN = (0.65, 0.30)  # the point of the plane that is decoded, as shares of its width and height
 
 
