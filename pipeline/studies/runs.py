@@ -118,7 +118,9 @@ def _here(path: Path) -> str:
 
 def _of_commit(name: str, rev: str) -> Run:
     try:
-        files = DVCFileSystem(rev=rev or "''")
+        if not rev:  # which DVC takes for the workspace
+            raise SCMError("no name")
+        files = DVCFileSystem(rev=rev)
         cache = files.repo.cache.local
     except (SCMError, NotDvcRepoError, AttributeError):  # the last of a revision that is no commit
         expected = "an experiment (dvc exp list), a commit, branch or tag, a recipe, or a folder of a model"
