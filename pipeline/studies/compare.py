@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -20,7 +21,7 @@ NATS = {"elbo": ("ELBO", 2), "rate": ("rate", 2), "distortion": ("distortion", 2
 SHOWN = NATS | {"active_units": ("active", 0)}
 BEST = {"nll": min, "elbo": max}
 WIDTH = 80
-MAX_NAME = 18
+MIN_NAME, MAX_NAME = 8, 18  # of a run in a table, as far as there is room
 MAX_KEYS = 3  # parameters that stand beside a run's name
 # Of 2, 3, ... runs that differ in the seed alone, the largest and the smallest value are closer than this many standard
 # deviations 95 times in 100: Tukey's studentised range, for a standard deviation by five seeds, four degrees of freedom. By
@@ -62,14 +63,12 @@ class Comparison:
     @property
     def groups(self) -> list[list[Run]]:
         """The runs whose likelihoods are of the same images, in the same units."""
-        found: list[list[Run]] = []
-        for run in self.runs:
-            group = next((group for group in found if not obstacles(run, group[0])), None)
-            if group is None:
-                found.append([run])
-            else:
-                group.append(run)
-        return found
+        return grouped(self.runs, lambda run, group: not obstacles(run, group[0]))
+
+    @property
+    def repeats(self) -> list[list[Run]]:
+        """The runs, those of them together that differ in the seed alone, each of another seed."""
+        return grouped(self.runs, is_repeat)
 
     def peers(self, run: Run, quantity: str) -> list[Run]:
         """The runs with which one is compared by a quantity, itself among them: by NLL, those of as many samples."""
@@ -122,13 +121,12 @@ class Comparison:
             lines.append(f"NLLs by other numbers of {SAMPLES} are not compared: by fewer an NLL is higher.")
         return lines
 
-    def table(self, keys: list[str]) -> list[list[str]]:
-        """A row for each run, after one of headings; with these parameters."""
+    def table(self, keys: list[str], longest: int = MAX_NAME) -> list[list[str]]:
+        """A row for each run, after one of headings; with these parameters, and names as long as this."""
         headings = [heading for heading, _ in SHOWN.values()]
         rows = [["run", *short_names(keys), *(f"{heading} " for heading in headings), "min"]]
         for run in self.runs:
-            name = run.name if len(run.name) <= MAX_NAME else f"…{run.name[1 - MAX_NAME :]}"
-            cells = [name, *(format_value(run.params.get(key)) for key in keys)]
+            cells = [shortened(run.name, longest), *(format_value(run.params.get(key)) for key in keys)]
             for quantity, (_, digits) in SHOWN.items():
                 value, error = run.value(quantity), run.standard_error(quantity)
                 cell = "-" if math.isnan(value) else f"{value:.{digits}f}"
@@ -141,20 +139,29 @@ class Comparison:
     def text(self) -> str:
         """All of it for a terminal; parameters for which the table has no room are listed below it."""
         width = shutil.get_terminal_size((WIDTH, 24)).columns
-        keys = self.keys
-        while keys and max(map(len, aligned(self.table(keys)))) > width:
-            keys = keys[:-1]
+        rows, keys = self._fitted(width)
         lines = []
         if below := self.keys[len(keys) :]:
             first, *others = self.runs
             lines.append(label(first, below))
-            lines += [label(run, [key for key in below if run.params.get(key) != first.params.get(key)]) for run in others]
+            for run in others:
+                if changed := [key for key in below if run.params.get(key) != first.params.get(key)]:
+                    lines.append(label(run, changed))
             lines.append("")
         for headline, worse in self.verdicts():
             lines += [headline, *(f"  {line}" for line in worse), ""]
         lines += self.notes()
         wrapped = [fill(line, width, subsequent_indent="    ", break_on_hyphens=False) for line in lines]
-        return "\n".join([*aligned(self.table(keys)), "", *wrapped])
+        return "\n".join([*rows, "", *wrapped])
+
+    def _fitted(self, width: int) -> tuple[list[str], list[str]]:
+        """The table as lines of this width, as far as it can be so narrow, and the parameters that it has."""
+        for count in range(len(self.keys), -1, -1):
+            keys = self.keys[:count]
+            lines = aligned(self.table(keys))
+            if (excess := max(map(len, lines)) - width) <= 0:
+                return lines, keys
+        return aligned(self.table([], max(MIN_NAME, MAX_NAME - excess))), []
 
 
 def compare(names: list[str], page: Path | None) -> None:
@@ -185,13 +192,40 @@ def in_words(gap: float, chance: float) -> str:
     return f"{gap:.2f} worse" + ("" if math.isnan(chance) else f", {'more' if gap > chance else 'no more'} than chance")
 
 
+def grouped(runs: list[Run], belongs: Callable[[Run, list[Run]], bool]) -> list[list[Run]]:
+    """The runs in groups, in their order: each in the first that it belongs to, or else in one of its own."""
+    found: list[list[Run]] = []
+    for run in runs:
+        group = next((group for group in found if belongs(run, group)), None)
+        if group is None:
+            found.append([run])
+        else:
+            group.append(run)
+    return found
+
+
+def is_repeat(run: Run, group: list[Run]) -> bool:
+    """Whether a run differs from those of a group in the seed, and in nothing else."""
+    is_alike = differing([run, group[0]]) == ["seed"] and not obstacles(run, group[0])
+    return is_alike and run.params.get("seed") not in [one.params.get("seed") for one in group]
+
+
 def obstacles(run: Run, first: Run) -> list[str]:
     """Why a run's likelihoods do not compare with those of another, in words; none, if they do."""
     measure = [*MEASURE, *["model.levels"] * (run.params.get("model.likelihood") == "categorical")]
     said = [f"{key} {format_value(run.params.get(key))}" for key in measure if run.params.get(key) != first.params.get(key)]
-    other_files = None not in (run.data, first.data) and run.data != first.data
-    other_images = any(run.params.get(key) != first.params.get(key) for key in IMAGES)
-    return said + ["other images"] * (other_files or other_images)
+    return said + ["other images"] * (not same_images(run, first))
+
+
+def same_images(run: Run, first: Run) -> bool:
+    """Whether two runs were evaluated on the same images, by the checksums of their test sets.
+
+    Where one is not known: by the files that the images come from, and by what was done to them.
+    """
+    if None not in (run.test_images, first.test_images):
+        return run.test_images == first.test_images
+    same_files = None in (run.source, first.source) or run.source == first.source
+    return same_files and all(run.params.get(key) == first.params.get(key) for key in IMAGES)
 
 
 def differing(runs: list[Run]) -> list[str]:
@@ -199,6 +233,13 @@ def differing(runs: list[Run]) -> list[str]:
     names = dict.fromkeys(key for run in runs for key in run.params)
     kept = [key for key in names if affects_metrics(key) or key == "seed"]
     return [key for key in kept if any(run.params.get(key) != runs[0].params.get(key) for run in runs)]
+
+
+def shortened(name: str, longest: int) -> str:
+    """A name without its middle, where it is longer than this: its ends are what tells it from others."""
+    if len(name) <= longest:
+        return name
+    return f"{name[: (longest - 1) // 2]}…{name[-(longest // 2) :]}"
 
 
 def short_names(keys: list[str]) -> list[str]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from dvc.scm import SCMError  # type: ignore[import-untyped]
 
 from pipeline.config.keys import flatten
 from pipeline.config.paths import DEFAULT, EXPECTED, PARAMS
@@ -14,6 +18,11 @@ from pipeline.runtime.errors import UserError
 
 # Parameters that move no metric, or none by more than another seed does.
 METRIC_NEUTRAL = {"seed", "evaluate.batch_size", "train.checkpoint_every", "train.processes", "train.threads", "train.memmap"}
+# While an experiment runs in this folder, DVC reads HEAD by a reference of its own. It goes when the experiment ends, which may
+# be after DVC has looked for it, and before it reads it.
+RUNNING = "refs/exps/exec/"
+TRIES, PAUSE = 5, 0.5  # seconds
+T = TypeVar("T")
 
 
 def affects_metrics(key: str) -> bool:
@@ -41,18 +50,38 @@ def expected_band() -> dict[str, Any]:
     return band
 
 
+def beside_experiments(ask: Callable[[], T]) -> T:
+    """What DVC answers, asked again where an experiment that starts or ends just then keeps it from telling what HEAD is.
+
+    Raises:
+        UserError: if one keeps it from that each time.
+    """
+    for _ in range(TRIES):
+        try:
+            return ask()
+        except (SCMError, UserError) as error:
+            if RUNNING not in str(error):
+                raise
+            time.sleep(PAUSE)
+    raise UserError("DVC can't tell what HEAD is while experiments start and end in this folder; try again when they are done")
+
+
 def finished_experiments() -> dict[str, str]:
     """The name and the revision of the last commit and of each of its experiments that ended well.
 
     Raises:
         UserError: if DVC can't tell.
     """
+    return finished(json.loads(beside_experiments(_shown_by_dvc)))
+
+
+def _shown_by_dvc() -> str:
     command = [sys.executable, "-m", "dvc", "exp", "show", "--json"]
     shown = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if shown.returncode != 0:
         reason = shown.stderr.strip().rpartition("\n")[2] or f"exit status {shown.returncode}"
         raise UserError(f"dvc exp show: {reason}")
-    return finished(json.loads(shown.stdout))
+    return shown.stdout
 
 
 def finished(shown: list[dict[str, Any]]) -> dict[str, str]:

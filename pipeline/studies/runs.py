@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,10 +24,12 @@ from pipeline.config.validation import with_current_names
 from pipeline.evaluation.model_card import read_metrics
 from pipeline.models.metadata import read_header, weights_of
 from pipeline.runtime.errors import UserError, quoted
-from pipeline.studies.experiments import finished_experiments
+from pipeline.studies.experiments import beside_experiments, finished_experiments
 
 WORKSPACE = "workspace"
 LOCK = Path("dvc.lock")
+TEST_IMAGES = "test_images.npy"
+REFS = {"branch": "refs/heads/{}", "tag": "refs/tags/{}", "experiment": "refs/exps/*/*/{}"}  # what else a name may be of
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +40,8 @@ class Run:
     params: dict[str, Any]  # by dotted names
     report: pd.DataFrame  # a row for each quantity: value, standard_error
     minutes: float | None = None  # of training
-    data: str | None = None  # checksum of the files that the images come from, where it is known
+    source: str | None = None  # checksum of the files that its images come from, where it is known
+    test_images: str | None = None  # checksum of those that it was evaluated on, where its weights are here
     weights: Path | None = None  # where they are here, if they are
     curves: dict[str, pd.DataFrame] | None = None  # the validation's, by quantity: step, and its value
 
@@ -74,7 +79,7 @@ def find_runs(names: list[str]) -> list[Run]:
 
     Args:
         names: each ``workspace``, a folder of a model, a recipe, or an experiment, commit, branch or tag; what comes first in
-            this order has the name.
+            this order has the name, and a note says so.
 
     Raises:
         UserError: if there is no such run, or it has no results.
@@ -86,12 +91,27 @@ def find_runs(names: list[str]) -> list[Run]:
 
 def _find_run(name: str) -> Run:
     if name == WORKSPACE:
-        return workspace_run()
-    if name and weights_of(Path(name)).is_file():
-        return _of_model(Path(name))
-    if name in recipe_names():
-        return recipe_run(name)
-    return _of_commit(name, name)
+        taken, found = "workspace", workspace_run()
+    elif name and weights_of(Path(name)).is_file():
+        taken, found = "folder of a model", _of_model(Path(name))
+    elif name in recipe_names():
+        taken, found = "recipe", recipe_run(name)
+    else:
+        return _of_commit(name, name)
+    for kind, commit in _commits_of(name):
+        print(f"note: {name}: the {taken} is taken, not the {kind} of this name, which is {commit} too", file=sys.stderr)
+    return found
+
+
+def _commits_of(name: str) -> list[tuple[str, str]]:
+    """The branch, the tag and the experiments of this name: what each is, and its commit."""
+    found = []
+    for kind, pattern in REFS.items():
+        command = ["git", "for-each-ref", "--format=%(objectname:short) %(refname)", pattern.format(name)]
+        listed = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        # A pattern stands for the references below it as well.
+        found += [(kind, line.split()[0]) for line in listed.stdout.splitlines() if line.endswith(f"/{name}")]
+    return found
 
 
 def workspace_run() -> Run:
@@ -120,7 +140,7 @@ def _of_commit(name: str, rev: str) -> Run:
     try:
         if not rev:  # which DVC takes for the workspace
             raise SCMError("no name")
-        files = DVCFileSystem(rev=rev)
+        files = beside_experiments(lambda: DVCFileSystem(rev=rev))
         cache = files.repo.cache.local
     except (SCMError, NotDvcRepoError, AttributeError):  # the last of a revision that is no commit
         expected = "an experiment (dvc exp list), a commit, branch or tag, a recipe, or a folder of a model"
@@ -178,7 +198,9 @@ def _of_files(
         found = tracked(path, checksums.get(path.as_posix()))
         return found if found is not None and found.is_file() else None
 
-    time = here(paths.time)
+    time, weights, test_images = here(paths.time), here(paths.weights), None
+    with contextlib.suppress(UserError):  # weights that can't be read draw no pictures, but were evaluated
+        test_images = None if weights is None else read_header(weights).metadata.data.sha256.get(TEST_IMAGES)
     curves = {}
     for quantity in ("elbo", "distortion", "rate"):
         if text := optional(paths.curves / f"plots/metrics/validation/{quantity}.tsv"):
@@ -188,8 +210,10 @@ def _of_files(
         params,
         report,
         minutes=None if time is None else json.loads(time.read_text(encoding="utf-8"))["seconds"] / 60,
-        data=checksums.get(str(params.get("data.path"))),
-        weights=here(paths.weights),
+        # The lock is the default's: which data a recipe was trained on, it does not say.
+        source=checksums.get(str(params.get("data.path"))) if paths is DEFAULT else None,
+        test_images=test_images,
+        weights=weights,
         curves=curves,
     )
 
@@ -200,4 +224,5 @@ def _of_model(model: Path) -> Run:
     header = read_header(weights)
     report = pd.DataFrame({"value": read_metrics(weights.parent / CARD, weights)})
     report["standard_error"] = float("nan")
-    return Run(str(model), flatten(asdict(header.metadata.params)), report, weights=weights)
+    params, test_images = flatten(asdict(header.metadata.params)), header.metadata.data.sha256.get(TEST_IMAGES)
+    return Run(str(model), params, report, test_images=test_images, weights=weights)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from dvc.scm import SCMError  # type: ignore[import-untyped]
 from scipy.stats import studentized_range  # type: ignore[import-untyped]
 
 from pipeline.config.paths import EXPECTED
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_json
-from pipeline.studies.compare import Comparison, compare
+from pipeline.studies import experiments, runs
+from pipeline.studies.compare import MIN_NAME, Comparison, compare, format_value, shortened
+from pipeline.studies.experiments import TRIES, beside_experiments
 from pipeline.studies.runs import Run, find_runs
 from tests.pipeline.conftest import ROOT, set_params
 
@@ -36,11 +40,17 @@ SPREAD = {"elbo": 0.2, "rate": 0.5, "distortion": 0.5, "nll": 0.2, "active_units
 
 
 def run(
-    name: str, nll: float = 96.0, *, params: dict[str, Any] | None = None, data: str | None = "abc", **others: float
+    name: str,
+    nll: float = 96.0,
+    *,
+    params: dict[str, Any] | None = None,
+    source: str | None = "abc",
+    test_images: str | None = None,
+    **others: float,
 ) -> Run:
     values = {"elbo": -nll - 3.5, "rate": 21.5, "distortion": 78.0, "nll": nll, "active_units": 14} | others
     report = pd.DataFrame({"value": values, "standard_error": 0.25})
-    return Run(name, PARAMS | (params or {}), report, minutes=2.8, data=data)
+    return Run(name, PARAMS | (params or {}), report, minutes=2.8, source=source, test_images=test_images)
 
 
 def compared(*runs: Run) -> Comparison:
@@ -73,8 +83,8 @@ def test_chance_is_how_far_apart_runs_of_other_seeds_lie_by_tukey(count: int) ->
     [
         (run("other", 90.0, params={"binarize": True}), "binarize true"),
         (run("other", 90.0, params={"model.likelihood": "gaussian"}), "model.likelihood gaussian"),
-        (run("other", 90.0, params={"data.path": "data/raw/mine"}, data=None), "other images"),
-        (run("other", 90.0, data="def"), "other images"),
+        (run("other", 90.0, params={"data.path": "data/raw/mine"}, source=None), "other images"),
+        (run("other", 90.0, source="def"), "other images"),
     ],
 )
 def test_runs_in_other_units_or_of_other_images_are_not_ranked_together(other: Run, reason: str) -> None:
@@ -89,6 +99,21 @@ def test_what_compares_among_itself_is_ranked_beside_what_does_not() -> None:
     text = compared(run("main"), *binarized).text()
     assert "NLL: best is k5 (seed 86.5), 86.50 nats per image" in text
     assert "k1 (seed 87.5): 1.00 worse, more than chance" in text
+
+
+def test_the_test_sets_checksums_say_which_images_they_are_where_both_are_known() -> None:
+    """Of files that moved, or that have more images for training, and of a recipe, of whose files nothing is known."""
+    moved = run("moved", params={"data.path": "data/raw/mine"}, source="def", test_images="123")
+    recipe, other = run("recipe", source=None), run("other", test_images="456")
+    groups = compared(run("main", test_images="123"), moved, recipe, other).groups
+    assert [[one.name for one in group] for group in groups] == [["main", "moved", "recipe"], ["other"]]
+
+
+def test_runs_of_other_seeds_are_repeats_and_those_of_one_seed_are_not() -> None:
+    runs = [run(f"seed {seed}", params={"seed": seed}) for seed in (1, 2, 3)]
+    again, other = run("again", params={"seed": 1}), run("other", params={"seed": 4, "beta": 0.5})
+    repeats = compared(runs[0], other, *runs[1:], again).repeats
+    assert [[one.name for one in group] for group in repeats] == [["seed 1", "seed 2", "seed 3"], ["other"], ["again"]]
 
 
 def test_equal_runs_are_called_the_same() -> None:
@@ -119,14 +144,35 @@ def test_an_autoencoder_has_no_elbo_and_is_ranked_with_nobody() -> None:
     assert "Not comparable with main: ae (model.posterior deterministic)." in text
 
 
-def test_the_table_fits_80_columns_and_leaves_out_no_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+LONG = "feature/a-branch-of-somebody-who-likes-words"
+BIG: dict[str, Any] = {"elbo": -123456.78, "rate": 2345.67, "distortion": 121111.11, "nll": 123000.12}
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [run(LONG, params={"beta": 0.25, "model.hidden": [512] * 9, "train.optimizer": "rmsprop", "seed": 7})],
+        [run(f"{LONG}-{i}", params={"beta": i, "model.latent_dim": 2 * i, "train.epochs": 1000}) for i in range(12)],
+        [run(f"{i} {LONG}", params={"beta": i}, **BIG) for i in range(2)],
+        [run(LONG, float("nan"), params={"model.posterior": "deterministic"}, elbo=float("nan"), rate=float("nan"))],
+        [run("none", params={"model.likelihood": None}), run("infinite", float("inf"), params={"seed": 9})],
+    ],
+    ids=["parameters", "twelve runs", "large numbers", "an autoencoder", "no number"],
+)
+def test_the_table_fits_80_columns_tells_runs_apart_and_leaves_out_no_parameter(
+    monkeypatch: pytest.MonkeyPatch, others: list[Run]
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    many = {"beta": 0.25, "model.hidden": [512, 256, 128], "train.optimizer": "rmsprop", "train.epochs": 1000, "seed": 7}
-    text = compared(run("main"), run("a-rather-long-name-of-a-branch", 101.5, params=many)).text()
-    assert max(map(len, text.splitlines())) <= 80
-    listed = " ".join(text.split())
-    for said in ("beta 0.25", "hidden [512,256,128]", "optimizer rmsprop", "epochs 1000", "seed 7"):
-        assert said in listed
+    found = compared(run("main"), *others)
+    lines = found.text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith("main ")
+    assert len({shortened(one.name, MIN_NAME + 4) for one in found.runs}) == len(found.runs)
+    listed = re.sub(r"\s", "", found.text())
+    for one in others:
+        for key in found.keys:
+            if one.params.get(key) != PARAMS.get(key):
+                assert re.sub(r"\s", "", format_value(one.params[key])) in listed
 
 
 def test_without_a_spread_nothing_is_called_chance(workspace: Path) -> None:
@@ -173,6 +219,53 @@ def test_a_name_of_nothing_and_one_run_alone_are_a_line(
         compare(names, None)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+def test_a_recipe_that_has_the_name_of_a_branch_is_taken_and_a_note_says_by_what_the_branch_goes(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("same", "same-2", "same/below"):
+        subprocess.run(["git", "branch", name], check=name != "same/below", capture_output=True)
+    subprocess.run(["git", "update-ref", "refs/exps/ab/cdef/same", "HEAD"], check=True)
+    monkeypatch.setattr(runs, "recipe_names", lambda: ["same"])
+    monkeypatch.setattr(runs, "recipe_run", run)
+    assert find_runs(["same"])[0].name == "same"
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: same: the recipe is taken, not the branch of this name, which is {head} too",
+        f"note: same: the recipe is taken, not the experiment of this name, which is {head} too",
+    ]
+
+
+@pytest.mark.parametrize("failures", [2, TRIES])
+def test_what_an_experiment_that_ends_just_then_keeps_dvc_from_telling_is_asked_again(
+    failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiments, "PAUSE", 0)
+    errors = [SCMError("unknown Git revision 'refs/exps/exec/EXEC_BASELINE'") for _ in range(failures)]
+
+    def ask() -> str:
+        if errors:
+            raise errors.pop()
+        return "told"
+
+    if failures < TRIES:
+        assert beside_experiments(ask) == "told"
+    else:
+        with pytest.raises(UserError, match=r"^DVC can't tell what HEAD is while experiments start and end in this folder"):
+            beside_experiments(ask)
+
+
+def test_what_dvc_cannot_tell_at_all_is_asked_once() -> None:
+    asked = []
+
+    def ask() -> None:
+        asked.append(True)
+        raise SCMError("unknown Git revision 'nosuch'")
+
+    with pytest.raises(SCMError):
+        beside_experiments(ask)
+    assert len(asked) == 1
 
 
 def test_outside_of_a_repository_commits_are_said_to_need_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
