@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.figures.style import TRAIN_COLOR, VALIDATION_COLOR, figure
 
 PANELS = {"elbo": "ELBO: higher is better", "distortion": "distortion  −E log p(x|z)", "rate": "rate  KL(q(z|x) ‖ p(z))"}
 DASHES = ("-", "--", "-.", ":")  # runs are told apart by these too, where colours are not
+MARKER = {True: "o", False: None}  # of a curve, by whether it is a point
+Curves = dict[str, pd.DataFrame]  # of a run, by quantity: columns step, and the quantity
 
 
 def learning_curves(curves: Path, folder: Path) -> None:
@@ -23,8 +27,7 @@ def learning_curves(curves: Path, folder: Path) -> None:
             values = []
             for split, color in (("train", TRAIN_COLOR), ("validation", VALIDATION_COLOR)):
                 curve = pd.read_csv(curves / f"plots/metrics/{split}/{name}.tsv", sep="\t")
-                marker = "o" if len(curve) == 1 else None
-                axes.plot(curve["step"] + 1, curve[name], color=color, label=split, marker=marker)
+                axes.plot(curve["step"] + 1, curve[name], color=color, label=split, marker=MARKER[len(curve) == 1])
                 # The first epoch's training average, which begins with untrained weights, may leave the frame.
                 values += curve[name].tolist()[split == "train" :]
             axes.set(title=PANELS[name], xlabel="epoch", ylabel="nats per image")
@@ -32,21 +35,30 @@ def learning_curves(curves: Path, folder: Path) -> None:
         fig.axes[0].legend(loc="best")
 
 
-def learning_curves_of_runs(curves: dict[str, dict[str, pd.DataFrame]], path: Path) -> None:
-    """Validation curves of several runs over each other; ``curves``: by run, then by quantity, with columns step and it."""
-    found = [name for name in PANELS if any(name in run for run in curves.values())]
-    with figure(path, width=0.5 + 3.5 * len(found), height=3.8) as fig:
-        panels = fig.subplots(1, len(found), squeeze=False)[0]
-        for axes, name in zip(panels, found, strict=True):
+def learning_curves_of_runs(runs: list[tuple[str, list[Curves]]], path: Path) -> None:
+    """Validation curves over each other: a line a run or, of several that differ in the seed, their mean within their range.
+
+    Args:
+        runs: of each line its label, and the curves of its run, or of its runs.
+    """
+    found = [name for name in PANELS if any(name in curves for _, repeats in runs for curves in repeats)]
+    legend_height = 0.2 * math.ceil(len(runs) / len(found))
+    with figure(path, width=0.5 + 3.5 * len(found), height=3.5 + legend_height) as fig:
+        lines: dict[int, Line2D] = {}
+        for axes, name in zip(fig.subplots(1, len(found), squeeze=False)[0], found, strict=True):
             values = []
-            for i, (run, quantities) in enumerate(curves.items()):
-                if name in quantities:
-                    curve = quantities[name]
-                    axes.plot(curve["step"] + 1, curve[name], label=run, color=f"C{i % 10}", linestyle=DASHES[i % len(DASHES)])
-                    values += curve[name].tolist()
+            for i, (label, repeats) in enumerate(runs):
+                if curves := [one[name].set_index("step")[name] for one in repeats if name in one]:
+                    table = pd.concat(curves, axis=1)
+                    epochs, low, high = table.index + 1, table.min(axis=1), table.max(axis=1)
+                    style = {"color": f"C{i % 10}", "linestyle": DASHES[i % len(DASHES)], "marker": MARKER[len(table) == 1]}
+                    (lines[i],) = axes.plot(epochs, table.mean(axis=1), label=label, **style)
+                    if len(curves) > 1:
+                        axes.fill_between(epochs, low, high, color=style["color"], alpha=0.2, linewidth=0)
+                    values += [*low, *high]
             axes.set(title=PANELS[name], xlabel="epoch", ylabel="nats per image")
             frame(axes, values)
-        fig.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        fig.legend(handles=[lines[i] for i in sorted(lines)], loc="outside lower center", ncols=len(found))
 
 
 def frame(axes: Axes, values: list[float]) -> None:

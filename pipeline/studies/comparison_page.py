@@ -12,7 +12,7 @@ from string import Template
 import torch
 
 from pipeline.data.prepared import as_float
-from pipeline.figures.curves import learning_curves_of_runs
+from pipeline.figures.curves import Curves, learning_curves_of_runs
 from pipeline.figures.decodings import image_rows, samples
 from pipeline.figures.grids import as_images, pictures
 from pipeline.figures.latent import codes
@@ -23,7 +23,7 @@ from pipeline.runtime.device import choose_device
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_text
 from pipeline.runtime.progress import announce
-from pipeline.studies.compare import MAX_KEYS, Comparison, format_value
+from pipeline.studies.compare import MAX_KEYS, MAX_NAME, Comparison, format_value, shortened
 from pipeline.studies.runs import Run
 
 RECONSTRUCTED, SAMPLES, CODES = 12, 8, 2000  # images; a square's side; images
@@ -43,7 +43,7 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
                 continue
             for heading, png in drawn.items():
                 sections[heading].append(_figure(png, f"{heading} of {run.name}", run.name))
-        if curves := {run.name: run.curves for run in comparison.runs if run.curves}:
+        if curves := learning_curves(comparison):
             path_of_curves = Path(folder) / "curves.png"
             learning_curves_of_runs(curves, path_of_curves)
             sections["Learning curves"].append(_figure(path_of_curves.read_bytes(), "Validation after each epoch", ""))
@@ -61,8 +61,19 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
     write_text(path, text)
 
 
+def learning_curves(comparison: Comparison) -> list[tuple[str, list[Curves]]]:
+    """Of the runs that have some, by a label: those together that differ in the seed alone."""
+    found = []
+    for repeats in comparison.repeats:
+        if curves := [run.curves for run in repeats if run.curves]:
+            name = shortened(repeats[0].name, MAX_NAME)
+            found.append((name if len(curves) == 1 else f"{name}, {len(curves)} seeds", curves))
+    return found
+
+
 CAPTIONS = {
-    "Learning curves": "On the validation set, after each epoch. Curves of other likelihoods or other images do not compare.",
+    "Learning curves": "On the validation set, after each epoch. Runs that differ in the seed alone are one curve, their mean, "
+    "in a band from the lowest to the highest of them. Curves of other likelihoods or other images do not compare.",
     "Reconstructions": "The same test images, x, and what each model makes of them, E[x|z] at z = mu.",
     "Samples": "E[x|z] of z drawn from the prior N(0, 1); the same z for models with as many latent dimensions.",
     "Latent planes": "Posterior means of the same test images; of more than two dimensions, the two principal components.",

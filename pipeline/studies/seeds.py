@@ -1,6 +1,7 @@
 """How far the seed alone moves results: mean and standard deviation over experiments that differ in nothing else, `make seeds`.
 
-Writes results/seeds.csv, a row per seed, and results/expected.json, the band that `make verify` holds a run to.
+Writes results/seeds.csv, a row per seed; results/expected.json, the band that `make verify` holds a run to; and the validation
+curves of all seeds, as results/seeds_curves.csv and, from the lowest to the highest in each epoch, as results/seeds_curves.png.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 
 from pipeline.config.paths import EXPECTED, RESULTS
 from pipeline.evaluation.metrics import METRICS
+from pipeline.figures.curves import Curves, learning_curves_of_runs
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_csv, write_json
 from pipeline.runtime.machine import machine
@@ -19,7 +21,7 @@ from pipeline.runtime.main import run
 from pipeline.studies.experiments import current_params
 from pipeline.studies.runs import experiments
 
-TABLE = RESULTS / "seeds.csv"
+TABLE, CURVES = RESULTS / "seeds.csv", RESULTS / "seeds_curves.csv"
 # Standard deviations each way. Of five runs, by Student's t, a figure of a sixth is within them 99 times in 100: it would be
 # 4.60 sqrt(1 + 1/5) = 5.04. Of fewer it would not.
 WIDTH, FEWEST = 5.0, 5
@@ -33,14 +35,27 @@ def band(values: pd.Series, is_count: bool = False) -> dict[str, float]:
     return {"mean": mean, "standard_deviation": deviation, "low": mean - reach, "high": mean + reach}
 
 
+def curves_table(curves: dict[int, Curves]) -> pd.DataFrame:
+    """A row per seed and epoch, a column per quantity, of curves by seed."""
+    by_seed = {
+        seed: pd.concat([curve.set_index("step")[name] for name, curve in quantities.items()], axis=1)
+        for seed, quantities in curves.items()
+    }
+    table = pd.concat(by_seed, names=["seed", "epoch"]).reset_index()
+    return table.assign(epoch=table["epoch"] + 1)
+
+
 def main() -> None:
-    rows = [{"seed": one.params["seed"], **one.report["value"]} for one in experiments() if set(one.changes) <= {"seed"}]
+    runs = sorted((one for one in experiments() if set(one.changes) <= {"seed"}), key=lambda one: one.params["seed"])
+    rows = [{"seed": one.params["seed"], **one.report["value"]} for one in runs]
     table = pd.DataFrame(rows, columns=["seed", *METRICS]).dropna(axis="columns", how="all")
     if len(table) < FEWEST:
         raise UserError(f"dvc exp show: expected runs with {FEWEST} seeds or more, got {len(table)}; see make seeds")
-    table = table.sort_values("seed")
     quantities = {name: band(table[name], name in COUNTS) for name in table.columns[1:]}
     write_csv(TABLE, table)
+    if curves := {one.params["seed"]: one.curves for one in runs if one.curves}:
+        write_csv(CURVES, curves_table(curves))
+        learning_curves_of_runs([(f"{len(curves)} seeds: mean and range", [*curves.values()])], CURVES.with_suffix(".png"))
     seeds, params = table["seed"].tolist(), current_params()
     made_with = {"python": platform.python_version(), "torch": torch.__version__, "machine": machine()}
     write_json(EXPECTED, {"seeds": seeds, "made_with": made_with, "quantities": quantities, "params": params})

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.image import imread
 from matplotlib.text import Text
@@ -110,9 +111,18 @@ def test_figures_of_every_kind_of_model_are_legible(legible: Path, kind: dict[st
     nll_by_samples(pd.DataFrame({"samples": steps, "nll": 12345 + 1 / steps, "standard_error": 0.1}), legible / "nll.png")
 
 
+def curve(elbo: list[float]) -> dict[str, pd.DataFrame]:
+    """A run's curves, of which there is one."""
+    return {"elbo": pd.DataFrame({"step": range(len(elbo)), "elbo": elbo})}
+
+
 STUDIES: dict[str, Callable[[Path, EncodedTestSet], None]] = {
     "runs": lambda path, test: learning_curves_of_runs(
-        {f"a-run-{i}": {"elbo": pd.DataFrame({"step": range(3), "elbo": [-3.0, -2.0, -1.5 - i]})} for i in range(7)}, path
+        [(f"run-{i}-of-seven-tried", [curve([-3.0, -2.0, -1.5 - i])] * i) for i in range(1, 8)], path
+    ),
+    "runs of one epoch, and a longer": lambda path, test: learning_curves_of_runs(
+        [("one", [curve([-3.0])]), ("five seeds", [curve([-3.0 - i]) for i in range(5)]), ("longer", [curve([-9.0, -1.0])])],
+        path,
     ),
     "rows": lambda path, test: image_rows(path, "", {"E[x|z]": as_images(test.model, test.pixels[:2] / 255)}),
     "samples": lambda path, test: samples(test.model, 3, 0, test.mu.device, path),
@@ -133,6 +143,19 @@ STUDIES: dict[str, Callable[[Path, EncodedTestSet], None]] = {
 @pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES)
 def test_figures_of_studies_are_legible(legible: Path, study: Callable[[Path, EncodedTestSet], None]) -> None:
     study(legible / "study.png", encoded(2))
+
+
+def test_curves_of_several_seeds_are_their_mean_in_a_band_of_their_range(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Axes] = []
+    monkeypatch.setattr("pipeline.figures.curves.frame", lambda axes, values: drawn.append(axes))
+    alone, seeds = [curve([-9.0, -8.0])], [curve([-4.0, -3.0]), curve([-2.0, -2.5]), curve([-3.0, -2.0])]
+    learning_curves_of_runs([("alone", alone), ("seeds", seeds)], tmp_path / "x.png")
+    (axes,) = drawn
+    assert [np.asarray(line.get_ydata()).tolist() for line in axes.lines] == [[-9.0, -8.0], [-3.0, -2.5]]
+    (band,) = axes.collections
+    assert {(x, y) for x, y in np.asarray(band.get_paths()[0].vertices).tolist()} == {(1, -4), (2, -3), (1, -2), (2, -2)}
 
 
 def test_a_text_that_is_wider_than_its_figure_is_whole(legible: Path) -> None:

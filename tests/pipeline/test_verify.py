@@ -33,7 +33,15 @@ def runs(elbos: list[float]) -> list[Run]:
     """One for each seed, and one of another beta."""
     params = flatten(read_yaml(PARAMS))
     found = [(seed, 1.0, report(elbo, 14)) for seed, elbo in enumerate(elbos, start=1)] + [(1, 2.0, report(-130.0, 9))]
-    return [Run("", params | {"seed": seed, "beta": beta}, table) for seed, beta, table in found]
+    return [
+        Run(
+            "",
+            params | {"seed": seed, "beta": beta},
+            table,
+            curves={"elbo": pd.DataFrame({"step": [0, 1], "elbo": [-200.0, -99 - seed]})},
+        )
+        for seed, beta, table in found
+    ]
 
 
 def evaluated(elbo: float, active_units: float = math.nan) -> None:
@@ -57,6 +65,10 @@ def test_the_band_is_of_runs_that_differ_in_the_seed_alone() -> None:
     assert elbo["mean"] == pytest.approx(-100.0)
     assert elbo["standard_deviation"] == pytest.approx(deviation)
     assert (elbo["low"], elbo["high"]) == pytest.approx((-100 - 5 * deviation, -100 + 5 * deviation))
+    curves = pd.read_csv(seeds.CURVES).set_index(["seed", "epoch"])["elbo"]
+    assert curves[:, 1].to_dict() == dict.fromkeys(range(1, 6), -200.0)
+    assert curves[:, 2].to_dict() == {seed: -99.0 - seed for seed in range(1, 6)}
+    assert seeds.CURVES.with_suffix(".png").is_file()
     # Five equal counts do not say that a sixth is the same.
     assert expected["quantities"]["active_units"] == {"mean": 14, "standard_deviation": 0, "low": 13, "high": 15}
     assert len(seeds.TABLE.read_text(encoding="utf-8").splitlines()) == 6
