@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipeline.data.prepared import read_manifest
 from pipeline.models.serialization import save_model
 from pipeline.models.vae import VAE
 from pipeline.studies.compare import Comparison
-from pipeline.studies.comparison_page import write_comparison
+from pipeline.studies.comparison_page import learning_curves, write_comparison
 from pipeline.studies.runs import Run
 from tests.pipeline.browser import CHROMIUM, DESKTOP, PHONE, barriers, launched, opened
 
@@ -71,6 +72,13 @@ def test_which_run_is_better_stands_first_and_pictures_stand_side_by_side(browse
     assert tops[0] == tops[1]
     assert "<b>gone</b>: no pictures: its weights are not here" in shown.inner_text("body")
     assert shown.troubles == []
+
+
+def test_runs_of_other_seeds_are_one_curve_and_those_without_curves_are_none() -> None:
+    runs = [run("main", 1.0, 96.0, Path(), trained=False), run("lower", 0.5, 95.0, Path(), trained=False)]
+    runs.append(replace(runs[0], name="again", params=runs[0].params | {"seed": 2}))
+    curves = learning_curves(Comparison([*runs, replace(runs[1], params=runs[0].params | {"beta": 9}, curves=None)], {}, 0))
+    assert [(label, len(of)) for label, of in curves] == [("main, 2 seeds", 2), ("lower", 1)]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
