@@ -10,7 +10,8 @@ from torch import Tensor
 
 import vae_ext
 from pipeline.config.params import Params
-from pipeline.data.prepared import Bytes, as_float, read_split, to_device
+from pipeline.data.prepared import Bytes, read_split
+from pipeline.data.tensors import as_float, to_device
 from pipeline.runtime.noise_streams import Stream, stream_key
 
 Batch = tuple[Tensor, Tensor]

@@ -1,6 +1,7 @@
 """The prepared images that the stages share: files that map into memory, and a manifest of what they are.
 
-Bytes stay bytes: an image is 0..255 on disk and in memory, and becomes a float in [0, 1] in the batch that uses it.
+Bytes stay bytes: an image is 0..255 on disk and in memory, and becomes a float in [0, 1] in the batch that uses it
+(tensors.py). Without torch, which takes seconds to import: the stage prepare does not need it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from pipeline.config.params import Count, Limits, Section
 from pipeline.config.paths import PREPARED
@@ -128,13 +127,3 @@ def expect_prepared_file(path: Path) -> None:
 
 def damaged(path: Path, reason: object) -> UserError:
     return UserError(f"{path}: damaged, {' '.join(str(reason).split())}; run `dvc repro --force prepare`")
-
-
-def to_device(images: Bytes, device: torch.device) -> Tensor:
-    """Images as one tensor of bytes, [N, pixels], on the device."""
-    return torch.from_numpy(np.array(images)).flatten(1).to(device)
-
-
-def as_float(pixels: Tensor) -> Tensor:
-    """Bytes 0..255 as float32 in [0, 1]: a quotient everywhere, where a GPU would multiply by a number's reciprocal."""
-    return pixels / torch.full((), 255.0, device=pixels.device)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.data.prepared import as_float
+from pipeline.data.tensors import as_float
 from pipeline.models.vae import VAE
 from vae_ext import reparam_log_ratio
 

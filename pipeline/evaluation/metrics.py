@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pipeline.config.params import Params
 from pipeline.data.batches import test_pixels
-from pipeline.data.prepared import as_float, read_split, to_device
+from pipeline.data.prepared import read_split
+from pipeline.data.tensors import as_float, to_device
 from pipeline.evaluation.importance import counts_up_to, log_likelihood_bounds
 from pipeline.evaluation.knn_probe import NEIGHBOURS, nearest_neighbours
 from pipeline.evaluation.mutual_information import mutual_information

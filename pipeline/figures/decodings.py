@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.params import Params
-from pipeline.data.prepared import as_float
+from pipeline.data.tensors import as_float
 from pipeline.figures.grids import Array, as_images, pictures, show, tiled
 from pipeline.figures.latent import QUANTILES, manifold
 from pipeline.figures.style import figure

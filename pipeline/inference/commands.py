@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from pipeline.data.prepared import as_float
+from pipeline.data.tensors import as_float
 from pipeline.figures.grids import Array, as_images, tiled
 from pipeline.inference.export import TOLERANCE
 from pipeline.inference.export import export as export_graphs

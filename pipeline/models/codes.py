@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pipeline.config.params import Params
 from pipeline.data.batches import test_pixels
-from pipeline.data.prepared import Classes, as_float, read_split
+from pipeline.data.prepared import Classes, read_split
+from pipeline.data.tensors import as_float
 from pipeline.models.metadata import ModelMetadata
 from pipeline.models.objectives import Terms, elbo_terms
 from pipeline.models.serialization import load_model_of_prepared_data

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.params import Model
-from pipeline.data.prepared import as_float
+from pipeline.data.tensors import as_float
 from vae_ext import bernoulli_log_prob, standard_normal
 
 BETWEEN = 0.2  # times m (1 - m): the share of levels between black and white, of a categorical that starts

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.params import Objective
-from pipeline.data.prepared import as_float
+from pipeline.data.tensors import as_float
 from pipeline.models.vae import VAE
 from vae_ext import reparam_kl, reparam_kl_packed, reparam_log_ratio
 

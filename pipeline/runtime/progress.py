@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 EVERY = 10  # seconds between two lines of a log
 
@@ -29,6 +30,8 @@ class Lines:
 
 def progress_bar(total: int, text: str, hidden: bool = False) -> tqdm[Any]:
     """A bar over so many images; in a log a line every :data:`EVERY` seconds."""
+    from tqdm import tqdm  # which takes as long to import as all else that `vae --help` needs
+
     if hidden:
         return tqdm(disable=True)
     if sys.stderr.isatty():

@@ -11,7 +11,7 @@ from string import Template
 
 import torch
 
-from pipeline.data.prepared import as_float
+from pipeline.data.tensors import as_float
 from pipeline.figures.curves import Curves, learning_curves_of_runs
 from pipeline.figures.decodings import image_rows, samples
 from pipeline.figures.grids import as_images, pictures

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.data.prepared import as_float
+from pipeline.data.tensors import as_float
 from pipeline.figures.style import figure
 from pipeline.models.vae import VAE
 from pipeline.runtime.noise_streams import Stream, stream_key

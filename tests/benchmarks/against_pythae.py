@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.data.prepared import to_device
 from pipeline.data.readers.idx import read_idx
+from pipeline.data.tensors import to_device
 from pipeline.evaluation.importance import log_likelihood_bounds
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.main import run

@@ -29,8 +29,9 @@ from torch.utils.data import DataLoader, default_collate
 
 import vae_ext
 from pipeline.data.batches import InMemoryImages
-from pipeline.data.prepared import SplitName, as_float
+from pipeline.data.prepared import SplitName
 from pipeline.data.readers.idx import read_idx
+from pipeline.data.tensors import as_float
 from pipeline.models import objectives as objective
 from pipeline.models.vae import VAE
 from pipeline.training.distributed import Group

@@ -11,8 +11,9 @@ import pytest
 
 from pipeline import prepare
 from pipeline.config.paths import PREPARED
-from pipeline.data.prepared import as_float, read_manifest, read_split, to_device
+from pipeline.data.prepared import read_manifest, read_split
 from pipeline.data.readers.idx import read_idx
+from pipeline.data.tensors import as_float, to_device
 from pipeline.runtime.errors import UserError
 from tests.pipeline.conftest import RAW
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.data.prepared import as_float
+from pipeline.data.tensors import as_float
 from pipeline.evaluation.importance import SAMPLE_BATCH, counts_up_to, log_likelihood_bounds
 from pipeline.models.objectives import elbo_terms
 from pipeline.models.vae import VAE

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import vae_ext
-from pipeline.data.prepared import as_float
+from pipeline.data.tensors import as_float
 from pipeline.models.objectives import elbo_terms
 from pipeline.models.vae import VAE
 from pipeline.training.manual_backward import applies, write_gradient

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.data.prepared import as_float
+from pipeline.data.tensors import as_float
 from pipeline.models.objectives import Terms, corrupt, elbo_terms, objective_terms
 from pipeline.models.vae import VAE
 from pipeline.runtime.noise_streams import Stream, stream_key

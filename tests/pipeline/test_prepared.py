@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -18,7 +20,7 @@ from pipeline.data import prepared
 from pipeline.data.prepared import Manifest, SplitName, read_manifest, read_split, write_split
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import sha256, write_json
-from tests.pipeline.conftest import error_of, set_params
+from tests.pipeline.conftest import ROOT, error_of, set_params
 
 COUNTS: dict[SplitName, int] = {"train": 9, "validation": 4, "test": 5}
 TRAIN = "train_images.npy"
@@ -51,6 +53,12 @@ def test_what_prepare_wrote_is_read(folder: Path) -> None:
         assert found.images.shape == (count, 3, 4)
         assert found.labels is not None
         assert found.labels.tolist() == [i % 3 for i in range(count)]
+
+
+def test_images_are_prepared_without_waiting_for_torch() -> None:
+    code = "import sys, pipeline.check, pipeline.prepare\nprint(*sys.modules)"
+    imported = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "pandas", "matplotlib"} & set(imported.split())
 
 
 def test_what_is_missing_says_what_to_run(folder: Path) -> None:

@@ -63,6 +63,14 @@ def test_the_module_that_runs_carries_the_digest_of_the_sources(module: ModuleTy
     assert source_digest() in vae_ext.backend_report()
 
 
+def test_neither_the_import_nor_a_call_waits_for_the_compiler_of_torch() -> None:
+    """torch._dynamo takes a second to import, which ``import torch`` does not: neither may what is registered with it."""
+    imported = "print('torch._dynamo' in sys.modules)\n"
+    run = run_in_new_process(f"import sys, torch\n{imported}{PROBE}{imported}", ROOT, {})
+    first, *_, last = run.stdout.splitlines()
+    assert (first, last) == ("False", "False"), run.stderr
+
+
 def test_an_edited_kernel_is_another_module_and_a_stale_one_is_not_taken(module: ModuleType, tmp_path: Path) -> None:
     # What is compiled need not be fast.
     compiler = script(tmp_path / "c++", f'exec {shutil.which("c++")} "$@" -O0')
