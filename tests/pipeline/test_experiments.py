@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from pipeline.evaluation.metrics import METRICS
+from tests.pipeline.browser import CHROMIUM, launched, opened
 from tests.pipeline.clone import Clone
 from tests.programs import quick_compiler
 from vae_ext.backend import compiled_module
@@ -19,6 +20,15 @@ from vae_ext.source import source_digest
 
 pytestmark = pytest.mark.long
 EDIT = "// edited\n"
+# Vega draws on canvases.
+RECORD_TEXTS = """
+    window.texts = new Set();
+    const { fillText } = CanvasRenderingContext2D.prototype;
+    CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
+        texts.add(text);
+        fillText.call(this, text, ...place);
+    };
+"""
 
 
 def digest_of(folder: Path) -> str:
@@ -124,4 +134,12 @@ def test_plots_are_shown_and_compared_without_a_network(clone: Clone, higher: st
         assert "reconstructions.png" in page
         assert "recipes" not in page
         assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    if CHROMIUM is not None:
+        with launched() as browser:
+            shown = opened(browser, clone.folder / "dvc_plots/index.html")
+            shown.add_init_script(RECORD_TEXTS)
+            shown.reload()
+            for title in ("ELBO, train", "rate, validation", "KL per latent dimension", "NLL by samples of z", "Test set"):
+                shown.wait_for_function(f"texts.has('{title}')")
+            assert shown.troubles == []
     clone.must("git", "clean", "--quiet", "--force", "-d", "dvc_plots")

@@ -124,6 +124,14 @@ def test_dvc_looks_for_results_where_the_stages_write_them() -> None:
     assert {name: {RECIPES / out for out in outs} for name, outs in listed.items()} == written
 
 
+def test_dvc_draws_results_by_the_templates_of_the_default() -> None:
+    stages = read_yaml(ROOT / RECIPES / "dvc.yaml")["stages"]
+    described = [plot for stage in stages.values() for plot in stage.get("plots", []) if isinstance(plot, dict)]
+    templates = [props["template"] for plot in described for props in plot.values()]
+    assert len(templates) == 5
+    assert all((ROOT / RECIPES / template).is_file() for template in templates)
+
+
 def test_a_table_of_nothing_is_one_line(own_recipe: Path) -> None:
     recipes.main(DEFAULT)
     with pytest.raises(UserError, match="recipes/results: expected results of at least one recipe, got none; make recipes"):
