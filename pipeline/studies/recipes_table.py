@@ -47,7 +47,7 @@ def report(table: pd.DataFrame, figures: list[Path]) -> str:
     lines = [
         "# Recipes",
         "",
-        "MNIST's test set, in nats an image; NLL by importance weighting; seconds of training on the machine that wrote this.",
+        "MNIST's test set, in nats per image; NLL by importance weighting; seconds of training on the machine that wrote this.",
         "An autoencoder has no ELBO. Gaussian and categorical likelihoods compare with no other row.",
         "`make recipe` with a name draws that recipe's own figures, into `recipes/results/NAME/plot`, and its page.",
         "",
