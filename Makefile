@@ -56,7 +56,9 @@ repro: $(READY)
 	$(ACTIVE) dvc metrics show
 
 # After an experiment, or a value that was refused: what those change, as the last commit has it. Nothing else is touched.
+# Refused where that would only remove the model: before the first commit of results that were made here.
 restore: $(READY)
+	$(ACTIVE) python -m pipeline.studies.restorable
 	git restore --staged --worktree params.yaml dvc.lock results/train results/evaluate results/plot
 	$(ACTIVE) dvc checkout --force --allow-missing
 

@@ -77,6 +77,7 @@ TESTS = {
         f"{PIPELINE}/test_comparison_page.py::test_which_run_is_better_stands_first_and_pictures_stand_side_by_side"
     ),
     "git restore -SW .": RECIPE,
+    "python -m pipeline.studies.restorable": BETA,
     "git restore --staged --worktree params.yaml dvc.lock results/train results/evaluate results/plot": BETA,
     "dvc checkout --force --allow-missing": BETA,
     "dvc checkout --allow-missing": RECIPE,

@@ -16,8 +16,10 @@ from pipeline.figures.style import figure
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_csv
 from pipeline.runtime.main import run
+from pipeline.studies.experiments import affects_metrics
 from pipeline.studies.runs import experiments
 
+SAME = {"beta", "evaluate"}  # of one curve: its own parameter, and what trains nothing
 METRICS = ["elbo", "rate", "distortion", "nll", "active_units"]
 
 
@@ -26,8 +28,10 @@ def betas() -> pd.DataFrame:
     rows = []
     for one in experiments():
         if "rate" in one.report.index:
-            moving = {key: value for key, value in one.changes.items() if key != "beta" and not key.startswith("evaluate.")}
-            others = ", ".join(f"{key}={value}" for key, value in moving.items())
+            moving = [
+                key for key in one.changes if key == "seed" or (affects_metrics(key) and key.partition(".")[0] not in SAME)
+            ]
+            others = ", ".join(f"{key}={one.changes[key]}" for key in moving)
             rows.append({"beta": one.params["beta"], "else": others, **{name: one.value(name) for name in METRICS}})
     return pd.DataFrame(rows, columns=["beta", "else", *METRICS]).sort_values(["else", "beta"], ignore_index=True)
 

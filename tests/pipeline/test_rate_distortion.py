@@ -23,11 +23,18 @@ def test_one_beta_makes_no_curve_and_no_file(monkeypatch: pytest.MonkeyPatch) ->
     assert not Path("out").exists()
 
 
-def test_what_only_evaluates_makes_no_curve_of_its_own(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_moves_neither_rate_nor_distortion_makes_no_curve_of_its_own(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     params = flatten(read_yaml(PARAMS))
     found = pd.DataFrame({"value": dict.fromkeys(rate_distortion.METRICS, 1.0), "standard_error": 0.1})
-    changes = ({"beta": 0.5}, {"beta": 2.0, "evaluate.importance_samples": 7}, {"beta": 4.0, "train.epochs": 1})
+    neutral = {"evaluate.importance_samples": 7, "train.threads": 3, "plot.samples": 5}
+    changes = ({"beta": 0.5}, {"beta": 2.0, **neutral}, {"beta": 4.0, "train.epochs": 1}, {"beta": 3.0, "seed": 9})
     runs = [Run("", params | change, found) for change in changes]
     monkeypatch.setattr(rate_distortion, "experiments", lambda: runs)
     table = rate_distortion.betas()
-    assert table.groupby("else")["beta"].apply(list).to_dict() == {"": [0.5, 2.0], "train.epochs=1": [4.0]}
+    assert table.groupby("else")["beta"].apply(list).to_dict() == {
+        "": [0.5, 2.0],
+        "seed=9": [3.0],
+        "train.epochs=1": [4.0],
+    }

@@ -1,0 +1,31 @@
+"""Whether the last commit's results can be brought back, which `make restore` then does: DVC's cache must have its weights.
+
+DVC removes what is here before it looks for what to put there: without this, weights that no commit has yet would be gone from
+models/, with nothing in their place.
+"""
+
+from __future__ import annotations
+
+import math
+
+from pipeline.config.paths import DEFAULT, PARAMS, RESULTS
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.main import run
+from pipeline.studies.runs import find_runs
+
+
+def main() -> None:
+    (last,) = find_runs(["HEAD"])
+    if last.weights is None and DEFAULT.weights.is_file():
+        raise UserError(
+            f"{DEFAULT.weights}: not restored: the last commit's are not in DVC's cache, and these would only be removed; "
+            'git commit -am "Results here" keeps what is here; git restore params.yaml and make repro make what it stands for'
+        )
+    found = ", ".join(f"{name} {value:.2f}" for name in ("elbo", "distortion") if math.isfinite(value := last.value(name)))
+    print(f"{PARAMS}, {RESULTS}/ and {DEFAULT.models}/ go back to the last commit's: {found} nats per image")
+    if last.weights is None:
+        print(f"{DEFAULT.weights}: not in DVC's cache; dvc pull or make repro brings it")
+
+
+if __name__ == "__main__":
+    run(main, __doc__)
