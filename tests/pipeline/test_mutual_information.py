@@ -78,16 +78,18 @@ def test_the_probe_counts_votes_and_not_the_nearest_alone() -> None:
     assert nearest_neighbours(known[:3], classes[:3], torch.zeros(1, 1)).tolist() == [2]
 
 
-def test_verdict_says_how_much_is_used() -> None:
+def test_verdict_says_how_much_is_used_and_not_what_its_numbers_do_not_tell() -> None:
     def table(active: list[bool], kl: list[float]) -> pd.DataFrame:
         return pd.DataFrame({"kl": kl, "active": active})
 
-    assert verdict(table([False, False], [0.01, 0.0])).startswith("collapsed: none of 2")
-    assert (
-        verdict(table([True, True], [3.0, 2.0])) == "not collapsed: 2 of 2 dimensions are active and carry 100.0% of the rate"
-    )
+    both = "collapsed, or hardly trained, which these numbers do not tell apart: "
+    assert verdict(table([False, False], [3.0, 0.0])) == f"{both}0 of 2 dimensions are active, and the rate is 3 nats"
+    # The default's, before its first step.
+    untrained = verdict(table([True] * 20, [0.039] * 20))
+    assert untrained == f"{both}20 of 20 dimensions are active, and the rate is 0.78 nats"
+    assert verdict(table([True, True], [3.0, 2.0])) == "2 of 2 dimensions are active and carry 100.0% of the rate, 5 nats"
     some = verdict(table([True, False], [3.0, 1.0]))
-    assert some == "not collapsed, but 1 are unused: 1 of 2 dimensions are active and carry 75.0% of the rate"
+    assert some == "1 of 2 dimensions are active and carry 75.0% of the rate, 4 nats; 1 is unused"
     assert verdict(pd.DataFrame({"active": [True, False]})) == "1 of 2 dimensions of the code vary"
 
 

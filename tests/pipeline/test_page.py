@@ -117,7 +117,7 @@ def test_the_first_screen_says_what_the_run_is_and_what_it_found(browser: Any, t
     assert dict(zip(page.locator("dt").all_inner_texts(), page.locator("dd").all_inner_texts(), strict=True)) == {
         "Data": "<mnist>: 20,000 train, 30 test images",
         "ELBO": "-99.5 ± 0.25 nats per image",
-        "Posterior": "Not collapsed, but 1 are unused: 3 of 4 dimensions are active and carry 75.0% of the rate.",
+        "Posterior": "3 of 4 dimensions are active and carry 75.0% of the rate, 4 nats; 1 is unused.",
         "Parameters": 'beta 1.0, model.likelihood "bernoulli", model.hidden [32], model.latent_dim 4, train.epochs 3',
         "Seed": "1",
     }
