@@ -64,8 +64,7 @@ def read_yaml_text(text: str, path: Path) -> Any:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = "" if mark is None else f"line {mark.line + 1}: "
-        problem, *_ = (error.problem or error.context).split(" with value ")  # of a duplicate key, which may be any
-        raise UserError(f"{path}: {where}not valid YAML: {in_line(problem, 200)}") from None
+        raise UserError(f"{path}: {where}not valid YAML: {in_line(error.problem or error.context, 200)}") from None
 
 
 class _NotPlainError(MarkedYAMLError):
@@ -102,3 +101,10 @@ class _PlainConstructor(SafeConstructor):
         if isinstance(value, int) and value.bit_length() > 63:
             raise _NotPlainError(f"expected an integer of 64 bits, got {quoted(node.value)}", node.start_mark)
         return value
+
+    def check_mapping_key(self, node: Any, key_node: Any, mapping: Any, key: Any, value: Any) -> bool:
+        if key not in mapping:
+            return True
+        first, _ = node.value[list(mapping).index(key)]
+        known = f"expected each key once, got {quoted(key)}, which line {first.start_mark.line + 1} has too"
+        raise _NotPlainError(known, key_node.start_mark)

@@ -5,15 +5,15 @@ What is wrong is one line for each fault, which names the key, what is allowed a
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from pipeline.config.keys import keys_of
 from pipeline.config.params import Params, Section
 from pipeline.config.paths import PARAMS
 from pipeline.config.plain_yaml import read_yaml
@@ -82,26 +82,49 @@ def validated(kind: type[AnySection], raw: Any, source: str) -> AnySection:
 
 
 def _faults(kind: type[Section], errors: list[ErrorDetails]) -> list[str]:
-    """What is wrong, then what is missing. A missing key that an unknown one beside it may stand for is in that one's line."""
+    """What is wrong, then what is missing. A missing key that an unknown one may stand for is in that one's line."""
     lines: list[str] = []
-    missing: defaultdict[Loc, list[str]] = defaultdict(list)
+    missing: defaultdict[str, list[str]] = defaultdict(list)
     for error in errors:
         if error["type"] == "missing":
-            missing[error["loc"][:-1]].append(str(error["loc"][-1]))
+            missing[_dotted(error["loc"][:-1])].append(str(error["loc"][-1]))
     for error in errors:
         if error["type"] in UNKNOWN:
-            key, above, known = _dotted(error["loc"]), error["loc"][:-1], _keys_beside(kind, error["loc"])
-            meant = RENAMED[key].rpartition(".")[2] if key in RENAMED else closest(in_line(str(error["loc"][-1])), known)
-            expected = f"{'one of ' * (len(missing[above]) != 1)}{', '.join(missing[above] or known)}"
-            hint = f"did you mean {meant}?" if meant else f"expected {expected}"
-            lines.append(f"{key} is now {RENAMED[key]}" if key in RENAMED else f"{key}: unknown key; {hint}")
-            missing[above] = [name for name in missing[above] if meant not in (name, None)]
+            key, section = _dotted(error["loc"]), _dotted(error["loc"][:-1])
+            meant = [RENAMED[key]] if key in RENAMED else _meant(key, keys_of(kind))
+            if key in RENAMED:
+                lines.append(f"{key} is now {RENAMED[key]}")
+            elif meant:
+                lines.append(f"{key}: unknown key; did you mean {' or '.join(meant)}?")
+            else:
+                names = missing.pop(section, None) or [one for above, one in map(_split, keys_of(kind)) if above == section]
+                expected = f"{section}.{names[0]}".removeprefix(".") if len(names) == 1 else f"one of {', '.join(names)}"
+                lines.append(f"{key}: unknown key; expected {expected}")
+            for above, name in map(_split, meant):
+                if name in missing[above]:
+                    missing[above].remove(name)
         elif error["type"] != "missing":
             lines.append(_fault(error))
     for above, names in missing.items():
         if names:
-            lines.append(f"{_dotted(above)}: missing {', '.join(names)}; every parameter must be given".removeprefix(": "))
+            lines.append(f"{above}: missing {', '.join(names)}; every parameter must be given".removeprefix(": "))
     return lines
+
+
+def _meant(key: str, known: list[str]) -> list[str]:
+    """The dotted keys that an unknown one may be meant for: of its name elsewhere, or of one like it, first in its section."""
+    section, name = _split(key)
+    names = list(dict.fromkeys(last for _, last in map(_split, known)))
+    beside = [last for above, last in map(_split, known) if above == section]
+    wanted = name if name in names else closest(name, beside) or closest(name, names)
+    found = [one for one in known if _split(one)[1] == wanted]
+    return [one for one in found if _split(one)[0] == section] or found
+
+
+def _split(key: str) -> tuple[str, str]:
+    """A dotted key's section, and its name in it."""
+    section, _, name = key.rpartition(".")
+    return section, name
 
 
 def from_json(kind: type[AnySection], text: str | bytes) -> AnySection:
@@ -128,13 +151,6 @@ def _fault(error: ErrorDetails) -> str:
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     message = re.sub(r"(?:Dictionary|List|String) should have (.*?)(?: after validation, not \d+)?$", r"expected \1", message)
     return f"{key}: {message}, got {quoted(value)}".removeprefix(": ")
-
-
-def _keys_beside(section: Any, loc: Loc) -> list[str]:
-    for key in loc[:-1]:
-        annotation = get_type_hints(section)[str(key)]
-        section = next((kind for kind in get_args(annotation) if kind is not type(None)), annotation)
-    return [field.name for field in dataclasses.fields(section)]
 
 
 def _dotted(loc: Loc) -> str:

@@ -12,7 +12,7 @@ from pipeline.data.readers.idx import is_idx, read_idx
 from pipeline.data.readers.image_folder import SUFFIXES as PICTURES
 from pipeline.data.readers.image_folder import read_folder
 from pipeline.data.readers.raw import RawDataset
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, quoted
 
 
 def read_dataset(params: Data) -> RawDataset:
@@ -41,7 +41,7 @@ def read_dataset(params: Data) -> RawDataset:
     unused = {"pictures": {}, "arrays": {"fit": "crop", "color": None}, "idx": {"fit": "crop", "color": None, "size": None}}
     for name, unset in unused[kind].items():
         if (value := getattr(params, name)) != unset:
-            raise UserError(f"{PARAMS}: data.{name}: expected {unset or 'null'} for data.format {kind}, got {value!r}")
+            raise UserError(f"{PARAMS}: data.{name}: expected {unset or 'null'} for data.format {kind}, got {quoted(value)}")
     if kind == "idx":
         return read_idx(path, params.white)
     if kind == "arrays":

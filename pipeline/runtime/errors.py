@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
+import math
 from collections.abc import Sequence
 
 
@@ -19,8 +21,20 @@ class Interrupted(Exception):  # noqa: N818 - not an error
 
 
 def quoted(value: object, limit: int = 80) -> str:
-    """A value as a message quotes it: in one line, and not longer than one reads."""
-    return in_line(repr(value), limit)
+    """A value as a message quotes it: as YAML spells it, in one line, and not longer than one reads."""
+    return in_line(_spelled(value), limit)
+
+
+def _spelled(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{', '.join(map(_spelled, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_spelled(key)}: {_spelled(one)}' for key, one in value.items())}}}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return {math.inf: ".inf", -math.inf: "-.inf"}.get(value, ".nan")
+    return str(value) if isinstance(value, datetime.date) else repr(value)
 
 
 def in_line(text: str, limit: int = 80) -> str:

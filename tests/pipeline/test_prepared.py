@@ -156,7 +156,7 @@ def test_too_few_class_names_are_noticed(folder: Path) -> None:
     [
         *(({field.name: ...}, f"{field.name}: missing") for field in fields(Manifest)),
         ({"more": 1}, "more: unknown key"),
-        ({"source": None}, "source: expected a valid string, got None"),
+        ({"source": None}, "source: expected a valid string, got null"),
         ({"image_shape": [3, 4.0]}, "image_shape.1: expected a valid integer, got 4.0"),
         ({"image_shape": [12]}, r"image_shape: expected at least 2 items, got \[12\]"),
         ({"image_shape": "3x4"}, "image_shape: expected a valid array, got '3x4'"),
@@ -167,7 +167,7 @@ def test_too_few_class_names_are_noticed(folder: Path) -> None:
         ({"classes": ["a", "b", "\udcff"]}, "Invalid JSON: lone leading surrogate"),
         ({"classes": []}, "classes: expected at least 1 item"),
         ({"counts": {"train": 9, "test": 5}}, "counts: expected at least 3 items, got "),
-        ({"counts": {**COUNTS, "test": True}}, "counts.test: expected a valid integer, got True"),
+        ({"counts": {**COUNTS, "test": True}}, "counts.test: expected a valid integer, got true"),
         ({"counts": {**COUNTS, "test": 0}}, "counts.test: expected greater than or equal to 1, got 0"),
         ({"sha256": {}}, "sha256: expected a checksum for each file of images"),
         ({"sha256": {f"{split}_images.npy": 1 for split in COUNTS}}, "sha256.train_images.npy: expected a valid string, got 1"),

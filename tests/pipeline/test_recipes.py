@@ -188,11 +188,11 @@ def test_a_recipe_that_is_spelled_wrong_is_answered_with_the_close_one(monkeypat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("beta: 1.0", "about: the file: expected keys and values, got None"),
+        ("beta: 1.0", "about: the file: expected keys and values, got null"),
         ("about: {system: a}", "about: missing look; every parameter must be given"),
         ("about: {system: a, look: b}\ndata: {path: mine}", "data: recipes share the data of params.yaml"),
         ("about: {system: a, look: b}\ntrian: {}", "trian: unknown key; did you mean train?"),
-        ("about: {system: a, look: b}\ntrain: {epoch: 3}", "train.epoch: unknown key; did you mean epochs?"),
+        ("about: {system: a, look: b}\ntrain: {epoch: 3}", "train.epoch: unknown key; did you mean train.epochs?"),
         ("about: {system: a, look: b}\nbeta: -1", "beta: expected greater than or equal to 0, got -1"),
         ("- beta", "expected keys and values, got ['beta']"),
         ("beta: [", "not valid YAML"),
