@@ -27,11 +27,19 @@ def test_bad_data_is_one_line_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    "name", ["no file", "a class that is a link", "a named pipe among pictures", "a class whose name is not UTF-8"]
+    "name",
+    [
+        # What DVC hangs at or misses.
+        "no file",
+        "a class that is a link",
+        "a named pipe among pictures",
+        "a class whose name is not UTF-8",
+        # Parameters that the data do not fit.
+        "all held out",
+        "a split that is there",
+    ],
 )
-def test_what_dvc_hangs_at_or_misses_is_said_before_dvc_reads_it(
-    raw: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_says_what_is_wrong_before_dvc_reads_the_data(raw: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     make, line, data = DATA[name]
     set_params(PARAMS, {"data.path": f"data/raw/{make(raw)}", **data})
     assert error_of(check.main, capsys).startswith(f"error: {line}")
