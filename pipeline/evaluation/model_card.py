@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # which `vae info` need not wait for
     import pandas as pd
 
 MAX_NAMES = 40  # of classes
+VALUE, ERROR = ".5g", ".3g"  # digits of a quantity and of its standard error: as many as that supports
 FRONT = "---\n"  # before and after what programs read, as Hugging Face's cards have it
 TEXT = """# {name}
 
@@ -84,6 +85,9 @@ def write_card(
     front_matter = {
         "library_name": "pytorch",
         "weights_sha256": sha256(weights),
+        "standard_errors": {
+            name: float(error) for name, error in report["standard_error"].items() if name in metrics and not math.isnan(error)
+        },
         "tags": ["variational-autoencoder" if params.model.posterior == "normal" else "autoencoder"],
         "model-index": [{"name": name, "results": [result]}],
     }
@@ -115,8 +119,8 @@ def write_card(
     write_text(path, FRONT + as_yaml(front_matter) + FRONT + "\n" + text)
 
 
-def read_metrics(path: Path, weights: Path) -> dict[str, float]:
-    """The metrics that a card holds.
+def read_metrics(path: Path, weights: Path) -> dict[str, tuple[float, float]]:
+    """The metrics that a card holds, each with its standard error; NaN for one that has none.
 
     Raises:
         UserError: if it is missing, is no such card, or not of these weights.
@@ -124,11 +128,13 @@ def read_metrics(path: Path, weights: Path) -> dict[str, float]:
     try:
         _, front, _ = re.split(f"^{FRONT}", path.read_text(encoding="utf-8"), maxsplit=2, flags=re.MULTILINE)
         front_matter = read_yaml_text(front, path)
-        metrics = {metric["type"]: metric["value"] for metric in front_matter["model-index"][0]["results"][0]["metrics"]}
+        values = {metric["type"]: metric["value"] for metric in front_matter["model-index"][0]["results"][0]["metrics"]}
+        errors = front_matter.get("standard_errors", {})  # which the cards of earlier versions lack
+        metrics = {name: (value, errors.get(name, math.nan)) for name, value in values.items()}
         checksum = front_matter["weights_sha256"]
     except FileNotFoundError:
         raise UserError(f"{path}: missing; the stage evaluate writes it") from None
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise UserError(f"{path}: expected a card that the stage evaluate wrote") from None
     if checksum != sha256(weights):
         raise UserError(f"{path}: expected a card of {weights}, got that of others; the stage evaluate writes it")
@@ -140,8 +146,8 @@ def report_cells(report: pd.DataFrame) -> list[list[str]]:
     return [
         [
             str(quantity),
-            f"{row['value']:.5g}",
-            "" if math.isnan(row["standard_error"]) else f"{row['standard_error']:.3g}",
+            f"{row['value']:{VALUE}}",
+            "" if math.isnan(row["standard_error"]) else f"{row['standard_error']:{ERROR}}",
             str(row["unit"]),
             str(row["definition"]),
         ]

@@ -222,7 +222,7 @@ def _of_model(model: Path) -> Run:
     """A run by its model alone: the weights' header, and the card beside them."""
     weights = weights_of(model)
     header = read_header(weights)
-    report = pd.DataFrame({"value": read_metrics(weights.parent / CARD, weights)})
-    report["standard_error"] = float("nan")
+    metrics = read_metrics(weights.parent / CARD, weights)
+    report = pd.DataFrame.from_dict(metrics, orient="index", columns=["value", "standard_error"])
     params, test_images = flatten(asdict(header.metadata.params)), header.metadata.data.sha256.get(TEST_IMAGES)
     return Run(str(model), params, report, test_images=test_images, weights=weights)

@@ -108,7 +108,6 @@ COMMANDS = [
     ("export --format tflite -o a", "invalid choice: 'tflite'"),
     (f"sample -o {'a' * 300}.png", "File name too long"),
     ("encode none.npy -o a.csv", "error: none.npy: missing"),
-    ("info", "error: models/default/MODEL_CARD.md: missing; the stage evaluate writes it"),
 ]
 
 

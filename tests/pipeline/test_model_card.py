@@ -37,10 +37,11 @@ def test_a_card_can_be_read_whatever_its_data_are_called(tmp_path: Path, text: s
     params = replace(params, data=replace(params.data, path=text))
     counts, checksums = {"train": 1}, {"train_images.npy": "0"}
     data = DataInfo(source=text, classes=[text, "b"], values="grey", counts=counts, sha256=checksums)
-    report = pd.DataFrame(columns=["value", "standard_error", "unit", "definition"])
+    row = {"value": -1.5, "standard_error": 0.25, "unit": "nats", "definition": text}
+    report = pd.DataFrame([row], index=["elbo"])
     metadata = ModelMetadata(image_shape=[28, 28], params=params, data=data, versions={})
-    write_card(card, weights, metadata, report, {"elbo": -1.5}, "not collapsed")
-    assert read_metrics(card, weights) == {"elbo": -1.5}
+    write_card(card, weights, metadata, report, {"elbo": -1.5}, "1 of 2 dimensions are active")
+    assert read_metrics(card, weights) == {"elbo": (-1.5, 0.25)}
     front = read_yaml_text(card.read_text(encoding="utf-8").split(f"\n{FRONT}")[0].removeprefix(FRONT), card)
     assert front["model-index"][0]["results"][0]["dataset"]["name"] == text
     assert "Classes: " in next(line for line in card.read_text(encoding="utf-8").split("\n") if line.endswith(", b."))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -27,7 +28,6 @@ from pipeline.evaluation.metrics import METRICS
 from pipeline.inference.info import info
 from pipeline.models.metadata import read_header
 from pipeline.models.serialization import save_model
-from pipeline.runtime.errors import UserError
 from tests.pipeline.conftest import ROOT
 from tests.pipeline.trained.program import vae
 
@@ -181,18 +181,27 @@ def test_info_has_parameters_data_versions_and_metrics(plain: Path, capsys: pyte
     assert found["data"]["sha256"].keys() >= {"train_images.npy"}
     assert found["versions"]["torch"] == torch.__version__
     assert list(found["metrics"]) == METRICS
-    for name, value in json.loads(DEFAULT.metrics.read_text(encoding="utf-8")).items():
-        assert found["metrics"][name] == pytest.approx(value)
+    report = pd.read_csv(DEFAULT.tables / "report.csv", index_col="quantity")
+    for name, shown in found["metrics"].items():
+        value, error = report.loc[name, ["value", "standard_error"]]
+        assert shown == {
+            "value": pytest.approx(value, rel=1e-4),
+            **({} if np.isnan(error) else {"standard_error": pytest.approx(error, rel=1e-2)}),
+        }
+        assert all(len(str(number).strip("-0.").replace(".", "")) <= 5 for number in shown.values())
 
 
-def test_a_card_of_other_weights_is_not_taken(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_card_of_these_weights_info_has_all_but_metrics_and_says_so(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(trained / "plain/models", tmp_path / "models")
     shutil.copy(trained / "binarized/models/default/vae.safetensors", tmp_path / "models/default")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        UserError, match=r"MODEL_CARD.md: expected a card of models/default/vae.safetensors, got that of others"
-    ):
-        info(Path("models/default"), read_header(DEFAULT.weights))
+    card = "note: no metrics: models/default/MODEL_CARD.md: "
+    for why in ("expected a card of models/default/vae.safetensors, got that of others", "missing"):
+        assert re.search(r"^metrics:", info(Path("models/default"), read_header(DEFAULT.weights)), re.MULTILINE) is None
+        assert capsys.readouterr().err == f"{card}{why}; the stage evaluate writes it\n"
+        DEFAULT.card.unlink(missing_ok=True)
 
 
 def test_one_image_of_an_array_has_its_score_among_all(plain: Path) -> None:
