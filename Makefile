@@ -11,7 +11,7 @@ ACTIVE := PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # For what needs the standard library alone.
 ANY_PYTHON = $(or $(wildcard $(VENV)/bin/python),$(PYTHON))
 
-.PHONY: help setup unmoved named repro restore recipes recipe sweep seeds verify test test-all checks bench bench-full bench-record bench-compare bench-pythae sanitize gpu lock
+.PHONY: help setup unmoved named repro restore recipes recipe sweep seeds verify test test-all checks bench bench-full bench-record bench-compare bench-pythae sanitize gpu docs lock
 help:
 	@echo "make setup   .venv with the locked packages"
 	@echo "make repro   prepare, train, evaluate, plot: what has changed, by dvc repro"
@@ -31,6 +31,7 @@ help:
 	@echo "make bench-pythae    training beside pythae's, which is installed into an environment of its own"
 	@echo "make sanitize        the kernels under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, the CUDA ones emulated"
 	@echo "make gpu     on a machine with an NVIDIA GPU, with its own PYTHON: build, test, and measure the CUDA kernels (BUDGET=360 seconds)"
+	@echo "make docs    the documentation as a site that opens from its files: out/docs/index.html"
 	@echo "make lock    requirements.lock for what pyproject.toml asks (UPGRADE=--upgrade: the newest versions)"
 
 setup: $(READY)
@@ -145,7 +146,11 @@ BUDGET ?= 360
 gpu:
 	$(PYTHON) -m tests.benchmarks.gpu --budget $(BUDGET)
 
+# Without Material's notice of its successor.
+docs: $(READY)
+	$(ACTIVE) NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+
 # What is locked stays at its version where pyproject.toml allows it.
 lock: $(READY)
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/bin/uv pip compile pyproject.toml --extra cuda --group pipeline --group onnx \
-	--group dev --universal --generate-hashes --no-emit-package torch --quiet --output-file requirements.lock $(UPGRADE)
+	--group dev --group docs --universal --generate-hashes --no-emit-package torch --quiet --output-file requirements.lock $(UPGRADE)

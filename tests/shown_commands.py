@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from tests.programs import outside_make
 
 ROOT = Path(__file__).resolve().parents[1]
-PROGRAMS = {"make", "vae", "dvc", "git", "python", "python3", "pip", "torchrun", "ruff", "mypy", "pytest", "uv", "."}
+PROGRAMS = {"make", "vae", "dvc", "git", "python", "python3", "pip", "torchrun", "ruff", "mypy", "pytest", "mkdocs", "uv", "."}
 SYSTEM = {
     "apt",
     "cat",
@@ -44,7 +44,7 @@ def commands_of(line: str) -> Iterator[str]:
         yield from commands_of(substituted)
     kept = f"(?:{QUOTED}|{ARITHMETIC}|{SUBSTITUTION}|[<>]&)"
     for part in re.sub(f"(?P<kept>{kept})|{BETWEEN}", lambda found: found["kept"] or "\n", line).splitlines():
-        command = re.sub(r'^(?:[A-Z_]+=(?:"[^"]*"|\$\(\(.*?\)\)|\S*)\s+)+', "", part.strip().lstrip("@"))
+        command = re.sub(r'^(?:[A-Z0-9_]+=(?:"[^"]*"|\$\(\(.*?\)\)|\S*)\s+)+', "", part.strip().lstrip("@"))
         command = re.sub(r"( -c) .*", r"\1", command)
         if command and first_word(command) not in SYSTEM:
             yield command

@@ -52,8 +52,9 @@ TESTS = {
     ". .venv/bin/activate": SETUP,
     (
         ".venv/bin/uv pip compile pyproject.toml --extra cuda --group pipeline --group onnx --group dev"
-        " --universal --generate-hashes --no-emit-package torch --quiet --output-file requirements.lock"
+        " --group docs --universal --generate-hashes --no-emit-package torch --quiet --output-file requirements.lock"
     ): LOCK,
+    "mkdocs build --strict --quiet": "tests/test_docs.py::test_the_site_is_whole_and_asks_no_network_for_anything",
     # make test
     "ruff check .": CHECKS,
     "ruff format --check .": CHECKS,
@@ -271,6 +272,7 @@ def test_lock_names_every_file_by_its_checksum_and_leaves_torch_to_make(project:
         pipeline = ["small"]
         onnx = []
         dev = []
+        docs = []
     """
     (project / "pyproject.toml").write_text(textwrap.dedent(pyproject), encoding="utf-8")
     (project / "requirements.lock").write_text("", encoding="utf-8")

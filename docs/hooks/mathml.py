@@ -1,0 +1,28 @@
+"""Formulas as MathML, which browsers draw themselves: no script, no font, no network.
+
+Pages write ``$...$`` and ``$$...$$``, as forges render them too; arithmatex finds them, and this replaces what it found.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
+
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+
+
+def on_page_content(content: str, /, *, page: Any, **_: Any) -> str:
+    """Called by MkDocs with the HTML of each page."""
+
+    def formula(found: re.Match[str]) -> str:
+        latex = html.unescape(found[3]).strip()
+        mathml = convert(latex, display="block" if found[2] == "[" else "inline")
+        if "<mi>&</mi>" in mathml or "<mi>\\" in mathml:  # it passes on what it does not know
+            raise PluginError(f"{page.file.src_uri}: not known to latex2mathml: {latex}")
+        return f"<{found[1]}>{mathml}</{found[1]}>"
+
+    return FORMULA.sub(formula, content)

@@ -1,0 +1,97 @@
+"""The documentation's site: built as `make docs` builds it, and read as its readers read it, from files."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from mkdocs.commands.build import build
+from mkdocs.config import load_config
+from mkdocs.exceptions import Abort
+
+from tests.pipeline.browser import CHROMIUM, DESKTOP, PHONE, barriers, launched, opened
+
+ROOT = Path(__file__).resolve().parents[1]
+LOADED = re.compile(r"""<(?:script|img|iframe|source)\b[^>]*?\bsrc="?([^"\s>]+)|<link\b[^>]*?\bhref="?([^"\s>]+)""")
+LINKED = re.compile(r"""<a\b[^>]*?\bhref="?([^"\s>]+)""")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_site_is_whole_and_asks_no_network_for_anything(site: Path) -> None:
+    """Every page is in the navigation and every link of Markdown leads somewhere: that is in --strict. Here, what it made."""
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) >= 20
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        loaded = [html.unescape(first or second) for first, second in LOADED.findall(text)]
+        assert len(loaded) >= 3
+        assert [url for url in loaded if urlsplit(url).scheme not in ("", "data")] == []
+        for url in loaded + [html.unescape(url) for url in LINKED.findall(text)]:
+            path = unquote(urlsplit(url).path)
+            if not urlsplit(url).scheme and path and page.name != "404.html":
+                assert (page.parent / path).is_file(), f"{page}: {url}"
+    for style in site.rglob("*.css"):
+        assert re.findall(r"(?:url\(|@import\s*)[\"']?https?:", style.read_text(encoding="utf-8")) == []
+
+
+def small_site(folder: Path, text: str, **files: str) -> Path:
+    (folder / "docs").mkdir()
+    (folder / "docs/index.md").write_text(text, encoding="utf-8")
+    for name, content in files.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    hooks = [f"{ROOT}/docs/hooks/{name}.py" for name in ("mathml", "repository_files")]
+    config = f"site_name: Small\nhooks: {hooks}\nmarkdown_extensions: [{{pymdownx.arithmatex: {{generic: true}}}}]\n"
+    (folder / "mkdocs.yml").write_text(config + "nav: [index.md, NEWS.md]\n", encoding="utf-8")
+    build(load_config(str(folder / "mkdocs.yml"), strict=True))
+    return folder / "site"
+
+
+def test_a_file_outside_docs_that_is_linked_becomes_part_of_the_site(tmp_path: Path) -> None:
+    files = {"NEWS.md": "[home](docs/index.md)", "code.py": "1"}
+    site = small_site(tmp_path, "[code](../code.py) and [news](../NEWS.md)", **files)
+    assert (site / "code.py.txt").read_text(encoding="utf-8") == "1"
+    assert 'href="code.py.txt"' in (site / "index.html").read_text(encoding="utf-8")
+    assert 'href=".."' in (site / "NEWS/index.html").read_text(encoding="utf-8")
+
+
+def test_a_link_to_a_file_that_is_not_there_fails_the_build(tmp_path: Path) -> None:
+    with pytest.raises(Abort):
+        small_site(tmp_path, "[code](../missing.py)", **{"NEWS.md": ""})
+
+
+def test_formulas_are_drawn_without_a_script(tmp_path: Path) -> None:
+    site = small_site(tmp_path, "$\\log p(x)$ and\n\n$$\nz = \\mu + \\sigma\n$$\n", **{"NEWS.md": ""})
+    assert re.findall(r'<math [^>]*display="(\w+)"', (site / "index.html").read_text(encoding="utf-8")) == ["inline", "block"]
+
+
+def test_a_formula_that_cannot_be_drawn_fails_the_build(tmp_path: Path) -> None:
+    with pytest.raises(Abort):
+        small_site(tmp_path, "$a \\unknowncommand b$", **{"NEWS.md": ""})
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome")
+def test_pages_open_and_are_searched_from_files(site: Path) -> None:
+    with launched() as browser:
+        for viewport, scheme in ((PHONE, "dark"), (DESKTOP, "light")):
+            page = opened(browser, site / "index.html", viewport=viewport, color_scheme=scheme)
+            if viewport == DESKTOP:
+                page.click(".md-search__input")
+                page.fill(".md-search__input", "reparam_kl")
+                page.wait_for_selector(".md-search-result__item a", timeout=20_000)
+            assert page.troubles == []
+            assert set(barriers(page)) <= {"aria-dialog-name"}  # Material's search has no name
