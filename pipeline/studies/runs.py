@@ -99,7 +99,7 @@ def _find_run(name: str) -> Run:
     else:
         return _of_commit(name, name)
     for kind, commit in _commits_of(name):
-        print(f"note: {name}: the {taken} is taken, not the {kind} of this name, which is {commit} too", file=sys.stderr)
+        print(f"note: {name}: the {taken}, not the {kind} of this name, which {commit} stands for", file=sys.stderr)
     return found
 
 
@@ -136,12 +136,16 @@ def _here(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def _files_and_cache(rev: str) -> tuple[Any, Any]:
+    files = DVCFileSystem(rev=rev)
+    return files, files.repo.cache.local  # which is where DVC looks for the revision
+
+
 def _of_commit(name: str, rev: str) -> Run:
     try:
         if not rev:  # which DVC takes for the workspace
             raise SCMError("no name")
-        files = beside_experiments(lambda: DVCFileSystem(rev=rev))
-        cache = files.repo.cache.local
+        files, cache = beside_experiments(lambda: _files_and_cache(rev))
     except (SCMError, NotDvcRepoError, AttributeError):  # the last of a revision that is no commit
         expected = "an experiment (dvc exp list), a commit, branch or tag, a recipe, or a folder of a model"
         raise UserError(f"{quoted(name)}: expected {expected}, in the root of the repository") from None
