@@ -18,6 +18,7 @@ from torch import Tensor
 from pipeline.data.prepared import Classes
 from pipeline.figures.class_names import legible
 from pipeline.figures.grids import Array, pictures
+from pipeline.figures.projections import principal_plane
 from pipeline.figures.style import TRAIN_COLOR, VALIDATION_COLOR, figure
 from pipeline.models.vae import VAE
 
@@ -31,13 +32,10 @@ def plane(mu: Tensor) -> tuple[npt.NDArray[np.float64], list[str]]:
     dim = mu.shape[1]
     mu = mu.double()
     if dim > 2:
-        mu = mu - mu.mean(dim=0)
-        _, s, v = torch.linalg.svd(mu, full_matrices=False)
-        # A component's sign is arbitrary: let its largest weight be positive, so that two runs' pictures compare.
-        v = v * v.gather(1, v.abs().argmax(dim=1, keepdim=True)).sign()
-        share = (s[:2].square() / s.square().sum()).tolist()
-        names = [f"principal component {i + 1} of {dim} dimensions ({part:.0%} of variance)" for i, part in enumerate(share)]
-        return (mu @ v[:2].T).cpu().numpy(), names
+        principal = principal_plane(mu)
+        shares = enumerate(principal.shares)
+        names = [f"principal component {i + 1} of {dim} dimensions ({part:.0%} of variance)" for i, part in shares]
+        return principal.coordinates(mu).cpu().numpy(), names
     if dim == 1:
         mu = torch.cat([mu, torch.zeros_like(mu)], dim=1)
     return mu.cpu().numpy(), ["dimension 1", "dimension 2" if dim > 1 else ""]

@@ -1,0 +1,40 @@
+"""Codes in a plane."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from torch import Tensor
+
+from pipeline.evaluation.knn_probe import nearest_neighbours
+from pipeline.figures.projections import neighbour_plane, principal_plane
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_neighbours_stay_neighbours_in_the_same_places_whatever_the_number_of_threads(threads: int) -> None:
+    torch.manual_seed(0)
+    cluster = torch.arange(90) % 3  # which no two dimensions tell apart
+    mu = torch.randn(90, 6) + 8 * torch.eye(6)[cluster]
+    points = neighbour_plane(mu)
+    with threadpool_limits(threads):
+        again = neighbour_plane(mu)
+    assert points is not None
+    assert again is not None
+    assert torch.equal(points, again)
+    assert points.abs().max() == 1
+    assert (nearest_neighbours(points, cluster, points) == cluster).all()
+
+
+@pytest.mark.parametrize("mu", [torch.randn(9, 3), torch.ones(50, 3)], ids=["few", "all the same"])
+def test_without_neighbourhoods_there_is_no_such_plane(mu: Tensor) -> None:
+    assert neighbour_plane(mu) is None
+
+
+def test_codes_vary_most_along_the_principal_plane() -> None:
+    mu = torch.randn(500, 4, dtype=torch.float64) * torch.tensor([1.0, 5.0, 0.1, 3.0]) + 7
+    plane = principal_plane(mu)
+    torch.testing.assert_close(plane.directions @ plane.directions.T, torch.eye(2, dtype=torch.float64))
+    assert plane.directions.abs().argmax(1).tolist() == [1, 3]
+    variances = plane.coordinates(mu).var(0)
+    torch.testing.assert_close(variances / mu.var(0).sum(), torch.tensor(plane.shares, dtype=torch.float64))
