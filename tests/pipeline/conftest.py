@@ -11,6 +11,7 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import pytest
 from filelock import FileLock
 
 from pipeline.runtime.main import run
+from tests.pipeline.browser import launched
 from tests.pipeline.clone import Clone
 from vae_ext.backend import compiled_module
 from vae_ext.source import source_digest
@@ -120,6 +122,13 @@ def prepared(workspace: Path) -> Path:
 
     prepare.main()
     return workspace
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, without a network."""
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -1,86 +1,12 @@
-// The latent plane: a point of it is decoded here, by the decoder's own weights, as it moves.
+// The latent space: codes in a plane, and what the decoder makes of a point of it as it moves.
 "use strict";
 
-// MODEL is the page's own description of the data block, put there by page.py.
-const { axes, blob, channels, classes, count, height, latent_dim: latentDim, layers, likelihood, names, sliders, width } = MODEL;
+const { classes, count, held, names, planes, sliders, span } = MODEL;
 const COLOURS = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"];
 const GREY = "#888888";
 const NAMED = 40; // classes, at most, that a legend has room for
 const colourOf = (one) => (names.length <= COLOURS.length ? COLOURS[one] : `hsl(${(360 * one) / names.length} 65% 45%)`);
-const element = (id) => document.getElementById(id);
-
-/** Half-precision numbers as float32: sign, 5 bits of exponent, 10 of fraction. */
-function halves(buffer, offset, length) {
-  return Float32Array.from(new Uint16Array(buffer, offset, length), (h) => {
-    const sign = h & 0x8000 ? -1 : 1, exponent = (h >> 10) & 31, fraction = h & 1023;
-    return sign * (exponent === 0 ? fraction * 2 ** -24 : (1 + fraction / 1024) * 2 ** (exponent - 15));
-  });
-}
-
-/** y = W x + b. */
-function linear(layer, x) {
-  const y = Float32Array.from(layer.bias);
-  for (let row = 0, at = 0; row < y.length; row++) {
-    let sum = 0;
-    for (let i = 0; i < x.length; i++) sum += layer.weight[at++] * x[i];
-    y[row] += sum;
-  }
-  return y;
-}
-
-/** A transposed convolution: each input pixel adds its kernel, times itself, to the output about it. */
-function convTranspose(layer, x) {
-  const { inputs, outputs, kernel, stride, padding, size: [h, w], to: [H, W] } = layer;
-  const y = new Float32Array(outputs * H * W);
-  for (let o = 0; o < outputs; o++) y.fill(layer.bias[o], o * H * W, (o + 1) * H * W);
-  for (let i = 0; i < inputs; i++)
-    for (let r = 0; r < h; r++)
-      for (let c = 0; c < w; c++) {
-        const value = x[(i * h + r) * w + c];
-        if (value === 0) continue;
-        for (let o = 0; o < outputs; o++)
-          for (let kr = 0; kr < kernel; kr++) {
-            const R = r * stride - padding + kr;
-            if (R < 0 || R >= H) continue;
-            for (let kc = 0; kc < kernel; kc++) {
-              const C = c * stride - padding + kc;
-              if (C >= 0 && C < W) y[(o * H + R) * W + C] += value * layer.weight[((i * outputs + o) * kernel + kr) * kernel + kc];
-            }
-          }
-      }
-  return y;
-}
-
-const APPLY = {
-  linear,
-  conv_transpose: convTranspose,
-  relu: (_, x) => x.map((v) => Math.max(0, v)),
-  tanh: (_, x) => x.map(Math.tanh),
-};
-
-/** E[x|z] of the decoder's output. */
-const MEAN = {
-  bernoulli: (y) => y.map((v) => 1 / (1 + Math.exp(-v))),
-  gaussian: (y) => y,
-  categorical: (y) => {
-    const pixels = channels * height * width, levels = y.length / pixels;
-    return Float32Array.from({ length: pixels }, (_, p) => {
-      let most = -Infinity, total = 0, mean = 0;
-      for (let k = 0; k < levels; k++) most = Math.max(most, y[k * pixels + p]);
-      for (let k = 0; k < levels; k++) {
-        const share = Math.exp(y[k * pixels + p] - most);
-        total += share;
-        mean += (share * k) / (levels - 1);
-      }
-      return mean / total;
-    });
-  },
-};
-
-/** z -> E[x|z], channels x height x width numbers. */
-function decode(z) {
-  return MEAN[likelihood](layers.reduce((x, layer) => APPLY[layer.kind](layer, x), Float32Array.from(z)));
-}
+const decimals = (value) => (Math.round(100 * value) / 100 + 0).toFixed(2); // 0.00, never -0.00
 
 /** One picture on a canvas; of one channel ink on white, as in the figures. */
 function draw(canvas, image) {
@@ -97,70 +23,107 @@ function draw(canvas, image) {
   context.putImageData(data, 0, 0);
 }
 
-async function unpack() {
-  const bytes = Uint8Array.from(atob(element("data").textContent.trim()), (c) => c.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const buffer = await new Response(stream).arrayBuffer();
-  for (const layer of layers)
-    for (const name of ["weight", "bias"]) if (name in layer) layer[name] = halves(buffer, layer[name][0], layer[name][1]);
-  const taken = (name) => halves(buffer, blob[name][0], blob[name][1]);
-  return { mu: taken("mu"), sigma: taken("sigma"), pixels: new Uint8Array(buffer, blob.pixels[0], blob.pixels[1]) };
+/** Where z lies in a linear plane. */
+function coordinates({ directions, origin }, z) {
+  return directions.map((u) => u.reduce((sum, u_d, d) => sum + u_d * (z[d] - origin[d]), 0));
 }
 
-function explore({ mu, sigma, pixels }) {
-  const plane = element("plane"), span = MODEL.span;
-  let z = new Float32Array(MODEL.centre), chosen = -1, pressed = -1, hovered = -1;
-  const along = (i, axis) => (axes[axis] === undefined ? 0 : mu[i * latentDim + axes[axis]]);
-  const toPixel = (value, axis) => ((axis === 0 ? value : -value) / span / 2 + 0.5) * plane.width;
-  const toValue = (share, axis) => (axis === 0 ? share - 0.5 : 0.5 - share) * 2 * span;
+function explore({ mu, sigma, points, pixels }) {
+  const canvas = element("plane"), code = (i) => mu.subarray(i * latentDim, (i + 1) * latentDim);
+  let plane, dots; // where each image is shown
+  let z = new Float32Array(MODEL.centre), point; // where z is shown
+  let source = -1, chosen = -1, pressed = -1, hovered = -1; // the image whose code z is; the one that was picked; classes
+  const toPixel = (value, axis) => ((axis === 0 ? value : -value) / plane.span / 2 + 0.5) * canvas.width;
+  const toValue = (share, axis) => (axis === 0 ? share - 0.5 : 0.5 - share) * 2 * plane.span;
+  const located = () => (plane.points ? dots[source] ?? [0, 0] : coordinates(plane, z));
+
+  function project(number) {
+    const at = points[number];
+    plane = planes[number];
+    dots = Array.from({ length: count }, (_, i) => (at ? [at[2 * i], at[2 * i + 1]] : coordinates(plane, code(i))));
+    point = located();
+    element("across").textContent = plane.labels[0] ? `${plane.labels[0]} →` : "";
+    element("up").textContent = plane.labels[1] ? `↑ ${plane.labels[1]}` : "";
+    if (planes.length > 1) element("note").textContent = plane.note;
+    for (const d of sliders) element(`z${d}`).parentElement.hidden = plane.axes.includes(`z[${d}]`);
+    show();
+  }
 
   function paint() {
-    const side = plane.clientWidth * devicePixelRatio, style = getComputedStyle(document.body);
-    plane.width = plane.height = side;
-    const context = plane.getContext("2d"), unit = side / 500, alone = hovered < 0 ? pressed : hovered;
-    context.strokeStyle = style.getPropertyValue("--line");
-    for (const axis of [0, 1]) {
+    const side = canvas.clientWidth * devicePixelRatio, style = getComputedStyle(document.body);
+    canvas.width = canvas.height = side;
+    const context = canvas.getContext("2d"), unit = side / 500, alone = hovered < 0 ? pressed : hovered;
+    const disc = ([x, y = 0], radius) => {
       context.beginPath();
-      axis ? context.moveTo(0, toPixel(0, 1)) : context.moveTo(toPixel(0, 0), 0);
-      axis ? context.lineTo(side, toPixel(0, 1)) : context.lineTo(toPixel(0, 0), side);
+      context.arc(toPixel(x, 0), toPixel(y, 1), radius * unit, 0, 7);
+    };
+    context.strokeStyle = style.getPropertyValue("--line");
+    if (!plane.points) {
+      context.beginPath();
+      context.moveTo(0, toPixel(0, 1));
+      context.lineTo(side, toPixel(0, 1));
+      context.moveTo(toPixel(0, 0), 0);
+      context.lineTo(toPixel(0, 0), side);
       context.stroke();
     }
-    for (let i = 0; i < count; i++) {
+    dots.forEach((dot, i) => {
+      const large = i === chosen || (plane.points && i === source);
       context.fillStyle = classes ? colourOf(classes[i]) : GREY;
-      context.globalAlpha = i === chosen ? 1 : alone < 0 || classes[i] === alone ? 0.65 : 0.05;
-      context.beginPath();
-      context.arc(toPixel(along(i, 0), 0), toPixel(along(i, 1), 1), (i === chosen ? 7 : 2.6) * unit, 0, 7);
+      context.globalAlpha = large ? 1 : alone < 0 || classes[i] === alone ? 0.65 : 0.05;
+      disc(dot, large ? 7 : held === count ? 2.6 : i < held ? 4 : 1.6);
       context.fill();
-    }
+    });
+    if (plane.points && source < 0) return; // z is not on it
     context.globalAlpha = 1;
     context.strokeStyle = style.getPropertyValue("--ink");
     context.lineWidth = 2 * unit;
-    context.beginPath();
-    context.arc(toPixel(z[axes[0]], 0), toPixel(axes[1] === undefined ? 0 : z[axes[1]], 1), 8 * unit, 0, 7);
+    disc(point, 8);
     context.stroke();
   }
 
   function show() {
     draw(element("decoded"), decode(z));
-    element("where").textContent = axes.map((d) => `z[${d}] = ${z[d].toFixed(2)}`).join(", ");
+    element("where").textContent = plane.points
+      ? source < 0 ? "z is no image's code: not in this plane" : `z = μ of test image ${source}`
+      : plane.axes.map((name, axis) => `${name} = ${decimals(point[axis])}`).join(", ");
     for (const d of sliders) {
       element(`z${d}`).value = z[d];
-      element(`z${d}`).nextElementSibling.textContent = z[d].toFixed(2);
+      element(`z${d}`).nextElementSibling.textContent = decimals(z[d]);
     }
     paint();
     if (chosen >= 0) paintPosterior();
   }
 
-  function moveTo(values) {
-    axes.forEach((d, axis) => (z[d] = Math.min(span, Math.max(-span, values[axis]))));
+  /** The point moves, and z with it: along the plane's directions, or to the nearest image's code. */
+  function moveTo(target) {
+    point = dots[0].map((_, axis) => Math.min(plane.span, Math.max(-plane.span, target[axis])));
+    if (plane.points) {
+      const found = nearest(count);
+      if (found < 0) return; // of the class that is shown alone, the page has no image
+      source = found;
+      z = code(found).slice();
+    } else {
+      const before = coordinates(plane, z);
+      plane.directions.forEach((u, axis) => u.forEach((u_d, d) => (z[d] += (point[axis] - before[axis]) * u_d)));
+      source = -1;
+    }
     show();
   }
 
-  function nearest() {
+  /** z moves, and the point with it. */
+  function become(values) {
+    z = values;
+    source = -1;
+    if (!plane.points) point = coordinates(plane, z);
+    show();
+  }
+
+  /** The image, of the first so many, that is nearest to the point. */
+  function nearest(among) {
     let best = -1, least = Infinity;
-    for (let i = 0; i < count; i++) {
+    for (let i = 0; i < among; i++) {
       if (pressed >= 0 && classes[i] !== pressed) continue;
-      const distance = axes.reduce((sum, d, axis) => sum + (along(i, axis) - z[d]) ** 2, 0);
+      const distance = dots[i].reduce((sum, value, axis) => sum + (value - point[axis]) ** 2, 0);
       if (distance < least) [best, least] = [i, distance];
     }
     return best;
@@ -185,45 +148,49 @@ function explore({ mu, sigma, pixels }) {
 
   /** A test image: its posterior, its reconstruction, and what it costs. z becomes its mu. */
   function choose(i) {
-    if (i < 0) return; // of the class that is shown alone, the page has no image
-    chosen = i;
-    z = mu.slice(i * latentDim, (i + 1) * latentDim);
+    if (i < 0) return; // as above
+    source = chosen = i;
+    z = code(i).slice();
+    point = located();
     element("hint").hidden = true;
     element("pair").hidden = element("chosen").hidden = false;
-    draw(element("image"), Float32Array.from(pixels.subarray(i * channels * height * width, (i + 1) * channels * height * width), (v) => v / 255));
+    const area = channels * height * width;
+    draw(element("image"), Float32Array.from(pixels.subarray(i * area, (i + 1) * area), (v) => v / 255));
     draw(element("reconstruction"), decode(z));
-    const [distortion, rate] = MODEL.terms[i], point = MODEL.is_deterministic;
-    element("terms").textContent = `Test image ${i}${classes ? `, class ${names[classes[i]]}` : ""}: ` + (point
+    const [distortion, rate] = MODEL.terms[i];
+    element("terms").textContent = `Test image ${i}${classes ? `, class ${names[classes[i]]}` : ""}: ` + (MODEL.is_deterministic
       ? `distortion ${distortion.toFixed(1)} nats`
       : `ELBO ${(-distortion - rate).toFixed(1)} = −(distortion ${distortion.toFixed(1)} + rate ${rate.toFixed(1)}) nats`);
     show();
   }
 
   function pointed(event) {
-    const box = plane.getBoundingClientRect();
+    const box = canvas.getBoundingClientRect();
     return [toValue((event.clientX - box.left) / box.width, 0), toValue((event.clientY - box.top) / box.height, 1)];
   }
   for (const kind of ["pointerdown", "pointermove"])
-    plane.addEventListener(kind, (event) => {
+    canvas.addEventListener(kind, (event) => {
       element("where").removeAttribute("aria-live");
       moveTo(pointed(event));
     });
   const bringIntoSight = () => element("stage").scrollIntoView({ block: "nearest" });
-  plane.addEventListener("click", (event) => { moveTo(pointed(event)); choose(nearest()); bringIntoSight(); });
-  plane.addEventListener("keydown", (event) => {
-    const step = (event.shiftKey ? 0.02 : 0.1) * span, x = z[axes[0]], y = axes[1] === undefined ? 0 : z[axes[1]];
+  canvas.addEventListener("click", (event) => { moveTo(pointed(event)); choose(nearest(held)); bringIntoSight(); });
+  canvas.addEventListener("keydown", (event) => {
+    const step = (event.shiftKey ? 0.02 : 0.1) * plane.span, [x, y = 0] = point;
     const to = { ArrowLeft: [x - step, y], ArrowRight: [x + step, y], ArrowUp: [x, y + step], ArrowDown: [x, y - step] }[event.key];
     // Spoken only where the point moves in steps: under a pointer it would never end.
     element("where").setAttribute("aria-live", "polite");
     if (to) moveTo(to);
-    else if (event.key === "Enter") choose(nearest());
+    else if (event.key === "Enter") choose(nearest(held));
     else return;
     bringIntoSight();
     event.preventDefault();
   });
+  for (const radio of document.getElementsByName("projection"))
+    radio.addEventListener("change", () => project(Number(radio.value)));
   for (const d of sliders)
-    element(`z${d}`).addEventListener("input", (event) => { z[d] = Number(event.target.value); show(); });
-  element("origin").addEventListener("click", () => { z = new Float32Array(MODEL.centre); show(); });
+    element(`z${d}`).addEventListener("input", (event) => become(z.with(d, Number(event.target.value))));
+  element("origin").addEventListener("click", () => become(new Float32Array(MODEL.centre)));
   addEventListener("resize", show);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
   if (names.length > NAMED) element("legend").textContent = `${names.length} classes, each in a colour; click a dot for its name`;
@@ -242,7 +209,7 @@ function explore({ mu, sigma, pixels }) {
     button.addEventListener("pointerenter", (event) => { hovered = event.pointerType === "mouse" ? one : -1; paint(); });
     button.addEventListener("pointerleave", () => { hovered = -1; paint(); });
   });
-  show();
+  project(Number(document.querySelector("#projections :checked")?.value ?? 0)); // some browsers keep what was checked
   document.body.dataset.ready = "yes";
 }
 
