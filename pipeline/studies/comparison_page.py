@@ -18,7 +18,7 @@ from pipeline.figures.grids import as_images, pictures
 from pipeline.figures.latent import codes
 from pipeline.models.codes import encode_test_set
 from pipeline.models.metadata import read_header
-from pipeline.report.page import PARTS
+from pipeline.report.page import PARTS, scrolling
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_text
@@ -50,12 +50,15 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
     text = Template((PARTS / "comparison.html").read_text(encoding="utf-8")).substitute(
         style=(PARTS / "style.css").read_text(encoding="utf-8"),
         verdicts="\n".join(f"<p>{html.escape(headline)}</p>\n{_list(worse)}" for headline, worse in comparison.verdicts()),
-        table=_table(comparison.table(comparison.keys[:MAX_KEYS])),
+        tables=_tables(comparison),
         notes=_list([*comparison.notes(), *left_out]),
         sections="\n".join(_section(heading, figures) for heading, figures in sections.items() if figures),
-        params=_table(
-            [["parameter", *(run.name for run in comparison.runs)]]
-            + [[key, *(format_value(run.params.get(key)) for run in comparison.runs)] for key in comparison.keys]
+        params=scrolling(
+            "All parameters that differ",
+            _table(
+                [["parameter", *(run.name for run in comparison.runs)]]
+                + [[key, *(format_value(run.params.get(key)) for run in comparison.runs)] for key in comparison.keys]
+            ),
         ),
     )
     write_text(path, text)
@@ -79,6 +82,19 @@ CAPTIONS = {
     "Latent planes": "Posterior means of the same test images; of more than two dimensions, the two principal components.",
 }
 WIDE = {"Learning curves", "Reconstructions"}  # one below the other
+
+
+def _tables(comparison: Comparison) -> str:
+    """A table for each group of runs that compare with each other; under a heading of its own, if there are several."""
+    headings, *rows = comparison.table(comparison.keys[:MAX_KEYS])
+    parts = []
+    for group in comparison.groups:
+        name = html.escape(group[0].name)
+        own = [row for run, row in zip(comparison.runs, rows, strict=True) if any(run is one for one in group)]
+        if len(comparison.groups) > 1:
+            parts.append(f"<h3>{'Runs that compare with ' * (len(own) > 1)}{name}</h3>")
+        parts.append(scrolling(f"Parameters that differ, and metrics: {group[0].name}", _table([headings, *own])))
+    return "\n".join(parts)
 
 
 def _section(heading: str, figures: list[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,10 @@ from pipeline.models.vae import VAE
 from pipeline.studies.compare import Comparison
 from pipeline.studies.comparison_page import learning_curves, write_comparison
 from pipeline.studies.runs import Run
-from tests.pipeline.browser import CHROMIUM, DESKTOP, PHONE, barriers, launched, opened
+from tests.pipeline.browser import CHROMIUM, DESKTOP, PHONE, barriers, opened
 
 pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on PATH (Debian: apt install chromium)")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with launched() as browser:
-        yield browser
 
 
 def run(name: str, beta: float, nll: float, folder: Path, *, trained: bool = True) -> Run:
@@ -65,8 +58,9 @@ def test_which_run_is_better_stands_first_and_pictures_stand_side_by_side(browse
     shown = opened(browser, page, viewport=DESKTOP)
     assert shown.locator("h1 + p").inner_text() == "NLL: best is lower (beta 0.5), 95.00 nats per image"
     assert shown.locator("table").first.locator("tr").nth(1).inner_text().split()[:2] == ["main", "1"]
-    headings = shown.locator("h2").all_inner_texts()
-    assert headings == ["Learning curves", "Reconstructions", "Samples", "Latent planes", "All parameters that differ"]
+    first, *headings, last = shown.locator("h2").all_inner_texts()
+    assert (first, last) == ("Numbers", "All parameters that differ")
+    assert headings == ["Learning curves", "Reconstructions", "Samples", "Latent planes"]
     assert [block.locator("img").count() for block in shown.locator(".beside").all()] == [1, 2, 2, 2]
     tops = [picture.bounding_box()["y"] for picture in shown.locator(".beside").nth(2).locator("figure").all()]
     assert tops[0] == tops[1]
@@ -84,13 +78,23 @@ def test_runs_of_other_seeds_are_one_curve_and_those_without_curves_are_none() -
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", [PHONE, DESKTOP], ids=["phone", "desktop"])
 def test_everybody_can_read_it_on_any_screen(browser: Any, page: Path, screen: dict[str, int], scheme: str) -> None:
-    assert barriers(opened(browser, page, viewport=screen, color_scheme=scheme)) == []
+    shown = opened(browser, page, viewport=screen, color_scheme=scheme)
+    assert barriers(shown) == []
+    for table in shown.locator(".scroll").all():  # whose first column stays in sight
+        table.evaluate("table => table.scrollLeft = 1000")
+        assert table.locator("tr:last-child th").bounding_box()["x"] == table.bounding_box()["x"]
 
 
-def test_without_prepared_images_it_says_so_and_holds_the_rest(prepared: Path, browser: Any) -> None:
+def test_without_prepared_images_it_says_so_and_holds_the_rest_by_group(prepared: Path, browser: Any) -> None:
     runs = [run("one", 1.0, 96.0, prepared / "one"), run("two", 0.5, 95.0, prepared / "two")]
+    runs.insert(1, replace(runs[0], name="<three>", params=runs[0].params | {"model.likelihood": "gaussian"}))
     shutil.rmtree(prepared / PREPARED)
     write_comparison(prepared / "comparison.html", Comparison(runs, {}, 0))
-    text = opened(browser, prepared / "comparison.html").inner_text("body")
-    assert text.count("no pictures: data/prepared/manifest.json: missing") == 2
+    shown = opened(browser, prepared / "comparison.html")
+    text = shown.inner_text("body")
+    assert text.count("no pictures: data/prepared/manifest.json: missing") == 3
     assert "Learning curves" in text
+    assert shown.locator("h3").all_inner_texts() == ["Runs that compare with one", "<three>"]
+    tables = shown.locator("h3 + .scroll").all()
+    names = [table.locator("tr > :first-child").all_inner_texts() for table in tables]
+    assert names == [["run", "one", "two"], ["run", "<three>"]]
