@@ -35,16 +35,27 @@ struct Gaussian {
     return T(0.5) * (mu * mu + excess);
   }
 
-  // The gradient from those of z, of z times eps, and of kl: dz/dmu = 1, dkl/dmu = mu, dz/dlogvar = sigma eps / 2. slope is
-  // dlogvar/drho. All factors are multiplied in before the exponential, so the gradient is finite wherever the product is.
-  VAE_FN Gradient<T> gradient(T grad_z, T grad_z_eps, T grad_kl, T slope) const {
-    return {grad_z + grad_kl * mu, T(0.5) * (e.times(slope * grad_z_eps) + twice_kl_gradient(slope * grad_kl))};
+  // The gradient from those of z, of sigma and of kl: dz/dmu = 1, dz/dsigma = eps, dsigma/dlogvar = sigma / 2, dkl/dmu = mu.
+  // sigma_gradient: sigma eps grad_z, summed over the samples, by either function below. slope: dlogvar/drho.
+  VAE_FN Gradient<T> gradient(T grad_z, T sigma_gradient, T grad_kl, T slope) const {
+    return {grad_z + grad_kl * mu, T(0.5) * (sigma_gradient + twice_kl_gradient(slope * grad_kl))};
   }
 
   // The same without kl: at an infinite mu a grad_kl of 0 would give 0 inf = NaN. grad_ratio, of the log-ratio, or 0: beside
   // its gradient through z (add_log_ratio_gradient) it has d/dlogvar = 1 / 2.
-  VAE_FN Gradient<T> gradient_without_kl(T grad_z, T grad_z_eps, T grad_ratio, T slope) const {
-    return {grad_z, T(0.5) * (e.times(slope * grad_z_eps) + slope * grad_ratio)};
+  VAE_FN Gradient<T> gradient_without_kl(T grad_z, T sigma_gradient, T grad_ratio, T slope) const {
+    return {grad_z, T(0.5) * (sigma_gradient + slope * grad_ratio)};
+  }
+
+  // From eps: all factors are multiplied in before the exponential, so the gradient is finite wherever the product is.
+  VAE_FN T sigma_gradient(T grad_z_eps, T slope) const { return e.times(slope * grad_z_eps); }
+
+  // Whether sigma eps may be read off z - mu, with z as it was rounded. By u, half a unit in the last place of 1 (2^-24,
+  // 2^-53), z is wrong by u (|mu| + 2 |sigma eps|) and the difference by u |sigma eps| more: here at most u (64 + 3 |eps|)
+  // sigma. Where sigma is as small or as large as that, eps may lose bits, or z be infinite where the gradient is not.
+  VAE_FN bool noise_is_in_z() const {
+    const T s = sigma(), size = mu < T(0) ? -mu : mu;
+    return size <= T(64) * s && s >= T(0x1p-100) && s <= T(0x1p100);
   }
 
  private:

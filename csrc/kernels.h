@@ -42,6 +42,8 @@ struct Forward : Inputs {
 struct Backward : Inputs {
   const void* grad_z;   // [K, B, D] Z; null: zero
   const void* grad_kl;  // like kl; null: zero
+  const void* z;        // the forward pass's, to read sigma eps off it; null: the noise is made again. On the CPU, float and
+                        // double, with kExp, and not for kLogRatio
   void* grad_mu;        // [B, D] Z
   void* grad_logvar;    // [B, D] Z
   int64_t grad_stride;  // of both: 2 D where they are the halves of one tensor

@@ -50,8 +50,9 @@ class RunKernel(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, key: Tensor, options: Options, *inputs: Tensor) -> Pair:
-        _save(ctx, (*inputs, key), options)
-        return run_kernel(inputs, key, options)
+        output = run_kernel(inputs, key, options)
+        _save(ctx, (*inputs, key), options, output)
+        return output
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_out: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -59,22 +60,31 @@ class RunKernel(torch.autograd.Function):
         return of_key, None, *grads
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, ...], keyword_only_inputs: Any, output: Any = None) -> None:
-    ctx.save_for_backward(*inputs)
+def _reads_z(t: Tensor, scale: str = "exp", output: str = "kl_sum", **_: Any) -> bool:
+    """Whether the backward pass reads the noise where it stands in z, rather than make it again.
+
+    Not on a GPU, where that is slower, and not in half precision, in which z is too coarse.
+    """
+    return t.is_cpu and t.dtype in (torch.float32, torch.float64) and scale == "exp" and output != Output.LOG_RATIO
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, ...], keyword_only_inputs: Any, output: Pair) -> None:
+    ctx.save_for_backward(*inputs, output[0] if _reads_z(inputs[0], **keyword_only_inputs) else None)
     ctx.options = keyword_only_inputs
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, grad_z: Tensor | None, grad_out: Tensor | None) -> tuple[Tensor | None, ...]:
     """The gradients of the inputs, and of the key, which has none."""
-    *inputs, key = ctx.saved_tensors
+    *inputs, key, z = ctx.saved_tensors
     if torch.is_grad_enabled():
         return *_differentiable(grad_z, grad_out, inputs, key, ctx.options), None
     if grad_z is None and grad_out is None:
         return (None,) * (len(inputs) + 1)
+    ops = torch.ops.vae_ext
     if len(inputs) == 2:
-        return *call_kernel(torch.ops.vae_ext.reparam_kl_backward, grad_z, grad_out, *inputs, key, **ctx.options), None
-    return call_kernel(torch.ops.vae_ext.reparam_kl_packed_backward, grad_z, grad_out, *inputs, key, **ctx.options), None
+        return *call_kernel(ops.reparam_kl_backward, grad_z, grad_out, *inputs, key, z, **ctx.options), None
+    return call_kernel(ops.reparam_kl_packed_backward, grad_z, grad_out, *inputs, key, z, **ctx.options), None
 
 
 def _differentiable(
@@ -128,8 +138,11 @@ def _register() -> None:
     fake = torch.library.register_fake
     fake("vae_ext::reparam_kl", lambda mu, _l, _k, **options: _fake(mu, mu.shape[1], **options))
     fake("vae_ext::reparam_kl_packed", lambda packed, _k, **options: _fake(packed, packed.shape[1] // 2, **options))
-    fake("vae_ext::reparam_kl_backward", lambda _z, _o, mu, _l, _k, **opts: tuple(_fake_grad(mu, **opts) for _ in range(2)))
-    fake("vae_ext::reparam_kl_packed_backward", lambda _z, _o, packed, _k, **options: _fake_grad(packed, **options))
+    fake(
+        "vae_ext::reparam_kl_backward",
+        lambda _gz, _go, mu, _l, _k, _z=None, **opts: tuple(_fake_grad(mu, **opts) for _ in range(2)),
+    )
+    fake("vae_ext::reparam_kl_packed_backward", lambda _gz, _go, packed, _k, _z=None, **options: _fake_grad(packed, **options))
     torch.library.register_autograd("vae_ext::reparam_kl", _backward, setup_context=_save)
     torch.library.register_autograd("vae_ext::reparam_kl_packed", _backward, setup_context=_save)
 

@@ -77,7 +77,7 @@ void process_rows(const Forward& call, int64_t begin, int64_t end) {
   for (int64_t k = 0; k < call.samples; k += step) forward_samples<T>(call, begin, end, k, k + step);
 }
 
-// The backward pass of a tile: load, accumulate, write.
+// The backward pass of a tile.
 template <class T>
 class BackwardTile {
  public:
@@ -92,8 +92,15 @@ class BackwardTile {
 
   void process(const Tile& t) {
     load(t);
-    accumulate(t);
-    write(t);
+    if (call_.z == nullptr || call_.grad_z == nullptr) {
+      sum_with_noise(t);
+      write<false>(t);
+    } else {
+      sum_with_z(t);
+      if (write<true>(t)) return;
+      sum_with_noise(t);
+      write<true>(t);
+    }
   }
 
  private:
@@ -111,14 +118,29 @@ class BackwardTile {
     }
   }
 
-  // Sums over the samples of grad_z and of grad_z eps; of one sample, grad_z itself.
-  void accumulate(const Tile& t) {
-    const int64_t samples = call_.grad_z != nullptr || has_grad_ratio_ ? call_.samples : 0;
-    sum_z_ = z_sum_;
-    if (samples != 1) {
-      std::fill_n(z_sum_, t.size(), T(0));
-      std::fill_n(z_eps_sum_, t.size(), T(0));
+  // Sums over the samples of grad_z and of grad_z (z - mu); of one sample, grad_z itself.
+  void sum_with_z(const Tile& t) {
+    clear_sums(t, z_moved_sum_);
+    for (int64_t k = 0; k < call_.samples; ++k) {
+      const Tile sample = of_sample(t, k, call_.rows);
+      const T* z = read(z_copy_, sample, call_.dtype, call_.z, call_.dim);
+      const T* grad_z = read(grad_z_copy_, sample, call_.dtype, call_.grad_z, call_.dim);
+      if (call_.samples == 1) {
+        sum_z_ = grad_z;
+        for (int i = 0; i < t.size(); ++i) z_moved_sum_[i] = grad_z[i] * (z[i] - mu_[i]);
+        return;
+      }
+      for (int i = 0; i < t.size(); ++i) {
+        z_sum_[i] += grad_z[i];
+        z_moved_sum_[i] += grad_z[i] * (z[i] - mu_[i]);
+      }
     }
+  }
+
+  // Sums over the samples of grad_z and of grad_z eps; of one sample, grad_z itself.
+  void sum_with_noise(const Tile& t) {
+    const int64_t samples = call_.grad_z != nullptr || has_grad_ratio_ ? call_.samples : 0;
+    clear_sums(t, z_eps_sum_);
     if (has_grad_ratio_) {
       for (int i = 0; i < t.size(); ++i) {
         const TwoFactors<T> sigma = Gaussian<T>(mu_[i], logvar_[i]).e;
@@ -141,6 +163,12 @@ class BackwardTile {
     }
   }
 
+  void clear_sums(const Tile& t, T* other) {
+    sum_z_ = z_sum_;
+    std::fill_n(z_sum_, t.size(), T(0));
+    std::fill_n(other, t.size(), T(0));
+  }
+
   // What comes for z of sample k, with what comes by way of the log-ratio.
   const T* read_grad_z(const Tile& t, int64_t k) {
     const T* grad_z = grad_z_copy_;
@@ -159,28 +187,36 @@ class BackwardTile {
     return grad_z_copy_;
   }
 
-  void write(const Tile& t) {
+  // False: the noise is missing, of an element where it can't be read off z.
+  template <bool kReadsZ>
+  bool write(const Tile& t) {
     T* grad_mu = vae::write(grad_mu_copy_, t, call_.dtype, call_.grad_mu, call_.grad_stride);
     T* grad_logvar = vae::write(grad_logvar_copy_, t, call_.dtype, call_.grad_logvar, call_.grad_stride);
-    if (has_grad_kl_) {
-      gradients<true>(t, grad_mu, grad_logvar);
-    } else {
-      gradients<false>(t, grad_mu, grad_logvar);
-    }
+    const bool complete =
+        has_grad_kl_ ? gradients<true, kReadsZ>(t, grad_mu, grad_logvar) : gradients<false, kReadsZ>(t, grad_mu, grad_logvar);
     written(grad_mu, grad_mu_copy_, t, call_.dtype, call_.grad_mu, call_.grad_stride);
     written(grad_logvar, grad_logvar_copy_, t, call_.dtype, call_.grad_logvar, call_.grad_stride);
+    return complete;
   }
 
   // restrict: compilers check at most so many pairs of pointers for overlap, and would not vectorise.
-  template <bool kHasKl>
-  void gradients(const Tile& t, T* __restrict grad_mu, T* __restrict grad_logvar) const {
+  template <bool kHasKl, bool kReadsZ>
+  bool gradients(const Tile& t, T* __restrict grad_mu, T* __restrict grad_logvar) const {
+    int complete = 1;
     for (int i = 0; i < t.size(); ++i) {
       const Gaussian<T> gaussian(mu_[i], logvar_[i]);
-      const Gradient<T> grad = kHasKl ? gaussian.gradient(sum_z_[i], z_eps_sum_[i], grad_kl_[i], slope_[i])
-                                      : gaussian.gradient_without_kl(sum_z_[i], z_eps_sum_[i], grad_kl_[i], slope_[i]);
+      T sigma_gradient = gaussian.sigma_gradient(z_eps_sum_[i], slope_[i]);
+      if (kReadsZ) {
+        const bool in_z = gaussian.noise_is_in_z();
+        sigma_gradient = in_z ? z_moved_sum_[i] : sigma_gradient;
+        complete &= in_z ? 1 : 0;
+      }
+      const Gradient<T> grad = kHasKl ? gaussian.gradient(sum_z_[i], sigma_gradient, grad_kl_[i], slope_[i])
+                                      : gaussian.gradient_without_kl(sum_z_[i], sigma_gradient, grad_kl_[i], slope_[i]);
       grad_mu[i] = grad.mu;
       grad_logvar[i] = grad.logvar;
     }
+    return complete != 0;
   }
 
   const Backward& call_;
@@ -188,9 +224,10 @@ class BackwardTile {
   const bool has_grad_kl_, has_grad_ratio_;
 
   const T *mu_, *logvar_, *grad_kl_, *sum_z_;
-  alignas(64) T mu_copy_[kTile], logvar_copy_[kTile], grad_kl_copy_[kTile], grad_z_copy_[kTile];
+  alignas(64) T mu_copy_[kTile], logvar_copy_[kTile], grad_kl_copy_[kTile], z_copy_[kTile], grad_z_copy_[kTile];
   alignas(64) T grad_mu_copy_[kTile], grad_logvar_copy_[kTile];
-  alignas(64) T slope_[kTile], scaled_[kTile], rest_[kTile], grad_ratio_[kTile], z_sum_[kTile], z_eps_sum_[kTile];
+  alignas(64) T slope_[kTile], scaled_[kTile], rest_[kTile], grad_ratio_[kTile];
+  alignas(64) T z_sum_[kTile], z_eps_sum_[kTile], z_moved_sum_[kTile];
   alignas(64) float eps_[kTile];
 };
 

@@ -147,9 +147,10 @@ __device__ void write_gradients(const Backward& call, bool has_grad_kl, const Lo
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     const Gaussian<T> gaussian(x.mu.at[j], x.logvar.at[j]);
-    const T z = from.z.at[j], z_eps = from.z_eps.at[j], kl_or_ratio = from.kl_or_ratio.at[j], slope = x.slope.at[j];
-    const Gradient<T> grad = has_grad_kl ? gaussian.gradient(z, z_eps, kl_or_ratio, slope)
-                                         : gaussian.gradient_without_kl(z, z_eps, kl_or_ratio, slope);
+    const T z = from.z.at[j], kl_or_ratio = from.kl_or_ratio.at[j], slope = x.slope.at[j];
+    const T sigma = gaussian.sigma_gradient(from.z_eps.at[j], slope);
+    const Gradient<T> grad = has_grad_kl ? gaussian.gradient(z, sigma, kl_or_ratio, slope)
+                                         : gaussian.gradient_without_kl(z, sigma, kl_or_ratio, slope);
     grad_mu.at[j] = grad.mu;
     grad_logvar.at[j] = grad.logvar;
   }

@@ -98,13 +98,21 @@ std::tuple<Tensor, Tensor> forward(const Rows& in) {
   return {z, kl};
 }
 
-void backward(const Rows& in, const std::optional<Tensor>& grad_z_in, const std::optional<Tensor>& grad_kl_in, void* grad_mu,
-              void* grad_logvar, int64_t grad_stride) {
-  const auto grad_z = dense(grad_z_in, in.z_shape, in.mu.scalar_type(), in.mu, "grad_z");
-  const auto grad_kl = dense(grad_kl_in, in.kl_shape, arithmetic_of(in.mu), in.mu, "grad_kl");
-  const void* grad_z_data = grad_z.has_value() ? grad_z->data_ptr() : nullptr;
-  const void* grad_kl_data = grad_kl.has_value() ? grad_kl->data_ptr() : nullptr;
-  const Backward call{in.inputs, grad_z_data, grad_kl_data, grad_mu, grad_logvar, grad_stride};
+// What comes for z and for what is beside it, and z itself where it is to be read; each may be missing.
+struct Upstream {
+  const std::optional<Tensor>&grad_z, &grad_kl, &z;
+};
+
+void backward(const Rows& in, const Upstream& from, void* grad_mu, void* grad_logvar, int64_t grad_stride) {
+  const ScalarType dtype = in.mu.scalar_type(), arithmetic = arithmetic_of(in.mu);
+  STD_TORCH_CHECK(!from.z.has_value() || (in.mu.is_cpu() && dtype == arithmetic && in.inputs.scale == Scale::kExp &&
+                                          in.inputs.output != Output::kLogRatio),
+                  "z: read on a CPU, in float32 or float64, with scale exp, and not for the log-ratio");
+  const auto grad_z = dense(from.grad_z, in.z_shape, dtype, in.mu, "grad_z");
+  const auto grad_kl = dense(from.grad_kl, in.kl_shape, arithmetic, in.mu, "grad_kl");
+  const auto z = dense(from.z, in.z_shape, dtype, in.mu, "z");
+  const auto data = [](const std::optional<Tensor>& t) { return t.has_value() ? t->data_ptr() : nullptr; };
+  const Backward call{in.inputs, data(grad_z), data(grad_kl), data(z), grad_mu, grad_logvar, grad_stride};
   run(in.mu, call, in.inputs.samples * in.inputs.dim);
 }
 
@@ -116,12 +124,12 @@ std::tuple<Tensor, Tensor> reparam_kl(const Tensor& mu, const Tensor& logvar, co
 
 std::tuple<Tensor, Tensor> reparam_kl_backward(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl,
                                                const Tensor& mu, const Tensor& logvar, const Tensor& key,
-                                               std::optional<int64_t> num_samples, int64_t row_offset, StringHandle scale,
-                                               StringHandle output) {
+                                               const std::optional<Tensor>& z, std::optional<int64_t> num_samples,
+                                               int64_t row_offset, StringHandle scale, StringHandle output) {
   const Rows in = Rows::pair(mu, logvar, key, {num_samples, row_offset, scale, output});
   const int64_t rows = in.inputs.rows, dim = in.inputs.dim;
   const Tensor grad_mu = empty({rows, dim}, mu.scalar_type(), mu), grad_logvar = empty({rows, dim}, mu.scalar_type(), mu);
-  backward(in, grad_z, grad_kl, grad_mu.data_ptr(), grad_logvar.data_ptr(), dim);
+  backward(in, {grad_z, grad_kl, z}, grad_mu.data_ptr(), grad_logvar.data_ptr(), dim);
   return {grad_mu, grad_logvar};
 }
 
@@ -131,12 +139,13 @@ std::tuple<Tensor, Tensor> reparam_kl_packed(const Tensor& packed, const Tensor&
 }
 
 Tensor reparam_kl_packed_backward(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl,
-                                  const Tensor& packed, const Tensor& key, std::optional<int64_t> num_samples,
-                                  int64_t row_offset, StringHandle scale, StringHandle output) {
+                                  const Tensor& packed, const Tensor& key, const std::optional<Tensor>& z,
+                                  std::optional<int64_t> num_samples, int64_t row_offset, StringHandle scale,
+                                  StringHandle output) {
   const Rows in = Rows::packed(packed, key, {num_samples, row_offset, scale, output});
   const int64_t rows = in.inputs.rows, dim = in.inputs.dim;
   const Tensor grad = empty({rows, 2 * dim}, packed.scalar_type(), packed);
-  backward(in, grad_z, grad_kl, grad.data_ptr(), column(grad, dim), 2 * dim);
+  backward(in, {grad_z, grad_kl, z}, grad.data_ptr(), column(grad, dim), 2 * dim);
   return grad;
 }
 
@@ -155,10 +164,13 @@ void register_kernels(Library& m) {
 
 STABLE_TORCH_LIBRARY_FRAGMENT(vae_ext, m) {
   m.def("reparam_kl(Tensor mu, Tensor logvar, Tensor key, " VAE_OPTIONS ") -> (Tensor, Tensor)");
-  m.def("reparam_kl_backward(Tensor? grad_z, Tensor? grad_kl, Tensor mu, Tensor logvar, Tensor key, " VAE_OPTIONS
-        ") -> (Tensor, Tensor)");
+  // z: the forward pass's. With it the backward pass reads the noise where it stands in z instead of making it again.
+  m.def(
+      "reparam_kl_backward(Tensor? grad_z, Tensor? grad_kl, Tensor mu, Tensor logvar, Tensor key, Tensor? z=None, " VAE_OPTIONS
+      ") -> (Tensor, Tensor)");
   m.def("reparam_kl_packed(Tensor packed, Tensor key, " VAE_OPTIONS ") -> (Tensor, Tensor)");
-  m.def("reparam_kl_packed_backward(Tensor? grad_z, Tensor? grad_kl, Tensor packed, Tensor key, " VAE_OPTIONS ") -> Tensor");
+  m.def("reparam_kl_packed_backward(Tensor? grad_z, Tensor? grad_kl, Tensor packed, Tensor key, Tensor? z=None, " VAE_OPTIONS
+        ") -> Tensor");
 }
 
 VAE_REGISTER(register_kernels)

@@ -119,7 +119,7 @@ void check_gaussian(const Case& c) {
     on_each_side(c, [&](Result::Side side, auto&& run) {
       unsigned char* const mu = grad_mu.on(side);
       unsigned char* const logvar = l.packed ? mu + static_cast<size_t>(dim) * bytes : grad_logvar.on(side);
-      run(vae::Backward{inputs, of_z, of_kl, mu, logvar, l.packed ? 2 * dim : dim}, rows);
+      run(vae::Backward{inputs, of_z, of_kl, nullptr, mu, logvar, l.packed ? 2 * dim : dim}, rows);
     });
     grad_mu.compare();
     grad_logvar.compare();

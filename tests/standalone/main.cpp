@@ -71,9 +71,12 @@ uint64_t run(uint64_t checksum, vae::Dtype dtype, vae::Scale scale, vae::Output 
   const int64_t half = rows / 2;
   for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, half}, {half, rows}}) {
     vae::cpu::run(vae::Forward{inputs, z.get(), kl.get()}, begin, end);
-    for (const bool with_z : {true, false}) {
-      const vae::Backward call{inputs, with_z ? z.get() : nullptr, kl.get(), grad_mu.get(), grad_logvar.get(), stride};
-      vae::cpu::run(call, begin, end);
+    // What comes for z, and z where it may be read.
+    const bool reads_z = dtype == arithmetic && scale == vae::Scale::kExp && output != vae::Output::kLogRatio;
+    for (const auto& [of_z, read] : {std::pair<bool, bool>{true, reads_z}, {true, false}, {false, false}}) {
+      const void* grad_z = of_z ? z.get() : nullptr;
+      const void* given = read ? z.get() : nullptr;
+      vae::cpu::run(vae::Backward{inputs, grad_z, kl.get(), given, grad_mu.get(), grad_logvar.get(), stride}, begin, end);
       checksum = grad_logvar.add_to(grad_mu.add_to(checksum));
     }
   }

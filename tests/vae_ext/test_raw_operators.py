@@ -127,6 +127,11 @@ OTHER_SHAPES = (torch.zeros(3, 2), torch.zeros(6), torch.zeros(1, 2, 3))  # of a
 UNREADABLE: list[tuple[Callable[[Tensor], Any], tuple[Tensor, ...], str]] = [
     (lambda x: OPS.reparam_kl(MU, x, KEY), (MU[:, :2],), "logvar: expected the shape of mu"),
     (lambda x: OPS.reparam_kl_backward(x, None, MU, MU, KEY), OTHER_SHAPES, "grad_z: expected the shape of its output"),
+    (lambda x: OPS.reparam_kl_backward(MU, None, MU, MU, KEY, x), OTHER_SHAPES, "z: expected the shape of its output"),
+    (lambda x: OPS.reparam_kl_backward(MU, None, MU, MU, KEY, x), (MU.double(),), "z: expected the dtype of its output"),
+    (lambda x: OPS.reparam_kl_backward(x, None, x, x, KEY, x), (MU.half(), MU.bfloat16()), "z: read on a CPU, in float32"),
+    (lambda x: OPS.reparam_kl_backward(x, None, MU, MU, KEY, x, scale="softplus"), (MU,), "z: read on a CPU, in float32"),
+    (lambda x: OPS.reparam_kl_packed_backward(x, None, PACKED, KEY, x, output="log_ratio"), (MU,), "z: read on a CPU"),
     (
         lambda x: OPS.reparam_kl_packed_backward(None, x, PACKED, KEY, output="kl"),
         OTHER_SHAPES,
@@ -183,6 +188,7 @@ class Hostile:
             "logvar": ((rows, dim), self.dtype),
             "packed": ((rows, 2 * dim), self.dtype),
             "grad_z": (z_shape, self.dtype),
+            "z": (z_shape, self.dtype),
             "grad_kl": ((rows,), out),
             "key": ((2,), torch.int64),
             "logits": ((2 * rows, dim), self.dtype),

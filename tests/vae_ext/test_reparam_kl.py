@@ -108,15 +108,15 @@ def test_what_is_not_finite_stays_so(device: torch.device, value: float) -> None
 
 
 def test_same_bits_on_every_instruction_set_thread_count_and_row_split(each_cpu: Callable[[], Iterator[str]]) -> None:
-    key = noise_key(8)
+    key, backward = noise_key(8), torch.ops.vae_ext.reparam_kl_backward
     for rows, dim in [(1000, 20), (70, 333), (9, 3000)]:
         mu, logvar = (t.detach() for t in inputs(rows, dim, torch.float32, torch.device("cpu")))
+        mu[: rows // 2] *= 1000  # so that the noise of some is made again, and that of others is read off z
         grad_z, grad_kl = torch.randn(rows, dim), torch.randn(rows)
         results = []
         for _ in each_cpu():
             forward = torch.ops.vae_ext.reparam_kl(mu, logvar, key)
-            backward = torch.ops.vae_ext.reparam_kl_backward(grad_z, grad_kl, mu, logvar, key)
-            results.append([*forward, *backward])
+            results.append([*forward, *(g for z in (None, forward[0]) for g in backward(grad_z, grad_kl, mu, logvar, key, z))])
         half = rows // 2
         parts = [reparam_kl(mu[part], logvar[part], key, row_offset=part.start) for part in (slice(0, half), slice(half, rows))]
         for result in results:
@@ -125,20 +125,63 @@ def test_same_bits_on_every_instruction_set_thread_count_and_row_split(each_cpu:
             assert torch.equal(whole, torch.cat(split))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("samples", [None, 3])
+def test_noise_that_is_read_off_z_is_wrong_by_no_more_than_is_said(dtype: torch.dtype, samples: int | None) -> None:
+    # sigma from 1e-4 to 1e4, |mu| / sigma from 1e-3 to 1e5. What is exact beside z: eps, and its product with float64's sigma.
+    torch.manual_seed(5)
+    key, rows, dim = noise_key(7), 400, 300
+    logvar = 2 * math.log(10) * (8 * torch.rand(rows, dim, dtype=torch.float64) - 4).to(dtype)
+    ratio = 10 ** (8 * torch.rand(rows, dim, dtype=torch.float64) - 3)
+    sigma = torch.exp(logvar.double() / 2)
+    mu = (ratio * sigma * torch.randn(rows, dim).sign()).to(dtype)
+    eps = standard_normal(key, rows, dim, num_samples=samples).double()
+    z, _ = reparam_kl(mu, logvar, key, num_samples=samples)
+    grad_z = torch.randn_like(z)
+    by_noise, by_z = (
+        torch.ops.vae_ext.reparam_kl_backward(grad_z, None, mu, logvar, key, t, num_samples=samples) for t in (None, z)
+    )
+
+    far = mu.double().abs() > 64.01 * sigma
+    assert 0.1 < far.double().mean() < 0.9
+    assert_same_bits(by_z[0], by_noise[0])
+    assert_same_bits(by_z[1][far], by_noise[1][far])
+    assert not torch.equal(by_z[1][~far], by_noise[1][~far])
+
+    unit = torch.finfo(dtype).eps / 2
+    each = 0.5 * grad_z.double() * sigma * eps
+    bound = unit * (64.01 + 3 * eps.abs()) * sigma * 0.5 * grad_z.double().abs() + 8 * unit * each.abs()
+    exact = each if samples is None else each.sum(0)
+    bound = bound if samples is None else bound.sum(0)
+    assert ((by_z[1].double() - exact).abs() <= bound)[~far].all()
+
+
+def test_z_that_is_written_over_before_the_backward_pass_is_an_error_and_no_wrong_gradient() -> None:
+    mu = torch.zeros(2, 3, requires_grad=True)
+    z, kl = reparam_kl(mu, torch.zeros(2, 3), noise_key(0))
+    z.detach().zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        (z.sum() + kl.sum()).backward()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("samples", [None, 2])
 @pytest.mark.parametrize("scale", ["exp", "softplus"])
 @pytest.mark.parametrize("output", Output)
 def test_gpu_gives_the_bits_of_the_cpu(dtype: torch.dtype, samples: int | None, scale: Any, output: Output) -> None:
+    key = noise_key(4)
     for rows, dim in SHAPES:
         results = []
         for device in map(torch.device, ("cpu", "cuda")):
             mu, logvar = inputs(rows, dim, dtype, device)
-            outputs = call(output, mu, logvar, noise_key(4, device=device), num_samples=samples, scale=scale)
+            outputs = call(output, mu, logvar, key.to(device), num_samples=samples, scale=scale)
             torch.manual_seed(0)
             upstream = [torch.randn(t.shape).to(t) for t in outputs]
-            results.append([t.cpu() for t in (*outputs, *torch.autograd.grad(outputs, (mu, logvar), upstream))])
+            # Of z, which is read on the CPU alone, it does without here.
+            options = {"num_samples": samples, "scale": scale, "output": output.value}
+            grads = torch.ops.vae_ext.reparam_kl_backward(*upstream, mu.detach(), logvar.detach(), key.to(device), **options)
+            results.append([t.detach().cpu() for t in (*outputs, *grads)])
         assert_same_bits(*results)
 
 

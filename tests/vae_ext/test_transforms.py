@@ -158,6 +158,10 @@ def test_raw_operators_pass_opcheck(
     at_row = {"row_offset": 3}
     torch.library.opcheck(torch.ops.vae_ext.reparam_kl_backward, (*upstream, mu.detach(), logvar.detach(), key), at_row)
     torch.library.opcheck(torch.ops.vae_ext.reparam_kl_packed_backward, (*upstream, packed.detach(), key), at_row)
+    if device.type == "cpu" and dtype in (torch.float32, torch.float64):
+        z = torch.randn_like(mu).detach()
+        torch.library.opcheck(torch.ops.vae_ext.reparam_kl_backward, (*upstream, mu.detach(), logvar.detach(), key, z), at_row)
+        torch.library.opcheck(torch.ops.vae_ext.reparam_kl_packed_backward, (*upstream, packed.detach(), key, z), at_row)
 
 
 @pytest.mark.parametrize(("operator", "inputs_of"), WITH_SAMPLES)
