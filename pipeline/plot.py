@@ -41,7 +41,7 @@ def main(paths: RunPaths = DEFAULT) -> None:
         changes = None if paths is DEFAULT else read_yaml(paths.about)["changes"]
         write_page(paths.page, test, dimensions, report, paths.figures, params.seed, changes)
         print(f"{paths.figures}: {', '.join(sorted(path.name for path in paths.figures.glob('*.png')))}")
-        print(f"{paths.page}: {paths.page.stat().st_size / 1e6:.1f} MB, opens by a double click")
+        print(f"{paths.page}: {paths.page.stat().st_size / 1e6:.1f} MB, to open in a browser")
 
 
 if __name__ == "__main__":

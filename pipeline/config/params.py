@@ -76,109 +76,116 @@ class Section:
 @dataclass(frozen=True, kw_only=True)
 class Data(Section):
     path: Annotated[str, Limits(min_length=1)] = about(
-        "A folder of IDX files, .npy files, one .npz file or pictures; or a .npy or .npz file."
+        "A folder of IDX files, .npy files, one .npz file, or images; or a single .npy or .npz file."
     )
-    format: Literal["auto", "idx", "arrays", "pictures"] = about("What lies there; auto: as the names say.")
+    format: Literal["auto", "idx", "arrays", "pictures"] = about("Format of the data; auto: recognised by the file names.")
     validation: HeldOut | None = about(
-        "Training images that are held out for validation: how many, or below 1 a share; null: the data's own or, "
-        "where they have none, a tenth, drawn (of IDX files, the last sixth)."
+        "Size of the validation set, taken from the training images: a number of images or, below 1, a share. null: "
+        "the data's own validation set or, if there is none, a random tenth (for IDX files the last sixth)."
     )
-    test: HeldOut | None = about("The same, for the test.")
+    test: HeldOut | None = about("Size of the test set, in the same way.")
     split_seed: Seed | None = about(
-        "null: the images stay in order, and the last are held out, unless that is left to the data. A number: it "
-        "shuffles them, and they are held out class by class."
+        "Seed of a random split, stratified by class. null: the images stay in order and the last ones are held out, "
+        "except where the default split is random."
     )
     size: Annotated[list[Side], PAIR] | None = about(
-        "[height, width] of pictures, or of arrays' rows, grey or three planes of colours; null: as they are."
+        "[height, width] to which images are resized; for arrays of flat rows, the shape of an image. null: unchanged."
     )
     fit: Literal["crop", "stretch"] = about(
-        "How pictures get that size: scaled to cover it and cut about the middle, or scaled."
+        "How images are resized: crop scales them to cover the size and crops the centre; stretch ignores the aspect ratio."
     )
-    color: Literal["grey", "rgb"] | None = about("What pictures are turned into; null: as they are.")
+    color: Literal["grey", "rgb"] | None = about("Convert images to grey or RGB; null: unchanged.")
     white: Positive | None = about(
-        "The value that is white, where 0 is black; null: 255 of bytes, 1 of floats, all that 16 bits hold."
+        "Pixel value of white, where black is 0; null: 255 for bytes, 1 for floats, the largest value of 16 bits."
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layers(Section):
-    conv: list[Annotated[list[Count], PAIR]] = about("3 x 3 convolutions, as [channels, stride] each, nearest the image first.")
-    hidden: list[Count] = about("Widths of the linear layers after them.")
+    conv: list[Annotated[list[Count], PAIR]] = about(
+        "3 x 3 convolutions before the hidden layers, each [channels, stride], nearest the image first."
+    )
+    hidden: list[Count] = about("Widths of the hidden linear layers.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model(Layers):
-    decoder: Layers | None = about("The decoder's own layers, as an encoder's that it mirrors; null: the encoder's.")
-    activation: Literal["relu", "tanh"]
-    latent_dim: Count = about("Dimensions of z.")
-    posterior: Literal["normal", "deterministic"] = about("q(z|x): N(mu, sigma^2), or the point mu, an autoencoder's code.")
-    scale: Literal["exp", "softplus"] = about("sigma = exp(logvar / 2) or softplus(rho) of the encoder's output.")
-    logvar_bound: Positive = about("The encoder's logvar (or rho) is clamped to plus or minus this.")
-    likelihood: Literal["bernoulli", "gaussian", "categorical"] = about("p(x|z), pixel by pixel.")
-    decoder_sigma: Positive | None = about("The Gaussian likelihood's, for pixels in [0, 1]; null: learned.")
-    levels: Annotated[int, Limits(ge=2, le=256)] = about("Of grey, among which the categorical likelihood chooses.")
+    decoder: Layers | None = about("The decoder's own conv and hidden, in the encoder's order; null: the encoder's, mirrored.")
+    activation: Literal["relu", "tanh"] = about("Activation between layers.")
+    latent_dim: Count = about("Number of latent dimensions, the length of z.")
+    posterior: Literal["normal", "deterministic"] = about(
+        "normal: q(z|x) = N(mu, sigma^2), a VAE; deterministic: z = mu, an autoencoder."
+    )
+    scale: Literal["exp", "softplus"] = about("How the encoder's second half gives sigma: exp(logvar / 2) or softplus(rho).")
+    logvar_bound: Positive = about("logvar (or rho) is clamped to plus or minus this bound.")
+    likelihood: Literal["bernoulli", "gaussian", "categorical"] = about("Distribution p(x|z) of a pixel.")
+    decoder_sigma: Positive | None = about(
+        "Standard deviation of the Gaussian likelihood, for pixels in [0, 1]; null: learned."
+    )
+    levels: Annotated[int, Limits(ge=2, le=256)] = about("Number of grey levels of the categorical likelihood.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(Section):
-    bound: Literal["elbo", "iwae"] = about("What is maximised: the ELBO, or the importance-weighted bound.")
-    samples: Count = about("Of z, per image: averaged by the ELBO, weighted by the importance-weighted bound.")
-    initial_samples: Count = about("The same, for the first epochs.")
-    initial_epochs: WholeNumber = about("How many those are.")
-    kl: Literal["closed_form", "monte_carlo"] = about("The ELBO's rate: by formula, or by the samples' log-ratios.")
+    bound: Literal["elbo", "iwae"] = about("Objective to maximise: the ELBO, or the importance-weighted bound (iwae).")
+    samples: Count = about("Samples of z per image: averaged in the ELBO, weighted in the importance-weighted bound.")
+    initial_samples: Count = about("Samples of z per image in the first initial_epochs, which are then faster.")
+    initial_epochs: WholeNumber = about("Number of epochs with initial_samples.")
+    kl: Literal["closed_form", "monte_carlo"] = about("The ELBO's KL: in closed form, or estimated from the samples of z.")
     warm_up: WholeNumber = about("Epochs over which beta rises from 0.")
-    free_bits: NonNegative = about("Nats of rate per dimension, below which it is not pressed further.")
-    sparsity: NonNegative = about("An autoencoder's: weight of the L1 norm of its code.")
-    input_noise: NonNegative = about("Standard deviation of Gaussian noise on what the encoder sees in training.")
-    input_dropout: Share = about("Share of pixels set to 0 in what it sees.")
+    free_bits: NonNegative = about("Nats per latent dimension below which the KL is not penalised.")
+    sparsity: NonNegative = about("Weight of an L1 penalty on an autoencoder's code.")
+    input_noise: NonNegative = about("Standard deviation of Gaussian noise added to the encoder's input in training.")
+    input_dropout: Share = about("Share of the encoder's input pixels that are set to 0 in training.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Section):
-    epochs: Count
-    batch_size: Count = about("Of all processes together.")
-    optimizer: Literal["adam", "adamw", "muon", "rmsprop", "sgd"]
-    learning_rate: Positive = about("At the start.")
+    epochs: Count = about("Passes over the training images.")
+    batch_size: Count = about("Images per step, over all processes together.")
+    optimizer: Literal["adam", "adamw", "muon", "rmsprop", "sgd"] = about("muon: for matrices, adamw for the rest.")
+    learning_rate: Positive = about("Initial learning rate.")
     schedule: Literal["constant", "cosine", "burda"] = about(
-        "Of the learning rate: cosine falls to 0 along half of one, burda to a tenth in eight stages of 3^i parts."
+        "Of the learning rate: constant; cosine, half a cosine down to 0; burda, down to a tenth in eight stages "
+        "whose lengths grow as 3^i."
     )
-    adam_betas: Annotated[list[Share], PAIR] = about("Adam's, AdamW's: the decay of its two moments.")
-    epsilon: Positive = about("Adam's, AdamW's and RMSprop's: added to the root that they divide by.")
-    momentum: Share = about("SGD's.")
-    weight_decay: NonNegative
-    grad_clip_norm: Positive | None = about("The norm to which a longer gradient is shortened; null: none is.")
+    adam_betas: Annotated[list[Share], PAIR] = about("Decay rates of the two moments, for adam and adamw.")
+    epsilon: Positive = about("Added to the denominator, for adam, adamw and rmsprop.")
+    momentum: Share = about("Momentum, for sgd.")
+    weight_decay: NonNegative = about("L2 penalty, for adam, rmsprop and sgd; decoupled, for adamw and muon.")
+    grad_clip_norm: Positive | None = about("Largest norm of the gradient; null: no clipping.")
     precision: Literal["float32", "tf32", "bfloat16"] = about(
-        "Of the matrix products: tf32 rounds their inputs on a GPU, bfloat16 runs them in that type by autocast."
+        "Of matrix products: float32; tf32, on a GPU; bfloat16, by autocast."
     )
     on_nonfinite: Literal["stop", "skip"] = about(
-        "What a step does whose loss or gradient is NaN or infinite: end the run, or leave it out and count it."
+        "If a step's loss or gradient is NaN or infinite: stop ends the run; skip leaves the step out and counts it."
     )
-    checkpoint_every: Count = about("Epochs. A run that was killed goes on from its last checkpoint.")
-    processes: Count = about("On this machine, data-parallel: each takes its share of every batch.")
-    threads: Count | None = about("Of each process on the CPU; null: the cores, shared among the processes.")
+    checkpoint_every: Count = about("Epochs between checkpoints; an interrupted run resumes from the last one.")
+    processes: Count = about("Data-parallel processes on this machine; each takes a share of every batch.")
+    threads: Count | None = about("CPU threads per process; null: the cores, divided among the processes.")
     memmap: bool = about("Read images from disk as they are needed, for data larger than memory.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Section):
-    batch_size: Count = about("Images at a time. Changes speed and memory, not a single bit of the noise.")
-    importance_samples: Count = about("Samples per image for the importance-weighted log-likelihood.")
+    batch_size: Count = about("Images per batch: changes speed and memory, and no bit of the noise.")
+    importance_samples: Count = about("Samples of z per image for the NLL.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plot(Section):
-    reconstructions: Count = about("How many test images are shown with their reconstructions.")
-    samples: Count = about("Side of the square of samples from the prior.")
-    manifold: Count = about("Side of the square of decodings of a latent plane, where z has two dimensions.")
+    reconstructions: Count = about("Number of test images shown with their reconstructions.")
+    samples: Count = about("Rows and columns of the grid of samples from the prior.")
+    manifold: Count = about("Rows and columns of the grid decoded from a latent plane, with latent_dim 2.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Params(Section):
-    seed: Seed = about("Of weights, order and noise.")
-    beta: NonNegative = about("Weight of the rate (KL) against the distortion; 1 is the ELBO.")
+    seed: Seed = about("Seed of the initial weights, the order of the images, and all noise.")
+    beta: NonNegative = about("Weight of the KL (the rate) in the loss, distortion + beta * rate; 1 gives the ELBO.")
     binarize: bool = about(
-        "Draw every pixel to black or white, with its grey value as probability: anew in each batch of training, "
-        "once and for all in validation and test."
+        "Draw each pixel black or white, white with its grey value as probability: anew in each training batch, once "
+        "for validation and test."
     )
     data: Data
     model: Model

@@ -12,7 +12,9 @@ from pipeline.runtime.main import run
 def run_stage(stage: Callable[[RunPaths], None], about: str | None) -> None:
     """Runs a stage of the default's pipeline or, where the command line names one, of a recipe's."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", nargs="?", help="a file of recipes/, without .yaml; without one, params.yaml is all there is")
+    parser.add_argument(
+        "recipe", nargs="?", help="name of a recipe, a file of recipes/ without .yaml; none: params.yaml as it is"
+    )
 
     def here() -> None:
         recipe: str | None = parser.parse_args().recipe

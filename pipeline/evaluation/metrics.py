@@ -27,20 +27,23 @@ ACTIVE_VARIANCE = 0.01
 PROBED = 10_000  # training images, the first, whose codes the probe compares with
 # Unit and definition of each. z is one sample of q(z|x); an autoencoder's is its code.
 QUANTITIES = {
-    "elbo": ("nats", "-(distortion + rate), in expectation not above log p(x)"),
+    "elbo": ("nats", "-(distortion + rate), in expectation a lower bound of log p(x)"),
     "distortion": ("nats", "-log p(x|z)"),
     "rate": ("nats", "KL(q(z|x) || p(z)), in closed form"),
-    "nll": ("nats", "-log 1/S sum p(x|z) p(z) / q(z|x) over S samples of q(z|x), in expectation not below -log p(x)"),
-    "active_units": ("dimensions", f"with a mu that varies over the images by more than {ACTIVE_VARIANCE}"),
+    "nll": ("nats", "-log 1/S sum p(x|z) p(z) / q(z|x) over S samples of q(z|x), in expectation an upper bound of -log p(x)"),
+    "active_units": ("dimensions", f"latent dimensions whose mu has a variance above {ACTIVE_VARIANCE} over the images"),
     "mutual_information": (
         "nats",
-        "I(n; z) of an image's index n and its z, at most log N: the rate's part that tells images apart",
+        "I(n; z) of an image's index n and its z, at most log N: the part of the rate that tells images apart",
     ),
-    "probe_accuracy": ("share", f"of images with the class of most of their {NEIGHBOURS} nearest training images, by mu"),
-    "marginal_kl": ("nats", "KL(q(z) || p(z)), q(z) the mean of all posteriors: the rate's other part"),
+    "probe_accuracy": (
+        "fraction",
+        f"of images whose class is that of most of their {NEIGHBOURS} nearest training images, by mu",
+    ),
+    "marginal_kl": ("nats", "KL(q(z) || p(z)), q(z) the mean of all posteriors: the other part of the rate"),
     "distortion_at_mu": ("nats", "-log p(x|z) at z = mu"),
-    "squared_error": ("a pixel", "(x - E[x|z])^2"),
-    "squared_error_at_mu": ("a pixel", "the same at z = mu"),
+    "squared_error": ("per pixel", "(x - E[x|z])^2"),
+    "squared_error_at_mu": ("per pixel", "the same at z = mu"),
 }
 METRICS = list(QUANTITIES)[:7]  # of the model card, and of the band that seeds give
 TRACKED = ["elbo", "rate", "distortion", "nll"]  # of DVC, whose table of experiments has room for no more beside parameters

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from pipeline.config.paths import DEFAULT
 
-ABOUT = "A trained model from the command line: samples, reconstructions, codes, scores, comparisons, and export."
+ABOUT = "Use a trained model: draw samples; reconstruct, encode and score images; compare runs; export."
 
 
 TABLES = (".csv", ".parquet")
-IMAGES = "pictures (PNG, JPEG, WebP, TIFF), folders of them, arrays (.npy, .npz), or one image of an array, as in x.npy:17"
+IMAGES = "images (PNG, JPEG, WebP, TIFF), folders of them, arrays (.npy, .npz), or one image of an array, as in x.npy:17"
 
 
 def whole(least: int, most: int = 2**32 - 1) -> Callable[[str], int]:
@@ -59,7 +59,7 @@ def is_dir(text: str) -> bool:
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="vae", description=ABOUT, epilog="vae COMMAND --help says more, with an example.", allow_abbrev=False
+        prog="vae", description=ABOUT, epilog="vae COMMAND --help shows its options and an example.", allow_abbrev=False
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True, dest="command")
 
@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
 
     def add_of_model(*texts: str) -> argparse.ArgumentParser:
         command = add(*texts)
-        named = "a folder that the train stage wrote, or its weights (%(default)s)"
+        named = "folder that the train stage wrote, or its weights file (default: %(default)s)"
         command.add_argument("--model", type=Path, default=DEFAULT.models, help=named)
         return command
 
@@ -82,43 +82,45 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument(
             "--resize",
             action="store_true",
-            help="bring pictures of other sizes to the model's; always done if it was trained with data.size",
+            help="resize images to the model's size; always done if it was trained with data.size",
         )
 
     def writes(one: argparse.ArgumentParser, kind: Callable[[str], Path], metavar: str, help: str) -> None:  # noqa: A002
         one.add_argument("-o", "--output", type=kind, required=True, metavar=metavar, help=help)
 
-    replaced = "what is there is replaced, a link too"
+    replaced = "file to write; an existing file or link is replaced"
     one = add_of_model(
         "sample",
         "images from the prior",
-        "Draws z from the prior N(0, 1) and writes E[x|z] of each as one picture. The same seed gives the same z on every "
-        "device. Pixels have the data's values: MNIST's ink is white here, and black in the figures.",
+        "Draws z from the prior N(0, 1) and writes E[x|z] of each, as one image. The same seed gives the same z on every "
+        "device. Pixel values are those of the data: MNIST's digits are white here, and black in the figures.",
         "vae sample -n 64 --seed 1 -o grid.png",
     )
-    one.add_argument("-n", type=whole(1, 10_000), default=64, help="how many (%(default)s)")
-    one.add_argument("--seed", type=whole(0), default=0, help="of z (%(default)s)")
+    one.add_argument("-n", type=whole(1, 10_000), default=64, help="number of samples (default: %(default)s)")
+    one.add_argument("--seed", type=whole(0), default=0, help="seed of z (default: %(default)s)")
     writes(one, file_of(".png"), "GRID.png", replaced)
 
     one = add_of_model(
         "reconstruct",
         "images, encoded and decoded",
-        "Writes E[x|z] at z = mu of each image: PNGs with the images' names. Pixels have the data's values: MNIST's ink is "
-        "white here, and black in the figures.",
+        "Writes E[x|z] at z = mu of each image: PNGs with the images' names. Pixel values are those of the data: MNIST's "
+        "digits are white here, and black in the figures.",
         "vae reconstruct photos/ --resize -o out/",
     )
     takes_images(one)
-    writes(one, folder, "FOLDER", "other files in it stay")
+    writes(one, folder, "FOLDER", "folder to write to; other files in it are kept")
 
     one = add_of_model(
         "interpolate",
-        "a line of codes from one image to another",
-        "Writes a row of pictures: A, E[x|z] along the straight line between the two posteriors' means, B.",
+        "the codes on a line from one image to another",
+        "Writes a row of images: A, E[x|z] along the straight line between the two posterior means, B.",
         "vae interpolate data/prepared/test_images.npy:0 data/prepared/test_images.npy:1 -o line.png",
     )
-    one.add_argument("a", metavar="A", help="a picture, or one image of an array, as in x.npy:17")
+    one.add_argument("a", metavar="A", help="an image, or one image of an array, as in x.npy:17")
     one.add_argument("b", metavar="B", help="another")
-    one.add_argument("--steps", type=whole(2, 1000), default=9, help="decoded points, both ends included (%(default)s)")
+    one.add_argument(
+        "--steps", type=whole(2, 1000), default=9, help="number of decoded codes, both ends included (default: %(default)s)"
+    )
     resizes(one)
     writes(one, file_of(".png"), "ROW.png", replaced)
 
@@ -139,26 +141,33 @@ def parser() -> argparse.ArgumentParser:
         "vae score data/prepared/test_images.npy --samples 100 -o scores.csv",
     )
     takes_images(one)
-    one.add_argument("--samples", type=whole(1, 10**6), default=100, help="of z for each image's NLL (%(default)s)")
+    one.add_argument(
+        "--samples",
+        type=whole(1, 10**6),
+        default=100,
+        help="importance samples of z per image, for the NLL (default: %(default)s)",
+    )
     writes(one, file_of(*TABLES), "TABLE.csv|.parquet", replaced)
 
     add_of_model(
         "info",
-        "what made the model, and how good it is",
-        "Prints as YAML what the model was made of and what it achieves: parameters, data with checksums, versions, metrics.",
+        "the model's parameters, data and metrics",
+        "Prints as YAML the model's parameters, its data with checksums, the versions that made it, and its metrics.",
         "vae info",
     )
 
     one = add(
         "compare",
         "runs side by side: which is better, and whether by more than chance",
-        "Prints a table of runs, with the parameters that differ; which run is best by NLL and by ELBO; and which differences "
-        "are larger than another seed makes. RUN is an experiment (dvc exp list), a commit, branch or tag, a recipe, a folder "
+        "Prints a table of runs with the parameters that differ, which run is best by NLL and by ELBO, and which differences "
+        "are larger than those between seeds. RUN is an experiment (dvc exp list), a commit, branch or tag, a recipe, a folder "
         "of a model, or workspace: what results/ holds now. The others are compared with the first.",
         "vae compare main quiet-bass iwae_k5 --html comparison.html",
     )
-    one.add_argument("runs", nargs="*", metavar="RUN", help="without any: the last commit, and its experiments")
-    one.add_argument("--html", type=file_of(".html"), metavar="PAGE.html", help="also writes a page with curves and pictures")
+    one.add_argument("runs", nargs="*", metavar="RUN", help="default: the last commit and its experiments")
+    one.add_argument(
+        "--html", type=file_of(".html"), metavar="PAGE.html", help="also write a page with learning curves and images"
+    )
 
     one = add_of_model(
         "export",
@@ -168,5 +177,5 @@ def parser() -> argparse.ArgumentParser:
         "vae export --format onnx -o exported/",
     )
     one.add_argument("--format", choices=["onnx", "torch-export"], required=True, help="onnx: .onnx files; torch-export: .pt2")
-    writes(one, folder, "FOLDER", "other files in it stay")
+    writes(one, folder, "FOLDER", "folder to write to; other files in it are kept")
     return top

@@ -15,28 +15,28 @@ def caveats(values: str, image_shape: Sequence[int], params: Params) -> list[str
         image_shape: [H, W] or [C, H, W].
     """
     likelihood, binary = params.model.likelihood, values == "binary"
-    are, better = "grey", "binarize: true draws black and white; model.likelihood: categorical has levels"
+    are, better = "grey", "binarize: true draws black and white; model.likelihood: categorical models grey levels"
     if len(image_shape) == 3:
-        are, better = "in colour", "model.likelihood: gaussian is of their values, categorical of levels"
+        are, better = "in colour", "model.likelihood: gaussian models their values, categorical their levels"
     checks = [
         (
             likelihood == "bernoulli" and not binary and not params.binarize,
-            f"the pixels are {are}, and the Bernoulli likelihood takes them as probabilities of white: its ELBO and NLL "
-            f"compare only with others of that kind ({better})",
+            f"the pixels are {are}, and the Bernoulli likelihood reads them as probabilities of white: its ELBO and NLL "
+            f"compare only with those of other models that do so ({better})",
         ),
-        (binary and params.binarize, "the pixels are black and white already: binarize: true changes nothing"),
+        (binary and params.binarize, "the pixels are black and white already: binarize: true has no effect"),
         (
             likelihood == "gaussian",
-            "the Gaussian likelihood is of a density, in pixels of [0, 1] that are known to 1/255: its ELBO and NLL may be "
-            "of any sign, and compare only with those of other densities",
+            "the Gaussian likelihood is a density, of pixels in [0, 1] known to 1/255: its ELBO and NLL can have either sign "
+            "and compare only with those of other densities",
         ),
         (
             likelihood == "gaussian" and binary,
-            "the pixels are black and white, for which model.likelihood: bernoulli is made",
+            "the pixels are black and white: model.likelihood: bernoulli fits them better",
         ),
         (
             likelihood == "categorical" and binary and params.model.levels > 2,
-            f"the pixels are black and white, of model.levels {params.model.levels} two are used",
+            f"the pixels are black and white: of {params.model.levels} model.levels only two are used",
         ),
     ]
     return [said for holds, said in checks if holds]

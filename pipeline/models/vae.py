@@ -83,7 +83,7 @@ class VAE(nn.Module):
 
 
 class FeatureMaps(nn.Unflatten):
-    """Rows [B, C H W] as feature maps [B, C, H, W]; on a CPU with the channels last in memory, where convolutions are faster."""
+    """Rows [B, C H W] as feature maps [B, C, H, W]; on a CPU channels last in memory, as its convolutions are faster."""
 
     def forward(self, rows: Tensor) -> Tensor:
         maps: Tensor = super().forward(rows)

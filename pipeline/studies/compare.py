@@ -182,7 +182,7 @@ def compare(names: list[str], page: Path | None) -> None:
         from pipeline.studies.comparison_page import write_comparison  # which needs torch
 
         write_comparison(page, comparison)
-        print(f"{page}: {page.stat().st_size / 1e6:.1f} MB, opens by a double click")
+        print(f"{page}: {page.stat().st_size / 1e6:.1f} MB, to open in a browser")
 
 
 def in_words(gap: float, chance: float) -> str:

@@ -20,12 +20,12 @@ def test_pixels_that_the_likelihood_was_not_made_for_are_said(workspace: Path, c
     np.save(workspace / "data/raw/x.npy", (GREY > 99) | (np.arange(20) % 2 == 0)[:, None, None])
     cases: list[tuple[dict[str, object], str | None]] = [
         ({}, None),
-        ({"binarize": True}, "note: the pixels are black and white already: binarize: true changes nothing"),
+        ({"binarize": True}, "note: the pixels are black and white already: binarize: true has no effect"),
         (
             {"model.likelihood": "gaussian"},
-            "note: the pixels are black and white, for which model.likelihood: bernoulli is made",
+            "note: the pixels are black and white: model.likelihood: bernoulli fits them better",
         ),
-        ({"model.likelihood": "categorical"}, "note: the pixels are black and white, of model.levels 16 two are used"),
+        ({"model.likelihood": "categorical"}, "note: the pixels are black and white: of 16 model.levels only two are used"),
         (
             {"data.path": "data/raw/small", "data.test": None},
             "note: the pixels are grey, and the Bernoulli likelihood takes them as",
