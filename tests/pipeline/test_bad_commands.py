@@ -28,7 +28,7 @@ def test_pixels_that_the_likelihood_was_not_made_for_are_said(workspace: Path, c
         ({"model.likelihood": "categorical"}, "note: the pixels are black and white: of 16 model.levels only two are used"),
         (
             {"data.path": "data/raw/small", "data.test": None},
-            "note: the pixels are grey, and the Bernoulli likelihood takes them as",
+            "note: the pixels are grey, and the Bernoulli likelihood reads them as",
         ),
     ]
     for changes, line in cases:
