@@ -34,6 +34,9 @@ OWN_DATA = f"{PIPELINE}/test_dvc.py::test_other_data_are_an_experiment_like_any"
 RECIPE = f"{PIPELINE}/test_dvc.py::test_recipes_are_a_project_of_their_own_and_their_parameters_vary_like_any"
 PULL = f"{PIPELINE}/test_dvc.py::test_a_fresh_clone_pulls_the_model_and_samples_without_training_or_a_compiler"
 README = f"{PIPELINE}/test_readme.py::test_the_python_that_is_shown_runs"
+WORKED = f"{PIPELINE}/test_worked_examples.py::test_a_likelihood_an_optimizer_and_a_figure_are_added_as_shown"
+COMPARED = f"{PIPELINE}/test_readme.py::test_the_comparison_that_is_shown_is_what_is_printed"
+MAP = f"{PIPELINE}/test_dependencies.py::test_an_import_from_a_package_above_is_refused"
 SETUP = f"{HERE}::test_setup_makes_an_environment_of_the_lock_with_a_command_vae"
 LOCK = f"{HERE}::test_lock_names_every_file_by_its_checksum_and_leaves_torch_to_make"
 CHECKS = f"{HERE}::test_what_make_test_calls_knows_its_options"
@@ -73,6 +76,8 @@ TESTS = {
     "dvc exp run -S beta=0.5": BETA,
     "dvc exp show": BETA,
     "vae compare": BETA,
+    "vae compare aevb_mlp_2d no_kl": COMPARED,
+    "output: run         beta          ELBO    rate  distortion           NLL  active  min": COMPARED,
     "vae compare HEAD~1 HEAD": COMMITS,
     "vae compare main NAME vae_k5 --html out/comparison.html": (
         f"{PIPELINE}/test_comparison_page.py::test_which_run_is_better_stands_first_and_pictures_stand_side_by_side"
@@ -128,6 +133,13 @@ TESTS = {
     "python -m pipeline.config.recipes": RECIPE,
     "dvc repro plot@aevb_mlp_2d": RECIPE,
     "dvc exp run plot@aevb_mlp_2d -S aevb_mlp_2d.yaml:train.epochs=5": RECIPE,
+    # Worked examples, and maps of the code
+    "output: --- a/pipeline/config/params.py": WORKED,
+    "output: --- a/pipeline/figures/decodings.py": WORKED,
+    "dvc exp run -S model.likelihood=laplace": WORKED,
+    "dvc exp run -S train.optimizer=lion -S train.learning_rate=0.0001": WORKED,
+    "output: about:": f"{PIPELINE}/test_worked_examples.py::test_a_recipe_is_as_shown",
+    "output: check  prepare  train  evaluate  plot  __main__": MAP,
     # The operator
     "python: import torch, vae_ext": README,
     "output: vae_ext on torch 2.13.0+cpu, Python 3.11.7, x86_64": (

@@ -23,6 +23,7 @@ def on_page_content(content: str, /, *, page: Any, **_: Any) -> str:
         mathml = convert(latex, display="block" if found[2] == "[" else "inline")
         if "<mi>&</mi>" in mathml or "<mi>\\" in mathml:  # it passes on what it does not know
             raise PluginError(f"{page.file.src_uri}: not known to latex2mathml: {latex}")
-        return f"<{found[1]}>{mathml}</{found[1]}>"
+        scrolls = ' class="formula" tabindex="0"' if found[1] == "div" else ""
+        return f"<{found[1]}{scrolls}>{mathml}</{found[1]}>"
 
     return FORMULA.sub(formula, content)
