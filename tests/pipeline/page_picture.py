@@ -13,18 +13,19 @@ from pipeline.runtime.files import whole_file
 from tests.pipeline.browser import launched, opened
 
 PICTURE = Path("docs/page.png")
-WIDTH, HEIGHT = 750, 1020
+WIDTH, HEIGHT = 750, 1080
 CHOSEN = (0.65, 0.30)  # the point of the plane that is decoded, as shares of its width and height
 
 
 def draw_page(browser: Any, page: Path, picture: Path) -> None:
-    """Writes a picture of a page in light colours, and beside it in dark ones, with a point of the latent plane chosen."""
+    """Writes a picture of a page in light colours, and beside it in dark ones, in another plane; with a point of it chosen."""
     both = Image.new("RGB", (2 * WIDTH, HEIGHT))
-    for i, scheme in enumerate(("light", "dark")):
+    for i, (scheme, plane) in enumerate((("light", "Two dimensions"), ("dark", "Neighbours"))):
         shown = opened(browser, page, color_scheme=scheme, viewport={"width": WIDTH, "height": HEIGHT})
         shown.wait_for_selector("body[data-ready]")
-        plane = shown.locator("#plane").bounding_box()
-        shown.mouse.click(plane["x"] + CHOSEN[0] * plane["width"], plane["y"] + CHOSEN[1] * plane["height"])
+        shown.check(f"label:text('{plane}') input")
+        box = shown.locator("#plane").bounding_box()
+        shown.mouse.click(box["x"] + CHOSEN[0] * box["width"], box["y"] + CHOSEN[1] * box["height"])
         both.paste(Image.open(io.BytesIO(shown.screenshot())).convert("RGB"), (i * WIDTH, 0))
     with whole_file(picture) as temporary:
         both.save(temporary, optimize=True)
