@@ -40,13 +40,11 @@ def planes(test: EncodedTestSet, mu: Tensor, axes: list[int], blob: Blob) -> lis
     ]
     if mu.shape[1] <= 2:
         return found
-    neighbours = neighbour_plane(mu)
-    if neighbours is None:
-        return found
     principal = principal_plane(test.mu.double())  # of all images, as in the figure of codes
+    if math.isnan(principal.shares[0]):
+        return found
     names = ["PC 1", "PC 2"]
-    return [
-        *found,
+    found.append(
         {
             "name": "PCA",
             "note": "The two principal components of the codes. Moving the point changes z along these two directions; "
@@ -56,17 +54,21 @@ def planes(test: EncodedTestSet, mu: Tensor, axes: list[int], blob: Blob) -> lis
             "origin": decimals(principal.centre),
             "directions": decimals(principal.directions),
             "span": round(span(principal.coordinates(mu.double())), 6),
-        },
-        {
-            "name": "Neighbours",
-            "note": "t-SNE: similar codes lie together, but how far groups are apart says little. "
-            "A point between images has no code: what is decoded is the nearest image's.",
-            "axes": [],
-            "labels": [],
-            "points": blob.add(neighbours),
-            "span": 1.05,
-        },
-    ]
+        }
+    )
+    if (points := neighbour_plane(mu)) is not None:
+        found.append(
+            {
+                "name": "Neighbours",
+                "note": "t-SNE: similar codes lie together, but how far groups are apart says little. "
+                "A point between images has no code: what is decoded is the nearest image's.",
+                "axes": [],
+                "labels": [],
+                "points": blob.add(points),
+                "span": 1.05,
+            }
+        )
+    return found
 
 
 def decimals(values: Tensor) -> list[Any]:

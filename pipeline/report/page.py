@@ -74,7 +74,7 @@ def summary(
 def as_webp(image: Image.Image) -> bytes:
     """The same pixels in half of a PNG's bytes; of large pictures, as photographs make them, nearly the same."""
     stream = io.BytesIO()
-    image.save(stream, "webp", lossless=True)
+    image.save(stream, "webp", lossless=True, quality=0)  # the effort: more of it takes twice the time for 8%
     if stream.tell() > LOSSLESS_BYTES:
         stream = io.BytesIO()
         image.save(stream, "webp", quality=90)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.figures.projections import MIN_CODES
 from tests.pipeline.browser import CHROMIUM, DESKTOP, PHONE, barriers
 from tests.pipeline.small_page import opened, page_of
 
@@ -60,7 +61,7 @@ def within_screen(page: Any, element: Any) -> bool:
 def test_plane_and_decoded_image_are_in_sight_while_either_the_plane_or_a_slider_moves_the_point(
     browser: Any, tmp_path: Path, screen: dict[str, int]
 ) -> None:
-    page = opened(browser, page_of(tmp_path, latent_dim=20)[0], viewport=screen, has_touch=True)
+    page = opened(browser, page_of(tmp_path, count=MIN_CODES, latent_dim=20)[0], viewport=screen, has_touch=True)
     for projection, sliders in (("Two dimensions", 17), ("PCA", 19), ("Neighbours", 19)):
         page.check(f"label:text('{projection}') input")
         assert page.locator("#sliders input:visible").count() == sliders
@@ -81,7 +82,7 @@ def test_plane_and_decoded_image_are_in_sight_while_either_the_plane_or_a_slider
 @SCREENS
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_everybody_can_read_it_on_any_screen(browser: Any, tmp_path: Path, screen: dict[str, int], scheme: str) -> None:
-    page = opened(browser, page_of(tmp_path, latent_dim=20)[0], viewport=screen, color_scheme=scheme)
+    page = opened(browser, page_of(tmp_path, count=MIN_CODES, latent_dim=20)[0], viewport=screen, color_scheme=scheme)
     assert barriers(page) == []
     page.click("#plane")
     page.click("#legend button")
