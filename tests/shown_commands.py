@@ -1,4 +1,4 @@
-"""The commands that README.md, docs/ and the Makefile show."""
+"""The commands that README.md, CONTRIBUTING.md, SECURITY.md, docs/ and the Makefile show."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 from tests.programs import outside_make
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README", "CONTRIBUTING", "SECURITY")
 PROGRAMS = {"make", "vae", "dvc", "git", "python", "python3", "pip", "torchrun", "ruff", "mypy", "pytest", "mkdocs", "uv", "."}
 SYSTEM = {
     "apt",
@@ -91,7 +92,7 @@ def targets() -> list[str]:
 def shown() -> dict[str, str]:
     """Each command, and where it is shown; a target of make's stands for what its recipe calls."""
     found = {"make": "README.md"}
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+    for page in [*(ROOT / f"{name}.md" for name in PAGES), *sorted((ROOT / "docs").rglob("*.md"))]:
         for command in shown_in(page.read_text(encoding="utf-8")):
             found[command] = page.name
     with_variables = {target.split()[0]: target for target in targets()}

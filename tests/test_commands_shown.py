@@ -1,4 +1,4 @@
-"""Every command that is shown is run: each of README.md, docs/ and the Makefile is in a table, with the test that runs it.
+"""Every command that is shown is run: each of the documentation and the Makefile is in a table, with the test that runs it.
 
 Shown are the lines of code blocks, code spans that begin with a program, and what the recipes of the Makefile's targets call:
 `make bench` stands for those. A test runs a command in smoke size: itself on small data, or the function behind it.

@@ -89,10 +89,11 @@ def test_pages_open_and_are_searched_from_files(site: Path) -> None:
     with launched() as browser:
         for viewport, scheme in ((PHONE, "dark"), (DESKTOP, "light")):
             page = opened(browser, site / "index.html", viewport=viewport, color_scheme=scheme)
-            if viewport == DESKTOP:
-                page.click(".md-search__input")
-                page.get_by_text("Type to start searching").wait_for()
-                page.keyboard.type("reparam_log_ratio")
-                page.get_by_text("matching document").wait_for()
             assert page.troubles == []
             assert set(barriers(page)) <= {"aria-dialog-name"}  # Material's search has no name
+        page = opened(browser, site / "index.html", viewport=DESKTOP)
+        page.click(".md-search__input")
+        page.get_by_text("Type to start searching").wait_for()
+        page.keyboard.type("reparam_log_ratio")
+        page.get_by_text("matching document").wait_for()
+        assert page.troubles == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import re
 import tomllib
 from importlib.metadata import PackageNotFoundError, metadata, requires
@@ -13,6 +15,10 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+import vae_ext
+from pipeline.config.plain_yaml import read_yaml
+from tests.shown_commands import targets
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -68,6 +74,38 @@ def test_the_range_of_pythons_is_the_same_everywhere() -> None:
             continue
     assert all(Version("3.11.4") in each for each in needed)
     assert not all(Version("3.10.13") in each for each in needed)
+
+
+def test_the_pythons_that_are_supported_are_named_one_by_one() -> None:
+    """In the classifiers, and in what wheels are built for."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    supported = [f"3.{minor}" for minor in range(20) if f"3.{minor}" in SpecifierSet(config["project"]["requires-python"])]
+    classified = [
+        line.split()[-1] for line in config["project"]["classifiers"] if line.startswith("Programming Language :: Python")
+    ]
+    built = [f"3.{minor}" for minor in re.findall(r"cp3(\d+)-", config["tool"]["cibuildwheel"]["build"])]
+    assert classified == built == supported
+
+
+def test_a_version_is_the_same_everywhere() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    version, date = re.findall(
+        r"^## \[([\d.]+)\] - ([\d-]+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
+    )[0]
+    citation = read_yaml(ROOT / "CITATION.cff")
+    assert version == config["project"]["version"] == citation["version"] == vae_ext.__version__
+    assert date == str(citation["date-released"])
+
+
+def test_what_runs_elsewhere_calls_what_runs_here() -> None:
+    """GitHub's CI, and the hook before a commit."""
+    steps = read_yaml(ROOT / ".github/workflows/ci.yml")["jobs"]["test"]["steps"]
+    assert os.access(ROOT / steps[-1]["run"], os.X_OK)
+    (hook,) = read_yaml(ROOT / ".pre-commit-config.yaml")["repos"][0]["hooks"]
+    assert hook["entry"].split()[-1] in targets()
+    assert json.loads((ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8"))["postCreateCommand"] in (
+        f"make {target}" for target in targets()
+    )
 
 
 def text_calls(source: str) -> list[tuple[int, bool]]:

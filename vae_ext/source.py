@@ -12,6 +12,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import version as installed_version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +23,14 @@ MARK = b"vae_ext source digest "
 def is_checkout() -> bool:
     """Whether this package stands in a source tree, beside the sources of its compiled module."""
     return (ROOT / "csrc" / "torch" / "module.cpp").is_file() and (ROOT / "setup.py").is_file()
+
+
+def package_version() -> str:
+    """In a checkout, that of its pyproject.toml, whatever else may be installed; elsewhere the installed package's."""
+    if is_checkout():
+        project: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        return project["version"]
+    return installed_version("vae_ext")
 
 
 def digested_files() -> list[Path]:

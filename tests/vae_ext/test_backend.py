@@ -27,6 +27,7 @@ print(vae_ext.backend("cpu"))
 key = vae_ext.noise_key(3, 4)
 print(vae_ext.reparam_kl(torch.zeros(50, 20), torch.zeros(50, 20), key)[0].double().sum().item().hex())
 print(vae_ext.backend_report())
+print(vae_ext.__version__)
 """
 
 
@@ -183,5 +184,7 @@ def test_pip_install_gives_a_working_module_elsewhere(quick: str, tmp_path: Path
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines()[0] == "cpu"
     assert "(installed)" in run.stdout
-    assert run.stdout.splitlines()[1] == probe().stdout.splitlines()[1]
+    here = probe().stdout.splitlines()
+    assert run.stdout.splitlines()[1] == here[1]
+    assert run.stdout.splitlines()[-1] == here[-1]  # the version, of the package's metadata and of pyproject.toml
     assert not (target / "csrc").exists()
