@@ -56,7 +56,7 @@ repro: $(READY)
 	$(ACTIVE) dvc repro
 	$(ACTIVE) dvc metrics show
 
-# After an experiment, or a value that was refused: what those change, as the last commit has it. Nothing else is touched.
+# After an experiment, or an invalid value: what those change, as the last commit has it. Nothing else is touched.
 # Refused where that would only remove the model: before the first commit of results that were made here.
 restore: $(READY)
 	$(ACTIVE) python -m pipeline.studies.restorable
