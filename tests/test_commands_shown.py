@@ -31,7 +31,9 @@ PLOTS = f"{PIPELINE}/test_experiments.py::test_plots_are_shown_and_compared_with
 QUEUE = f"{PIPELINE}/test_experiments.py::test_queued_experiments_run_the_sources_of_their_own_snapshot"
 SEEDS = f"{PIPELINE}/test_experiments.py::test_a_run_is_verified_against_the_band_of_seeds"
 OWN_DATA = f"{PIPELINE}/test_dvc.py::test_other_data_are_an_experiment_like_any"
+NOTEBOOK = "tests/test_notebook.py::test_the_notebook_runs_and_draws"
 RECIPE = f"{PIPELINE}/test_dvc.py::test_recipes_are_a_project_of_their_own_and_their_parameters_vary_like_any"
+RECIPES = f"{PIPELINE}/test_recipes.py::test_every_recipe_runs"
 PULL = f"{PIPELINE}/test_dvc.py::test_a_fresh_clone_pulls_the_model_and_samples_without_training_or_a_compiler"
 README = f"{PIPELINE}/test_readme.py::test_the_python_that_is_shown_runs"
 WORKED = f"{PIPELINE}/test_worked_examples.py::test_a_likelihood_an_optimizer_and_a_figure_are_added_as_shown"
@@ -74,6 +76,8 @@ TESTS = {
     "python -m pipeline.studies.verify": SEEDS,
     'git commit -am "Results here"': COMMITS,
     "dvc exp run -S beta=0.5": BETA,
+    "dvc exp run -S model.latent_dim=2": NOTEBOOK,
+    "dvc exp run -S objective.bound=iwae -S objective.samples=5": NOTEBOOK,
     "dvc exp show": BETA,
     "vae compare": BETA,
     "vae compare aevb_mlp_2d no_kl": COMPARED,
@@ -132,6 +136,13 @@ TESTS = {
     "python3 -c": "tests/test_setup.py::test_make_recipe_asks_for_a_name_before_anything_is_installed",
     "python -m pipeline.config.recipes": RECIPE,
     "dvc repro plot@aevb_mlp_2d": RECIPE,
+    "dvc repro plot@autoencoder": RECIPES,
+    "dvc repro plot@categorical_decoder": RECIPES,
+    "dvc repro plot@gaussian_decoder": RECIPES,
+    "dvc repro plot@iwae_k5": RECIPES,
+    "dvc repro plot@no_kl": RECIPES,
+    "dvc repro plot@pytorch_mlp_20d": RECIPES,
+    "dvc repro plot@vae_k5": RECIPES,
     "dvc exp run plot@aevb_mlp_2d -S aevb_mlp_2d.yaml:train.epochs=5": RECIPE,
     # Worked examples, and maps of the code
     "output: --- a/pipeline/config/params.py": WORKED,
