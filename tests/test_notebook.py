@@ -34,7 +34,7 @@ def test_the_notebook_is_the_script_without_results() -> None:
 
 def test_the_notebook_runs_and_draws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The kernel's sockets are files: no port, no network."""
-    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR"):
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
     small = notebook()
     text = "\n".join(cell.source for cell in small.cells)

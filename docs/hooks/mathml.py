@@ -25,8 +25,6 @@ def on_page_content(content: str, /, *, page: Any, **_: Any) -> str:
         latex = html.unescape(found[3]).strip()
         mathml = convert(latex, display="block" if found[2] == "[" else "inline")
         mathml = FUNCTION.sub(r'\1<mspace width="0.17em"/>', mathml).replace(*SIMILAR)
-        if found[2] == "[":  # it scrolls where it is wider than the screen, by the keyboard too
-            mathml = mathml.replace("<math ", '<math tabindex="0" ', 1)
         if "<mi>&</mi>" in mathml or "<mi>\\" in mathml:  # it passes on what it does not know
             raise PluginError(f"{page.file.src_uri}: not known to latex2mathml: {latex}")
         scrolls = ' class="formula" tabindex="0"' if found[1] == "div" else ""
