@@ -29,7 +29,7 @@ def test_a_likelihood_an_optimizer_and_a_figure_are_added_as_shown(workspace: Pa
     shutil.copytree(ROOT / "pipeline", workspace / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     for page in ("add-a-likelihood.md", "add-an-optimizer.md", "add-a-figure.md"):
         (patch,) = blocks(page, "diff")
-        apply = ["git", "apply", "-C1", "-"]
+        apply = ["git", "apply", "--unidiff-zero", "-"]
         done = subprocess.run(apply, cwd=workspace, input=patch, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{page}: {done.stderr}"
     changes = {"model.likelihood": "laplace", "train.optimizer": "lion", "train.learning_rate": 0.0001}
