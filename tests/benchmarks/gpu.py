@@ -36,7 +36,7 @@ BUILD = "import vae_ext; print(vae_ext.backend_report()); raise SystemExit(vae_e
 # All that name the GPU; what is compiled without one is tested without one.
 TESTS = ("-k", "(cuda or gpu) and not cuda_source and not backend", "tests/vae_ext", "tests/pipeline/test_step.py")
 SIDE_BY_SIDE = ("-n", str(min(10, os.cpu_count() or 1))) if importlib.util.find_spec("xdist") else ()
-# The largest cases, which are in no cache, and the README's: alone and in CUDA graphs, which Python's time is not in.
+# The largest cases, which are in no cache, and those of docs/speed.md: alone and in CUDA graphs, which Python's time is not in.
 FIRST = ("1048576x64", "262144x256", "8192x128", "1024x64", "128x20", "20x50")
 SANITIZERS = {"memcheck": ("--report-api-errors=no",), "racecheck": (), "initcheck": (), "synccheck": ()}
 

@@ -1,4 +1,4 @@
-"""The README's picture of the page shows what is there."""
+"""The documentation's picture of the page shows what is there."""
 
 from __future__ import annotations
 
