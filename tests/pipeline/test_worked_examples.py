@@ -1,4 +1,4 @@
-"""The worked examples of docs/house/: their patches apply, and what they add trains and is drawn."""
+"""The worked examples of docs/design/: their patches apply, and what they add trains and is drawn."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ assert "errors" in CAPTIONS
 
 
 def blocks(page: str, language: str) -> list[str]:
-    text = (ROOT / "docs/house" / page).read_text(encoding="utf-8")
+    text = (ROOT / "docs/design" / page).read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
