@@ -47,7 +47,7 @@ def kind(schema: dict[str, Any]) -> str:
 
 
 def parameters() -> Iterator[str]:
-    """A table for each section: name, type and range, default, meaning."""
+    """A table for each section: name, type, range and default, meaning."""
     from pipeline.config.plain_yaml import read_yaml
 
     schema, defaults = json.loads((ROOT / "params.schema.json").read_text(encoding="utf-8")), read_yaml(ROOT / "params.yaml")
@@ -56,11 +56,11 @@ def parameters() -> Iterator[str]:
     tables = {"": plain} | {name: schema["$defs"][kind]["properties"] for name, kind in sections.items()}
     for section, properties in tables.items():
         values = defaults[section] if section else defaults
-        yield from ("", f"## {section or 'Of the whole run'}", "", row("parameter", "allowed", "default", "meaning"))
-        yield row("---", "---", "---", "---")
+        yield from ("", f"## {section or 'Of the whole run'}", "", row("parameter", "allowed", "meaning"))
+        yield row("---", "---", "---")
         for name, one in properties.items():
             dotted = f"{section}.{name}".removeprefix(".")
-            yield row(code(dotted), kind(one), code(as_yaml(values[name])), one.get("description", ""))
+            yield row(code(dotted), f"{kind(one)}<br>default {code(as_yaml(values[name]))}", one.get("description", ""))
 
 
 def commands() -> Iterator[str]:
@@ -72,7 +72,7 @@ def commands() -> Iterator[str]:
         command.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)
         yield from ("", f"## vae {name}", "", command.description or "", "", "```text")
         yield command.format_usage().removeprefix("usage: ").strip()
-        yield from ("```", "", row("argument", ""), row("---", "---"))
+        yield from ("```", "", row("argument", "meaning"), row("---", "---"))
         for action in command._actions:
             names = ", ".join(action.option_strings) or str(action.metavar)
             taken = "" if action.nargs == 0 or not action.option_strings else f" {action.metavar or action.dest.upper()}"
@@ -83,7 +83,7 @@ def commands() -> Iterator[str]:
 def targets() -> Iterator[str]:
     """A row for each target of `make help`."""
     done = subprocess.run(["make", "--silent", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    yield from (row("target", ""), row("---", "---"))
+    yield from (row("target", "what it does"), row("---", "---"))
     for target, meaning in re.findall(r"^(make \S+(?: [A-Z]+=\S+)?)\s+(.*)$", done.stdout, re.MULTILINE):
         yield row(code(target), meaning)
 
