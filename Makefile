@@ -15,7 +15,7 @@ ANY_PYTHON = $(or $(wildcard $(VENV)/bin/python),$(PYTHON))
 help:
 	@echo "make setup   .venv with the locked packages"
 	@echo "make repro   prepare, train, evaluate, plot, as far as something has changed (dvc repro)"
-	@echo "make restore the last commit's parameters and results, after an experiment or a refused value"
+	@echo "make restore the last commit's parameters and results, after an experiment or an invalid value"
 	@echo "make recipes every recipe of recipes/, and a table of them"
 	@echo "make recipe NAME=aevb_mlp_2d     one recipe"
 	@echo "make sweep   experiments over beta (BETAS=0.1,0.3,1,3,10 EPOCHS=5), rate against distortion, into out/"

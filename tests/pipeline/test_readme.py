@@ -91,6 +91,18 @@ def test_the_band_is_as_wide_as_is_said() -> None:
     assert [float(share) for share in said.groups()] == [round(100 * (1 - outside)), 100 * (1 - len(bands) * outside) // 1]
 
 
+def test_the_sweep_that_is_shown_ends_in_a_collapsed_posterior() -> None:
+    rate = pd.read_csv(ROOT / "results/rate_distortion.csv").set_index("beta")["rate"]
+    assert "At `beta: 10` the posterior collapses: the rate is 0" in HOW_TO["experiments"]
+    assert (round(rate[10.0], 4), rate.idxmin()) == (0, 10.0)
+
+
+def test_the_readme_is_short() -> None:
+    """What a newcomer needs first; the rest is in docs/."""
+    assert len(TEXT.splitlines()) <= 170
+    assert len(TEXT.encode()) <= 10_000
+
+
 def test_published_numbers_that_are_shown_are_the_recipes() -> None:
     table = pd.read_csv(ROOT / "recipes/results.csv").set_index("recipe")
     rows = re.findall(r"\| (ELBO|NLL) ([-\d.]+) \| (ELBO|NLL) ([-\d.]+) \([^|]*\) \| `(\w+)` \|", RESULTS)
