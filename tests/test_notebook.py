@@ -23,11 +23,10 @@ def notebook() -> Any:
 
 
 def test_the_notebook_is_the_script_without_results() -> None:
-    """After an edit of the script: ``jupytext --update --to ipynb docs/tutorial/tutorial.py``."""
     cells = [
         [(cell.cell_type, cell.source) for cell in one.cells] for one in (notebook(), jupytext.read(FOLDER / "tutorial.py"))
     ]
-    assert cells[0] == cells[1]
+    assert cells[0] == cells[1], "after an edit of the script: jupytext --update --to ipynb docs/tutorial/tutorial.py"
     for cell in notebook().cells:
         assert not cell.get("outputs") and cell.get("execution_count") is None
 
