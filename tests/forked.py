@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from multiprocessing import reduction
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # Not vae_ext, of which each tree has its own, and not the pipeline. What a machine lacks is left out.
@@ -34,23 +38,65 @@ def run_forked(
     call: Callable[..., object], *arguments: object, folder: Path, environment: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
     """Calls a function of a module in this folder and environment, and returns how the process ended, and what it wrote."""
-    with tempfile.TemporaryDirectory() as scratch:
-        written = [Path(scratch) / name for name in ("out", "err")]
-        process = CONTEXT.Process(target=_run, args=(call, arguments, str(folder), environment, written))
-        process.start()
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = start_forked(call, *arguments, folder=folder, environment=environment, out=out.fileno(), err=err.fileno())
         process.join()
         assert process.exitcode is not None
-        out, err = (path.read_text(encoding="utf-8") for path in written)
-        return subprocess.CompletedProcess([call.__name__, *map(str, arguments)], process.exitcode, out, err)
+        out.seek(0)
+        err.seek(0)
+        command = [call.__name__, *map(str, arguments)]
+        return subprocess.CompletedProcess(command, process.exitcode, out.read(), err.read())
+
+
+def start_forked(
+    call: Callable[..., object], *arguments: object, folder: Path, environment: dict[str, str], out: int = 1, err: int = 2
+) -> BaseProcess:
+    """Calls it while this process goes on; it writes to what these descriptors are."""
+    streams = (_Descriptor(out), _Descriptor(err))
+    process = CONTEXT.Process(target=_run, args=(call, arguments, str(folder), environment, streams))
+    process.start()
+    return process
+
+
+def run_module(name: str, *arguments: str) -> None:
+    """What ``python -m`` does, in the working directory."""
+    sys.argv = [name, *arguments]
+    sys.path.insert(0, "")
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def run_code(code: str, folder: str = "") -> None:
+    """What ``python -c`` does, with this folder first on its path."""
+    sys.path.insert(0, folder)
+    exec(code, {"__name__": "__main__"})
+
+
+class _Descriptor:
+    """One of this process's, which is pickled for another one as one of its own."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> tuple[Callable[..., int], tuple[Any]]:
+        return _detach, (reduction.DupFd(self.number),)
+
+
+def _detach(descriptor: Any) -> int:
+    return int(descriptor.detach())
 
 
 def _run(
-    call: Callable[..., object], arguments: tuple[object, ...], folder: str, environment: dict[str, str], written: list[Path]
+    call: Callable[..., object],
+    arguments: tuple[object, ...],
+    folder: str,
+    environment: dict[str, str],
+    streams: tuple[int, ...],
 ) -> None:
-    for descriptor, path in enumerate(written, start=1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    for descriptor, stream in enumerate(streams, start=1):
+        os.dup2(stream, descriptor)
+        os.close(stream)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    assert "vae_ext" not in sys.modules
+    assert not {"vae_ext", "pipeline"} & sys.modules.keys()
     call(*arguments)

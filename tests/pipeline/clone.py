@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.forked import run_forked
+from tests.forked import run_code, run_forked, run_module
 
 BIN = Path(sys.executable).parent
 
@@ -35,6 +35,9 @@ class Clone:
         env = {**os.environ, **self.environment, **environment}
         if command[0] == "dvc":
             return run_forked(dvc, *command[1:], folder=self.folder, environment=env)
+        if command[0] == "python":
+            runs = run_module if command[1] == "-m" else run_code
+            return run_forked(runs, *command[2:], folder=self.folder, environment=env)
         return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
 
     def start(self, *command: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
@@ -56,10 +59,6 @@ class Clone:
     def metrics(self) -> dict[str, float]:
         metrics: dict[str, float] = json.loads((self.folder / "results/evaluate/metrics.json").read_text(encoding="utf-8"))
         return metrics
-
-    def python(self, code: str, **environment: str) -> str:
-        """What a program of a few lines prints."""
-        return self.must(sys.executable, "-c", code, PYTHONPATH=str(self.folder), **environment)
 
     def status(self) -> str:
         """What git says has changed."""

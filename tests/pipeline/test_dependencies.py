@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.plain_yaml import read_yaml
+from tests.forked import run_code, run_forked
 from tests.pipeline.clone import Clone
 from tests.pipeline.conftest import ROOT
 
@@ -71,7 +73,7 @@ def test_an_import_from_a_package_above_is_refused(tmp_path: Path, planted: str)
 
 
 EDITS = """
-import json, sys
+import json
 from pathlib import Path
 import pipeline.train
 from pipeline.config.code import loaded_code
@@ -79,8 +81,8 @@ from pipeline.config.validation import load_params
 from pipeline.training.checkpoints import run_key
 
 package = Path(pipeline.__file__).parent
-keys = {"as it is": run_key(load_params())}
-for folder in json.loads(sys.argv[1]):
+keys = {{"as it is": run_key(load_params())}}
+for folder in {folders}:
     files = sorted((package / folder).rglob("*.py"))
     edited = [path for path in files if path in loaded_code() or folder in ("figures", "report")]
     with edited[-1].open("a", encoding="utf-8") as file:
@@ -101,8 +103,8 @@ def test_an_edit_in_each_package_that_training_imports_changes_the_key_of_its_ch
     assert training == ["config", "data", "models", "runtime", "training"]
     order = [*training, "data/readers", "figures", "report"]
     training += ["data/readers"] if any(name.startswith("data.readers.") for name in imported("train", set())) else []
-    command = [sys.executable, "-c", EDITS, json.dumps([folder for folder in order if folder in training or "/" not in folder])]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    code = EDITS.format(folders=[folder for folder in order if folder in training or "/" not in folder])
+    done = run_forked(run_code, code, folder=tmp_path, environment={**os.environ})
     assert done.returncode == 0, done.stderr
     keys = json.loads(done.stdout)
     assert len({keys["as it is"], *(keys[folder] for folder in training)}) == len(training) + 1

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
-import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
 
@@ -20,7 +23,9 @@ from pipeline.config.paths import CHECKPOINTS, DEFAULT
 from pipeline.models.serialization import load_model
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.parent import PARENT_ENDED
+from pipeline.training import distributed
 from pipeline.training.distributed import Group, group_of_environment
+from tests.forked import run_code, run_forked, run_module, start_forked
 from tests.pipeline.conftest import ROOT, set_params
 from tests.programs import start_python, wait_for_line
 
@@ -60,12 +65,41 @@ def test_noise_of_the_shares_is_that_of_the_batch_bit_for_bit() -> None:
     assert torch.equal(torch.cat(drawn), vae_ext.binarize(pixels, key))
 
 
+class Forked:
+    """A process as :func:`launch` starts it with subprocess.Popen, but forked."""
+
+    def __init__(self, command: list[str], env: dict[str, str]) -> None:
+        assert command[:2] == [sys.executable, "-m"]
+        self.process = start_forked(run_module, *command[2:], folder=Path.cwd(), environment=env)
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def send_signal(self, number: int) -> None:
+        os.kill(int(self.process.pid or 0), number)
+
+
 @pytest.fixture
-def launch(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Launch]:
+def forked(monkeypatch: pytest.MonkeyPatch) -> list[Forked]:
+    """The processes that this one launches."""
+    started: list[Forked] = []
+
+    def start(command: list[str], env: dict[str, str]) -> Forked:
+        started.append(Forked(command, env))
+        return started[-1]
+
+    monkeypatch.setattr(distributed, "subprocess", SimpleNamespace(Popen=start))
+    return started
+
+
+@pytest.fixture
+def launch(forked: list[Forked], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Launch]:
     """Lets this process be the one that starts the others: exit status, output and errors of all."""
     monkeypatch.setattr(sys, "argv", ["train"])
-    for name, value in {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, PARENT_ENDED)
     before = {number: signal.getsignal(number) for number in numbers}
 
@@ -111,39 +145,27 @@ train.main()
 
 
 @pytest.mark.long
-def test_run_of_one_process_goes_on_with_two_also_where_autograd_and_the_batchs_mean_are_needed(
-    prepared: Path, launch: Launch
+def test_run_of_one_process_goes_on_with_two_of_torchrun_with_empty_shares_and_where_autograd_and_the_batchs_mean_are_needed(
+    prepared: Path,
 ) -> None:
     objective = {"free_bits": 0.02, "input_noise": 0.2, "input_dropout": 0.2, "samples": 2}
     changes: dict[str, object] = {f"objective.{name}": value for name, value in objective.items()}
-    more = {"train.epochs": 4, "train.batch_size": 64, "train.learning_rate": 0.003}
+    # 300 images in batches of 299: one is left, for two processes.
+    more = {"train.epochs": 4, "train.batch_size": 299, "train.learning_rate": 0.003, "train.threads": 1}
     set_params(prepared / "params.yaml", {**changes, **more})
     train.main()
     alone = curves()
-    # A process, since other modules are in use here, and a checkpoint belongs to the code that made it.
-    with start_python("-c", KILLED_AFTER_TWO_EPOCHS) as killed:
-        killed.communicate()
-    assert killed.returncode == 9
-    set_params(prepared / "params.yaml", {"train.processes": 2})
-    status, out, err = launch()
-    assert status == 0, err
-    assert "going on after 2 of 4 epochs" in out
-    assert "made with processes 1, going on with 2" in out
+    DEFAULT.weights.unlink()
+    # Other processes, since other modules are in use here, and a checkpoint belongs to the code that made it.
+    outside = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    assert run_forked(run_code, KILLED_AFTER_TWO_EPOCHS, folder=prepared, environment=outside).returncode == 9
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pipeline.train")
+    done = run_forked(run_module, *torchrun, folder=prepared, environment=outside)
+    assert done.returncode == 0, done.stderr
+    assert "going on after 2 of 4 epochs" in done.stdout
+    assert "made with processes 1, going on with 2" in done.stdout
     assert_close(curves(), alone, 1e-4)
     assert json.loads((DEFAULT.curves / "metrics.json").read_text(encoding="utf-8"))["step"] == 3
-
-
-@pytest.mark.long
-def test_torchrun_starts_it_too_also_with_shares_that_are_empty(prepared: Path) -> None:
-    # 300 images in batches of 299: one is left, for two processes.
-    set_params(prepared / "params.yaml", {"train.threads": 1, "train.batch_size": 299})
-    train.main()
-    alone = curves()
-    DEFAULT.weights.unlink()
-    with start_python("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pipeline.train") as torchrun:
-        _, errors = torchrun.communicate()
-    assert torchrun.returncode == 0, errors
-    assert_close(curves(), alone, 1e-4)
     assert DEFAULT.weights.is_file()
 
 
@@ -158,15 +180,19 @@ def test_processes_end_together_and_one_says_why(prepared: Path, launch: Launch)
 
 
 @pytest.mark.long
-def test_process_that_is_killed_ends_all_with_a_line(prepared: Path) -> None:
+def test_process_that_is_killed_ends_all_with_a_line(prepared: Path, launch: Launch, forked: list[Forked]) -> None:
     set_params(prepared / "params.yaml", {"train.processes": 2, "train.epochs": 10_000})
-    with start_python("-m", "pipeline.train") as running:
-        wait_for_line(running, "ELBO train")
-        second = max(psutil.Process(running.pid).children(), key=lambda process: process.pid)
-        second.kill()
-        _, said = running.communicate()
-    assert running.returncode == 2
-    assert said == "error: process 1 was ended by signal 9; run it again, and it goes on\n"
+
+    def kill_second() -> None:
+        while not [*CHECKPOINTS.glob("*/step-*")] and all(process.poll() is None for process in forked):
+            time.sleep(0.01)
+        forked[1].kill()
+
+    killer = threading.Thread(target=kill_second)
+    killer.start()
+    status, _, err = launch()
+    killer.join()
+    assert (status, err) == (2, "error: process 1 was ended by signal 9; run it again, and it goes on\n")
 
 
 def test_workers_of_a_killed_launcher_save_and_end(prepared: Path) -> None:

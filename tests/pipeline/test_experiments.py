@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -110,7 +109,7 @@ def test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache(
 
 
 def test_rate_and_distortion_of_experiments_are_drawn(clone: Clone, edited: str) -> None:
-    clone.must(sys.executable, "-m", "pipeline.studies.rate_distortion", "out", PYTHONPATH=str(clone.folder))
+    clone.must("python", "-m", "pipeline.studies.rate_distortion", "out")
     table = pd.read_csv(clone.folder / "out/rate_distortion.csv")
     rates = table[table["else"] == "seed=2"].set_index("beta")["rate"].to_dict()
     assert rates[4.0] < rates[1.0]
@@ -120,8 +119,9 @@ def test_rate_and_distortion_of_experiments_are_drawn(clone: Clone, edited: str)
 
 def test_a_run_is_verified_against_the_band_of_seeds(clone: Clone, edited: str) -> None:
     # Five whole runs would take minutes: two, and a band for which that is enough.
-    assert "from seeds 1, 2" in clone.python("from pipeline.studies import seeds; seeds.FEWEST = 2; seeds.main()")
-    verified = clone.must(sys.executable, "-m", "pipeline.studies.verify", PYTHONPATH=str(clone.folder))
+    two_are_enough = "from pipeline.studies import seeds; seeds.FEWEST = 2; seeds.main()"
+    assert "from seeds 1, 2" in clone.must("python", "-c", two_are_enough)
+    verified = clone.must("python", "-m", "pipeline.studies.verify")
     assert f"all {len(METRICS)} quantities are inside" in verified
     clone.must("git", "clean", "--quiet", "--force", "results")
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -20,6 +24,7 @@ from pipeline.runtime.parent import PARENT_ENDED
 from pipeline.training.checkpoints import run_key
 from pipeline.training.step import TrainStep
 from pipeline.training.stop_signals import handle_stop_signals
+from tests.forked import run_forked, run_module, start_forked
 from tests.pipeline.conftest import set_params
 from tests.pipeline.resume.runs import EPOCHS, STEPS, Files, checkpoints, results, train_again, train_killed_after
 from tests.programs import start_python, wait_for_line
@@ -98,24 +103,33 @@ def test_sigkill_and_then_sigterm_at_any_moment_change_no_bit(prepared: Path) ->
     train.main()
     undisturbed = results()
     DEFAULT.weights.unlink()
-    process = start_python("-m", "pipeline.train")
-    wait_for_line(process, "ELBO train")
-    time.sleep(random.Random(1).uniform(0, 0.3))
-    process.kill()
-    process.communicate()
+    with started_training() as process:
+        time.sleep(random.Random(1).uniform(0, 0.3))
+        process.kill()
     assert not DEFAULT.weights.exists()
     # SIGTERM: it saves within the epoch.
-    process = start_python("-m", "pipeline.train")
-    wait_for_line(process, "ELBO train")
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    with started_training() as process:
+        process.terminate()
+    assert process.exitcode == 130
     (newest,) = checkpoints()[-1:]
     step = json.loads((newest / "state.json").read_text(encoding="utf-8"))["content"]["progress"]["step"]
+    said = (prepared / "errors").read_text(encoding="utf-8")
     assert said == f"interrupted after {step} steps; run it again, and it goes on from there\n"
-    out, _ = start_python("-m", "pipeline.train").communicate()
-    assert "going on after" in out
+    done = run_forked(run_module, "pipeline.train", folder=prepared, environment={**os.environ})
+    assert "going on after" in done.stdout
     assert results() == undisturbed
+
+
+@contextmanager
+def started_training() -> Iterator[BaseProcess]:
+    """A process of its own, after its first epoch, and at the end of the block at its end; what it says is in files."""
+    with Path("output").open("w", encoding="utf-8") as out, Path("errors").open("w", encoding="utf-8") as err:
+        streams = {"out": out.fileno(), "err": err.fileno()}
+        process = start_forked(run_module, "pipeline.train", folder=Path.cwd(), environment={**os.environ}, **streams)
+    while "ELBO train" not in Path("output").read_text(encoding="utf-8") and process.is_alive():
+        time.sleep(0.01)
+    yield process
+    process.join()
 
 
 @pytest.mark.parametrize("batch_size", [64, 300])  # five steps an epoch, and one
