@@ -11,7 +11,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing import reduction
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -35,7 +35,7 @@ CONTEXT.set_forkserver_preload(
 
 
 def run_forked(
-    call: Callable[..., object], *arguments: object, folder: Path, environment: dict[str, str]
+    call: Callable[..., object], *arguments: object, folder: Path, environment: Mapping[str, str] = os.environ
 ) -> subprocess.CompletedProcess[str]:
     """Calls a function of a module in this folder and environment, and returns how the process ended, and what it wrote."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
@@ -49,11 +49,16 @@ def run_forked(
 
 
 def start_forked(
-    call: Callable[..., object], *arguments: object, folder: Path, environment: dict[str, str], out: int = 1, err: int = 2
+    call: Callable[..., object],
+    *arguments: object,
+    folder: Path,
+    environment: Mapping[str, str] = os.environ,
+    out: int = 1,
+    err: int = 2,
 ) -> BaseProcess:
     """Calls it while this process goes on; it writes to what these descriptors are."""
     streams = (_Descriptor(out), _Descriptor(err))
-    process = CONTEXT.Process(target=_run, args=(call, arguments, str(folder), environment, streams))
+    process = CONTEXT.Process(target=_run, args=(call, arguments, str(folder), dict(environment), streams))
     process.start()
     return process
 

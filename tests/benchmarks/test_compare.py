@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.runtime.errors import UserError
 from tests.benchmarks import against_pythae, compare
+from tests.forked import CONTEXT
 from tests.programs import script
 from vae_ext.source import ROOT
 
@@ -67,9 +68,9 @@ def test_an_operator_is_compared_with_that_of_a_commit_in_turns(
         operator.write_text(content, encoding="utf-8")
         subprocess.run([*git, "add", "."], cwd=tmp_path, check=True)
         subprocess.run([*git, "commit", "-q", "-m", "Measured"], cwd=tmp_path, check=True)
-    for name, value in {"ROOT": tmp_path, "PAIRS": 9, "AGAIN": 0}.items():
+    # Forked, so that torch need not be imported in eight processes.
+    for name, value in {"ROOT": tmp_path, "PAIRS": 9, "AGAIN": 0, "get_context": lambda method: CONTEXT}.items():
         monkeypatch.setattr(compare, name, value)
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # a file that changes within a second keeps its time
 
     with pytest.raises(UserError, match="nothing to compare"):
         compare_status(monkeypatch, "--only", "cpu 1024x64 forward", "--base", "HEAD~1")

@@ -9,14 +9,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tests.benchmarks import gpu, measure
+from tests.benchmarks import gpu, measure, report
 from tests.benchmarks.cases import CASES
 from tests.benchmarks.gpu import Part, parts, python, run_parts
 from tests.benchmarks.test_report import write_report
+from tests.forked import run_code, run_forked
 from tests.programs import outside_make
 from tests.vae_ext import every_kernel
 from vae_ext.source import ROOT
@@ -62,7 +64,9 @@ def program(name: str, code: str) -> dict[str, list[str]]:
     return {name: python("-S", "-c", code)}
 
 
-def test_what_fails_or_does_not_fit_is_named_and_what_was_measured_until_then_is_kept(scratch: Path) -> None:
+def test_what_fails_or_does_not_fit_is_named_and_what_was_measured_until_then_is_kept(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     some = [
         Part(0, 60, "built", program("build", "")),
         Part(0, 60, "clean", program("first", "") | program("second", "raise SystemExit(3)") | {"third": ["no-such"]}),
@@ -71,6 +75,13 @@ def test_what_fails_or_does_not_fit_is_named_and_what_was_measured_until_then_is
         Part(200, 600, "passed", program("rest", "")),
     ]
     write_report(scratch / "report.json", {("forward", "128x20", "fused"): [1e-4]})
+
+    def report_here(command: list[str], **_: object) -> None:
+        assert command[:3] == python("-m", "tests.benchmarks.report")
+        monkeypatch.setattr(sys, "argv", command[2:])
+        report.main()
+
+    monkeypatch.setattr(gpu, "subprocess", SimpleNamespace(Popen=subprocess.Popen, run=report_here, DEVNULL=None))
     found = run_parts(some, scratch, 100)
     assert found.pop("rest").startswith("not run: it takes 200 s, and ")
     assert found == {
@@ -101,15 +112,14 @@ def test_each_part_chooses_benchmarks_of_a_gpu() -> None:
     code = """
 import sys, pytest, torch
 torch.cuda.is_available = lambda: True
-files, *expressions = sys.argv[1:]
-for expression in expressions:
-    assert pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", "-k", expression, *files.split()]) == 0
+for expression in {expressions}:
+    assert pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", "-k", expression, *{files}]) == 0
     print("next")
 """
     commands = {name: command for part in parts() for name, command in part.commands.items() if "-k" in command}
     del commands["tests"]
-    command = python("-c", code, " ".join(measure.BENCHMARKS), *(command[-1] for command in commands.values()))
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    code = code.format(expressions=[command[-1] for command in commands.values()], files=measure.BENCHMARKS)
+    done = run_forked(run_code, code, folder=ROOT)
     providers = {}
     for name, said in zip(commands, done.stdout.split("next\n")[:-1], strict=True):
         found = re.findall(r"\[0-(\w+)-.*-(?:forward|backward|both|step)-(.*)\]", said)
@@ -125,7 +135,8 @@ for expression in expressions:
     }
 
 
-def test_compute_sanitizer_sees_every_operator() -> None:
+def test_compute_sanitizer_sees_every_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(every_kernel, "DTYPES", (torch.float32,))  # the others go the same ways
     with torch.profiler.profile() as profile:
         every_kernel.main("cpu")
     registered = {name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("vae_ext::")}

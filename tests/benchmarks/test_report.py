@@ -16,6 +16,7 @@ from pipeline.runtime.errors import UserError
 from tests.benchmarks import measure, report
 from tests.benchmarks.cases import CASES
 from tests.benchmarks.report import lines, metrics_of, read_report, write_results
+from tests.forked import run_code, run_forked, run_module
 from tests.pipeline.conftest import start_history
 from vae_ext.source import ROOT
 
@@ -92,9 +93,11 @@ def test_a_report_that_is_none_is_named_in_one_line(tmp_path: Path, content: str
 
 # `make bench` of one case of each operator, with a provider that fails.
 RUN = """
+import sys
 from tests.benchmarks import measure, providers
 def broken(logits, images, x): raise TypeError("unexpected keyword argument")
 providers.PixelBench.eager = staticmethod(broken)
+sys.argv[1:] = {options}
 measure.main()
 """
 CHOSEN = "(cpu-128x2- or cpu-128x784-) and (forward or both and (fused or eager)) and not compile and not reference"
@@ -107,9 +110,8 @@ def alone() -> dict[str, str]:
 
 @pytest.mark.long
 def test_a_real_run_becomes_a_table_metrics_and_figures_and_names_what_failed(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", RUN, "--report", str(tmp_path / "report.json"), "--full", "--seconds=0"]
-    command += ["-k", f"{CHOSEN} or step-products"]
-    done = subprocess.run(command, cwd=ROOT, env=alone(), capture_output=True, text=True, check=False)
+    options = ["--report", str(tmp_path / "report.json"), "--full", "--seconds=0", "-k", f"{CHOSEN} or step-products"]
+    done = run_forked(run_code, RUN.format(options=options), folder=ROOT, environment=alone())
     assert done.returncode == 1, done.stderr
     failed = [f"cpu 128x784-pixels {mode} eager: TypeError: unexpected keyword argument" for mode in ("forward", "both")]
     assert done.stdout.splitlines()[-2:] == [f"failed, and so not above: {line}" for line in failed]
@@ -136,8 +138,8 @@ def test_a_run_that_is_interrupted_reports_what_it_has_timed_and_what_failed(tmp
     cut_off = "def interrupted(): raise KeyboardInterrupt\ndef test_cut_off(benchmark): benchmark.pedantic(interrupted)\n"
     (folder / "test_both.py").write_text(timed + cut_off, encoding="utf-8")
     (folder / "test_old.py").write_text("from vae_ext import what_is_gone\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", *measure.OPTIONS, "--benchmark-json=report.json", "benchmarks"]
-    subprocess.run(command, cwd=tmp_path, env=alone(), capture_output=True, check=False)
+    options = (*measure.OPTIONS, "--benchmark-json=report.json", "benchmarks")
+    run_forked(run_module, "pytest", *options, folder=tmp_path, environment=alone())
     content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     (benchmark,) = content["benchmarks"]
     assert benchmark["name"] == "test_timed" and "data" not in benchmark["stats"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -104,7 +103,7 @@ def test_an_edit_in_each_package_that_training_imports_changes_the_key_of_its_ch
     order = [*training, "data/readers", "figures", "report"]
     training += ["data/readers"] if any(name.startswith("data.readers.") for name in imported("train", set())) else []
     code = EDITS.format(folders=[folder for folder in order if folder in training or "/" not in folder])
-    done = run_forked(run_code, code, folder=tmp_path, environment={**os.environ})
+    done = run_forked(run_code, code, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     keys = json.loads(done.stdout)
     assert len({keys["as it is"], *(keys[folder] for folder in training)}) == len(training) + 1

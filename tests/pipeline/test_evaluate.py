@@ -56,9 +56,9 @@ def test_standard_errors_are_what_the_mean_varies_by() -> None:
     assert torch.tensor(means).std().item() == pytest.approx(0.1, rel=0.1)
 
 
-def test_figures_of_one_dimension(prepared: Path) -> None:
-    """Of two, and of more, they are drawn of recipes."""
-    set_params(prepared / "params.yaml", {"model.latent_dim": 1, "train.epochs": 1})
+def test_figures_of_one_dimension_and_of_binarized_images(prepared: Path) -> None:
+    """Of two dimensions, and of more, they are drawn of recipes."""
+    set_params(prepared / "params.yaml", {"model.latent_dim": 1, "train.epochs": 1, "binarize": True})
     train.main()
     evaluate.main()
     plot.main()

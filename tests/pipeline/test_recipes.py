@@ -29,7 +29,7 @@ from tests.pipeline.conftest import ROOT, set_params, small_mnist
 NAMES = sorted(path.stem for path in (ROOT / RECIPES).glob("*.yaml") if path.name != "dvc.yaml")
 # What makes a recipe small, where it does not say so itself.
 SMOKE: dict[str, Any] = {
-    "train": {"epochs": 1, "batch_size": 50},
+    "train": {"epochs": 1, "batch_size": 20},
     "evaluate": {"importance_samples": 3},
     "plot": {"reconstructions": 3, "samples": 3, "manifold": 3},
 }
@@ -41,7 +41,7 @@ DRAWN = {"keras_conv_2d", "sparse_autoencoder", "categorical_decoder", "gaussian
 def small_recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small data, and every recipe in smoke size: its own layers, likelihood, objective and optimiser for two batches."""
     folder = tmp_path_factory.mktemp("small_recipes")
-    small_mnist(folder / "data/raw/small", train=120, test=60)
+    small_mnist(folder / "data/raw/small", train=60, test=30)
     shutil.copy(ROOT / "params.yaml", folder)
     set_params(folder / "params.yaml", {"data.path": "data/raw/small", "data.validation": 20})
     (folder / RECIPES).mkdir()

@@ -16,6 +16,7 @@ import torch
 from torch.utils.cpp_extension import is_ninja_available
 
 import vae_ext
+from tests.forked import run_code, run_forked
 from tests.programs import quick_compiler, script
 from tests.vae_ext.probe import run_in_new_process
 from vae_ext.source import ROOT, checksum_file, module_digest, source_digest, sources_in
@@ -42,6 +43,13 @@ def copy_tree(to: Path) -> Path:
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, to / name)
     return to
+
+
+def run_setup(tree: Path, *arguments: str, **environment: str) -> None:
+    """What `python setup.py` does, in a process that has imported torch."""
+    code = f"import runpy, sys; sys.argv[1:] = {arguments}; runpy.run_path('setup.py', run_name='__main__')"
+    done = run_forked(run_code, code, folder=tree, environment={**os.environ, **environment})
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -142,9 +150,7 @@ def test_each_instruction_set_can_be_forced(module: ModuleType) -> None:
 def test_a_build_in_the_tree_is_taken_and_a_source_archive_holds_every_source(quick: str, tmp_path: Path) -> None:
     tree = copy_tree(tmp_path / "tree")
     shutil.copy(ROOT / "MANIFEST.in", tree)
-    # One process for both: most of its time is torch's import.
-    command = [sys.executable, "setup.py", "--quiet", "sdist", "build_ext", "--inplace"]
-    subprocess.run(command, cwd=tree, env={**os.environ, "CXX": quick}, check=True, capture_output=True)
+    run_setup(tree, "--quiet", "sdist", "build_ext", "--inplace", CXX=quick)
     assert "(built in the tree)" in probe(folder=tree).stdout
     (archive,) = (tree / "dist").iterdir()
     with tarfile.open(archive) as tar:
@@ -162,9 +168,7 @@ def test_an_edited_header_compiles_only_those_again_that_include_it(quick: str, 
 
     def compiled() -> set[str]:
         log.write_text("", encoding="utf-8")
-        command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
-        env = {**os.environ, "CXX": compiler, "VAE_EXT_CUDA": "0"}
-        subprocess.run(command, cwd=tree, env=env, check=True, capture_output=True)
+        run_setup(tree, "--quiet", "build_ext", "--inplace", CXX=compiler, VAE_EXT_CUDA="0")
         return set(re.findall(r"csrc/(\S+\.cpp)", log.read_text(encoding="utf-8")))
 
     assert compiled() == {str(path.relative_to(ROOT / "csrc")) for name in ("cpu", "torch") for path in sources_in(name)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import time
@@ -115,7 +114,7 @@ def test_sigkill_and_then_sigterm_at_any_moment_change_no_bit(prepared: Path) ->
     step = json.loads((newest / "state.json").read_text(encoding="utf-8"))["content"]["progress"]["step"]
     said = (prepared / "errors").read_text(encoding="utf-8")
     assert said == f"interrupted after {step} steps; run it again, and it goes on from there\n"
-    done = run_forked(run_module, "pipeline.train", folder=prepared, environment={**os.environ})
+    done = run_forked(run_module, "pipeline.train", folder=prepared)
     assert "going on after" in done.stdout
     assert results() == undisturbed
 
@@ -124,8 +123,7 @@ def test_sigkill_and_then_sigterm_at_any_moment_change_no_bit(prepared: Path) ->
 def started_training() -> Iterator[BaseProcess]:
     """A process of its own, after its first epoch, and at the end of the block at its end; what it says is in files."""
     with Path("output").open("w", encoding="utf-8") as out, Path("errors").open("w", encoding="utf-8") as err:
-        streams = {"out": out.fileno(), "err": err.fileno()}
-        process = start_forked(run_module, "pipeline.train", folder=Path.cwd(), environment={**os.environ}, **streams)
+        process = start_forked(run_module, "pipeline.train", folder=Path.cwd(), out=out.fileno(), err=err.fileno())
     while "ELBO train" not in Path("output").read_text(encoding="utf-8") and process.is_alive():
         time.sleep(0.01)
     yield process

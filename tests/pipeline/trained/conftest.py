@@ -16,8 +16,8 @@ from tests.pipeline.own_images import colours
 
 KINDS: dict[str, dict[str, object]] = {
     "plain": {},
-    "binarized": {"binarize": True, "model.scale": "softplus"},
-    "gaussian": {"model.likelihood": "gaussian"},
+    "binarized": {"binarize": True},
+    "gaussian": {"model.likelihood": "gaussian", "model.scale": "softplus"},
     "categorical": {"model.likelihood": "categorical", "model.conv": [[4, 2]]},
     "autoencoder": {"model.posterior": "deterministic", "train.epochs": 1},
     "colours": {"data.path": "data/raw/x.npz", "data.validation": 20, "data.test": 20, "model.conv": [[4, 2], [8, 2]]},
