@@ -110,7 +110,7 @@ TESTS = {
     "python -m pipeline.studies.seeds": SEEDS,
     "dvc exp run -S train.processes=2": f"{PIPELINE}/test_distributed.py::test_two_processes_have_the_curves_of_one",
     "torchrun --nproc-per-node 2 -m pipeline.train": (
-        f"{PIPELINE}/test_distributed.py::test_torchrun_starts_it_too_also_with_shares_that_are_empty"
+        f"{PIPELINE}/test_distributed.py::test_a_run_of_one_process_goes_on_with_two_of_torchrun_also_with_empty_shares_and_by_autograd"
     ),
     # Own images
     "dvc add data/raw/mine": OWN_DATA,

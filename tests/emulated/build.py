@@ -22,10 +22,10 @@ class Build(enum.Enum):
     """What watches the kernels as they run, beside the comparison with the CPU's."""
 
     PLAIN = ()
-    # Accesses out of bounds and misaligned vectors, as compute-sanitizer's memcheck finds them.
-    MEMORY = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    # Accesses out of bounds and misaligned vectors, as compute-sanitizer's memcheck finds them. -g1: to report lines is enough.
+    MEMORY = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     # Accesses of two threads of a block that no barrier orders, as racecheck finds them.
-    RACES = ("-g", "-fsanitize=thread")
+    RACES = ("-g1", "-fsanitize=thread")
 
 
 def run_compiler(*command: str | Path) -> None:

@@ -27,7 +27,9 @@ def launched() -> Iterator[Any]:
 
 
 def opened(browser: Any, path: Path, **context: Any) -> Any:
-    """A page with a list of its ``troubles``: messages on the console, errors, and requests."""
+    """A page with a list of its ``troubles``: messages on the console, errors, and requests; it closes the one before."""
+    for before in browser.contexts:  # a page that nobody sees goes on drawing
+        before.close()
     page = browser.new_context(**context).new_page()
     troubles: list[str] = []
     page.on("console", lambda message: troubles.append(message.text))

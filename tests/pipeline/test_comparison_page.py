@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pipeline import prepare
 from pipeline.config.keys import flatten
 from pipeline.config.paths import PARAMS, PREPARED
 from pipeline.config.plain_yaml import read_yaml
@@ -41,17 +42,20 @@ def run(name: str, beta: float, nll: float, folder: Path, *, trained: bool = Tru
     return Run(name, flatten(read_yaml(PARAMS)) | {"beta": beta}, report, weights=weights, curves=curves)
 
 
-@pytest.fixture
-def page(prepared: Path) -> Path:
+@pytest.fixture(scope="module")
+def page(fresh_workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of three runs, one of which has no weights here."""
-    runs = [
-        run("main", 1.0, 96.0, prepared / "one"),
-        run("lower", 0.5, 95.0, prepared / "two"),
-        run("<b>gone</b>", 2.0, 99.0, prepared / "three", trained=False),
-    ]
-    path = prepared / "comparison.html"
-    write_comparison(path, Comparison(runs, {"nll": 0.1, "elbo": 0.1}, 5))
-    return path
+    folder = Path(shutil.copytree(fresh_workspace, tmp_path_factory.mktemp("compared"), dirs_exist_ok=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        prepare.main()
+        runs = [
+            run("main", 1.0, 96.0, folder / "one"),
+            run("lower", 0.5, 95.0, folder / "two"),
+            run("<b>gone</b>", 2.0, 99.0, folder / "three", trained=False),
+        ]
+        write_comparison(folder / "comparison.html", Comparison(runs, {"nll": 0.1, "elbo": 0.1}, 5))
+    return folder / "comparison.html"
 
 
 def test_which_run_is_better_stands_first_and_pictures_stand_side_by_side(browser: Any, page: Path) -> None:

@@ -145,7 +145,7 @@ train.main()
 
 
 @pytest.mark.long
-def test_run_of_one_process_goes_on_with_two_of_torchrun_with_empty_shares_and_where_autograd_and_the_batchs_mean_are_needed(
+def test_a_run_of_one_process_goes_on_with_two_of_torchrun_also_with_empty_shares_and_by_autograd(
     prepared: Path,
 ) -> None:
     objective = {"free_bits": 0.02, "input_noise": 0.2, "input_dropout": 0.2, "samples": 2}
