@@ -13,7 +13,7 @@ import pytest
 
 from tests.emulated.build import Build, build_cpu, build_cuda, build_main, compile_objects, link
 from tests.standalone import sanitize
-from vae_ext.source import ROOT, sources_in
+from vae_ext.source import ROOT
 
 KERNELS = 2 * (2 * 4 * 2 + 3 * 4 + 1)  # with and without vectors: see test_cuda_source.py
 EVERY = 29  # case; all of them: make sanitize
@@ -54,14 +54,8 @@ def test_emulated_kernels_give_the_cpus_bits(compiled: Compiled) -> None:
 def test_emulated_kernels_under_sanitizers(
     compiled: Compiled, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`make sanitize` with some of its cases; of the CPU's kernels, which take a minute to compile so, the syntax alone."""
-
-    def build_kernels(folder: Path) -> Path:
-        sources = [*sources_in("cpu"), ROOT / "tests" / "standalone" / "main.cpp"]
-        compile_objects(sources, folder, ".nothing", "-fsyntax-only", *Build.MEMORY.value)
-        return Path("/bin/true")
-
-    monkeypatch.setattr(sanitize, "build_kernels", build_kernels)
+    """`make sanitize` with some of its cases, and without the CPU's kernels, which take a minute to compile so."""
+    monkeypatch.setattr(sanitize, "build_kernels", lambda folder: Path("/bin/true"))
     monkeypatch.setattr(sanitize, "build_cpu", lambda folder: compiled.cpu)
     monkeypatch.setattr(sanitize, "build_emulated", lambda folder, build, cpu: compiled.program(build))
     assert sanitize.main(["--every", "199"]) == 0
