@@ -146,9 +146,9 @@ BUDGET ?= 360
 gpu:
 	$(PYTHON) -m tests.benchmarks.gpu --budget $(BUDGET)
 
-# Without Material's notice of its successor.
+# Without Material's notice of its successor. Not --quiet, under which --strict lets warnings pass.
 docs: $(READY)
-	$(ACTIVE) NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	$(ACTIVE) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 # What is locked stays at its version where pyproject.toml allows it.
 lock: $(READY)

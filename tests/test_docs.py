@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 from mkdocs.exceptions import Abort
 
+from pipeline.config.plain_yaml import read_yaml
 from tests.pipeline.browser import CHROMIUM, DESKTOP, PHONE, barriers, launched, opened
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +27,7 @@ LINKED = re.compile(r"""<a\b[^>]*?\bhref="?([^"\s>]+)""")
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -55,8 +57,10 @@ def small_site(folder: Path, text: str, **files: str) -> Path:
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
     hooks = [f"{ROOT}/docs/hooks/{name}.py" for name in ("mathml", "repository_files")]
+    validation = json.dumps(read_yaml(ROOT / "mkdocs.yml")["validation"])
     config = f"site_name: Small\nhooks: {hooks}\nmarkdown_extensions: [{{pymdownx.arithmatex: {{generic: true}}}}]\n"
-    (folder / "mkdocs.yml").write_text(config + "nav: [index.md, NEWS.md]\n", encoding="utf-8")
+    config += f"nav: [index.md, NEWS.md]\nvalidation: {validation}\n"
+    (folder / "mkdocs.yml").write_text(config, encoding="utf-8")
     build(load_config(str(folder / "mkdocs.yml"), strict=True))
     return folder / "site"
 
@@ -69,9 +73,17 @@ def test_a_file_outside_docs_that_is_linked_becomes_part_of_the_site(tmp_path: P
     assert 'href=".."' in (site / "NEWS/index.html").read_text(encoding="utf-8")
 
 
-def test_a_link_to_a_file_that_is_not_there_fails_the_build(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text", ["[code](../missing.py)", "[page](missing.md)", "[part](index.md#missing)", "[page](/index.md)"]
+)
+def test_a_link_that_leads_nowhere_fails_the_build(text: str, tmp_path: Path) -> None:
     with pytest.raises(Abort):
-        small_site(tmp_path, "[code](../missing.py)", **{"NEWS.md": ""})
+        small_site(tmp_path, text, **{"NEWS.md": ""})
+
+
+def test_a_page_outside_the_navigation_fails_the_build(tmp_path: Path) -> None:
+    with pytest.raises(Abort):
+        small_site(tmp_path, "", **{"NEWS.md": "", "docs/stray.md": ""})
 
 
 def test_formulas_are_drawn_without_a_script(tmp_path: Path) -> None:

@@ -75,8 +75,7 @@ def reparam_log_ratio(
     The ratio is sum over D of (logvar + eps^2 - z^2) / 2, in nats (Burda, Grosse, Salakhutdinov: *Importance Weighted
     Autoencoders*, 2016); its mean over samples is -kl. Differentiable in both inputs, through z as well.
 
-    Args:
-        mu, logvar, key, num_samples, row_offset, scale: as in :func:`reparam_kl`.
+    All arguments are those of :func:`reparam_kl`.
 
     Returns:
         z: [..., D], or [K, ..., D] with ``num_samples``; dtype of mu.
@@ -98,11 +97,11 @@ def reparam_kl_packed(
 ) -> Pair:
     """:func:`reparam_kl` of an encoder's output as it is: mu in the first half of the last dimension, logvar in the second.
 
-    The gradient comes back as one tensor too, where ``chunk`` would have to put two together.
+    The gradient comes back as one tensor too, where ``chunk`` would have to put two together. The keyword arguments and the key
+    are those of :func:`reparam_kl`.
 
     Args:
         packed: [..., 2 D].
-        key, num_samples, row_offset, scale: as in :func:`reparam_kl`.
 
     Returns:
         z: [..., D], or [K, ..., D]; kl: [...], summed over D.
