@@ -213,7 +213,8 @@ table(autoencoders)
 # ## 5. The importance-weighted bound
 #
 # Five samples of z for each image: the ELBO averages their log-weights, the importance-weighted bound takes the logarithm of
-# their average, and is tighter.
+# their average, and is tighter. In so short a training it shows in the posterior: less rate, more distortion, a lower ELBO at
+# about the same NLL.
 
 # %%
 bounds = {
