@@ -6,7 +6,8 @@ READY := $(VENV)/.ready
 # nor the CUDA packages, which it pins itself, are checked by checksums.
 TORCH := torch==2.13.0
 INSTALL := $(VENV)/bin/pip install --no-compile --disable-pip-version-check
-# Whatever the machine says of bytecode: without it each program compiles torch and DVC anew, which takes longer than it runs.
+# Overrides PYTHONDONTWRITEBYTECODE: without cached bytecode, each program compiles torch and DVC anew, which takes longer
+# than it runs.
 ACTIVE := PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # For what needs the standard library alone.
 ANY_PYTHON = $(or $(wildcard $(VENV)/bin/python),$(PYTHON))

@@ -56,7 +56,7 @@ def parameters() -> Iterator[str]:
     tables = {"": plain} | {name: schema["$defs"][kind]["properties"] for name, kind in sections.items()}
     for section, properties in tables.items():
         values = defaults[section] if section else defaults
-        yield from ("", f"## {section or 'Of the whole run'}", "", row("parameter", "allowed", "meaning"))
+        yield from ("", f"## {section or 'General'}", "", row("parameter", "allowed", "meaning"))
         yield row("---", "---", "---")
         for name, one in properties.items():
             dotted = f"{section}.{name}".removeprefix(".")

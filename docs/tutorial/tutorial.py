@@ -162,7 +162,8 @@ table({"default": default})
 # %% [markdown]
 # ## 1. beta
 #
-# The objective is distortion + beta x rate. A low beta buys distortion with rate; a high one saves rate.
+# The objective is distortion + beta x rate. A low beta spends rate to lower the distortion; a high one saves rate, at the cost
+# of distortion.
 
 # %%
 betas = {"beta 0.1": trained({"beta": 0.1}), "beta 1": default, "beta 10": trained({"beta": 10.0})}

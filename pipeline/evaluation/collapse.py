@@ -23,7 +23,7 @@ def verdict(dimensions: pd.DataFrame) -> str:
     rate = dimensions["kl"].sum()
     if active == 0 or rate < LEAST_RATE:
         numbers = f"{active} of {count} dimensions are active, and the rate is {rate:.3g} nats"
-        return f"collapsed, or hardly trained, which these numbers do not tell apart: {numbers}"
+        return f"collapsed or untrained: {numbers}"
     carried = dimensions.loc[dimensions["active"], "kl"].sum() / rate
     used = f"{active} of {count} dimensions are active and carry {carried:.1%} of the rate, {rate:.3g} nats"
     return used if active == count else f"{used}; {count - active} {'is' if count - active == 1 else 'are'} unused"

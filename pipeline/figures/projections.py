@@ -1,4 +1,4 @@
-"""Codes in a plane: of their principal components, or such that neighbours stay neighbours."""
+"""Codes in a plane: of their principal components, or by t-SNE."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def principal_plane(mu: Tensor) -> PrincipalPlane:
     return PrincipalPlane(centre, v[:2], (s[:2].square() / s.square().sum()).tolist())
 
 
-def neighbour_plane(mu: Tensor) -> Tensor | None:
+def tsne_plane(mu: Tensor) -> Tensor | None:
     """Codes [N, latent_dim] in a plane by t-SNE, [N, 2], the furthest at 1; None, if they are few. Not all may be the same.
 
     The same codes give the same bits, whatever the number of threads.

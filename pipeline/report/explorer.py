@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.figures.projections import neighbour_plane, principal_plane
+from pipeline.figures.projections import principal_plane, tsne_plane
 from pipeline.models.codes import EncodedTestSet, elbo_terms_in_batches, encode
 from pipeline.report.packing import LEVELS, Blob, is_large, layer_descriptions, storage_error
 from pipeline.runtime.noise_streams import Stream, stream_key
@@ -48,7 +48,7 @@ def planes(test: EncodedTestSet, mu: Tensor, axes: list[int], blob: Blob) -> lis
         {
             "name": "PCA",
             "note": "The two principal components of the codes. Moving the point changes z along these two directions; "
-            "what else there is of z stays.",
+            "the rest of z stays.",
             "axes": names,
             "labels": [f"{name} ({share:.0%} of variance)" for name, share in zip(names, principal.shares, strict=True)],
             "origin": decimals(principal.centre),
@@ -56,11 +56,11 @@ def planes(test: EncodedTestSet, mu: Tensor, axes: list[int], blob: Blob) -> lis
             "span": round(span(principal.coordinates(mu.double())), 6),
         }
     )
-    if (points := neighbour_plane(mu)) is not None:
+    if (points := tsne_plane(mu)) is not None:
         found.append(
             {
-                "name": "Neighbours",
-                "note": "t-SNE: similar codes lie together, but how far groups are apart says little. "
+                "name": "t-SNE",
+                "note": "Similar codes lie together, but how far groups are apart says little. "
                 "A point between images has no code: what is decoded is the nearest image's.",
                 "axes": [],
                 "labels": [],

@@ -130,7 +130,10 @@ def write_page(
     seed: int,
     changes: dict[str, Any] | None,
 ) -> None:
-    """Writes the page: the same bytes each time, so without date, time or machine, which would change dvc.lock at each run.
+    """Writes the page: without date, time or machine, which would change dvc.lock at each run.
+
+    With the same device and number of threads, it is the same bytes. Otherwise the codes' last bits may differ, and t-SNE
+    amplifies that.
 
     Args:
         test: the model and the test set.

@@ -19,7 +19,7 @@ def main() -> None:
     if last.weights is None and DEFAULT.weights.is_file():
         raise UserError(
             f"{DEFAULT.weights}: not restored: the last commit's are not in DVC's cache, and these would only be removed; "
-            'git commit -am "Results here" keeps what is here; git restore params.yaml and make repro make what it stands for'
+            'git commit -am "Results here" keeps what is here; git restore params.yaml and make repro train it again'
         )
     found = ", ".join(f"{name} {value:.2f}" for name in ("elbo", "distortion") if math.isfinite(value := last.value(name)))
     print(f"{PARAMS}, {RESULTS}/ and {DEFAULT.models}/ go back to the last commit's: {found} nats per image")

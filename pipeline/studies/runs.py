@@ -99,7 +99,7 @@ def _find_run(name: str) -> Run:
     else:
         return _of_commit(name, name)
     for kind, commit in _commits_of(name):
-        print(f"note: {name}: the {taken}, not the {kind} of this name, which {commit} stands for", file=sys.stderr)
+        print(f"note: {name}: compared the {taken}, not the {kind} of the same name ({commit})", file=sys.stderr)
     return found
 
 

@@ -20,7 +20,7 @@ CHOSEN = (0.65, 0.30)  # the point of the plane that is decoded, as shares of it
 def draw_page(browser: Any, page: Path, picture: Path) -> None:
     """Writes a picture of a page in light colours, and beside it in dark ones, in another plane; with a point of it chosen."""
     both = Image.new("RGB", (2 * WIDTH, HEIGHT))
-    for i, (scheme, plane) in enumerate((("light", "Two dimensions"), ("dark", "Neighbours"))):
+    for i, (scheme, plane) in enumerate((("light", "Two dimensions"), ("dark", "t-SNE"))):
         shown = opened(browser, page, color_scheme=scheme, viewport={"width": WIDTH, "height": HEIGHT})
         shown.wait_for_selector("body[data-ready]")
         shown.check(f"label:text('{plane}') input")

@@ -233,8 +233,8 @@ def test_a_recipe_that_has_the_name_of_a_branch_is_taken_and_a_note_says_by_what
     assert find_runs(["same"])[0].name == "same"
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     assert capsys.readouterr().err.splitlines() == [
-        f"note: same: the recipe, not the branch of this name, which {head} stands for",
-        f"note: same: the recipe, not the experiment of this name, which {head} stands for",
+        f"note: same: compared the recipe, not the branch of the same name ({head})",
+        f"note: same: compared the recipe, not the experiment of the same name ({head})",
     ]
 
 

@@ -165,9 +165,9 @@ def test_a_plane_of_principal_components_moves_z_along_it_and_keeps_the_rest(bro
     assert page.troubles == []
 
 
-def test_among_neighbours_the_nearest_images_code_is_decoded(browser: Any, tmp_path: Path) -> None:
+def test_in_the_plane_of_t_sne_the_nearest_images_code_is_decoded(browser: Any, tmp_path: Path) -> None:
     page = opened(browser, page_of(tmp_path, count=MIN_CODES)[0])
-    page.check("label:text('Neighbours') input")
+    page.check("label:text('t-SNE') input")
     assert page.locator("#across, #up").all_inner_texts() == ["", ""]
     assert "nearest image" in page.inner_text("#note")
     assert page.text_content("#where") == "z is no image's code: not in this plane"

@@ -82,7 +82,7 @@ def test_verdict_says_how_much_is_used_and_not_what_its_numbers_do_not_tell() ->
     def table(active: list[bool], kl: list[float]) -> pd.DataFrame:
         return pd.DataFrame({"kl": kl, "active": active})
 
-    both = "collapsed, or hardly trained, which these numbers do not tell apart: "
+    both = "collapsed or untrained: "
     assert verdict(table([False, False], [3.0, 0.0])) == f"{both}0 of 2 dimensions are active, and the rate is 3 nats"
     # The default's, before its first step.
     untrained = verdict(table([True] * 20, [0.039] * 20))

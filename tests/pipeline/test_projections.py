@@ -7,7 +7,7 @@ import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pipeline.evaluation.knn_probe import nearest_neighbours
-from pipeline.figures.projections import MIN_CODES, neighbour_plane, principal_plane
+from pipeline.figures.projections import MIN_CODES, principal_plane, tsne_plane
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -15,9 +15,9 @@ def test_neighbours_stay_neighbours_in_the_same_places_whatever_the_number_of_th
     torch.manual_seed(0)
     cluster = torch.arange(MIN_CODES) % 3  # which no two dimensions tell apart
     mu = torch.randn(MIN_CODES, 6) + 8 * torch.eye(6)[cluster]
-    points = neighbour_plane(mu)
+    points = tsne_plane(mu)
     with threadpool_limits(threads):
-        again = neighbour_plane(mu)
+        again = tsne_plane(mu)
     assert points is not None
     assert again is not None
     assert torch.equal(points, again)
@@ -26,7 +26,7 @@ def test_neighbours_stay_neighbours_in_the_same_places_whatever_the_number_of_th
 
 
 def test_of_few_codes_there_is_no_such_plane() -> None:
-    assert neighbour_plane(torch.randn(MIN_CODES - 1, 3)) is None
+    assert tsne_plane(torch.randn(MIN_CODES - 1, 3)) is None
 
 
 def test_codes_vary_most_along_the_principal_plane() -> None:
