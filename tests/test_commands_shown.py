@@ -20,168 +20,12 @@ from pathlib import Path
 import pytest
 from mypy.main import process_options
 
+from pipeline.config.params import Params
+from pipeline.config.plain_yaml import read_yaml, read_yaml_text
+from pipeline.config.validation import validated
 from tests.programs import outside_make
 from tests.shown_commands import ROOT, commands_of, shown, shown_in, targets
-
-HERE, PIPELINE, BENCHMARKS = "tests/test_commands_shown.py", "tests/pipeline", "tests/benchmarks"
-VAE = f"{PIPELINE}/trained/test_commands.py::test_every_command_runs_on_every_kind_of_model"
-BETA = f"{PIPELINE}/test_dvc.py::test_another_beta_skips_prepare_and_trades_rate_for_distortion_and_one_command_leads_back"
-COMMITS = f"{PIPELINE}/test_experiments.py::test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache"
-PLOTS = f"{PIPELINE}/test_experiments.py::test_plots_are_shown_and_compared_without_a_network"
-QUEUE = f"{PIPELINE}/test_experiments.py::test_queued_experiments_run_the_sources_of_their_own_snapshot"
-SEEDS = f"{PIPELINE}/test_experiments.py::test_a_run_is_verified_against_the_band_of_seeds"
-OWN_DATA = f"{PIPELINE}/test_dvc.py::test_other_data_are_an_experiment_like_any"
-NOTEBOOK = "tests/test_notebook.py::test_the_notebook_runs_and_draws"
-RECIPE = f"{PIPELINE}/test_dvc.py::test_recipes_are_a_project_of_their_own_and_their_parameters_vary_like_any"
-RECIPES = f"{PIPELINE}/test_recipes.py::test_every_recipe_runs"
-PULL = f"{PIPELINE}/test_dvc.py::test_a_fresh_clone_pulls_the_model_and_samples_without_training_or_a_compiler"
-README = f"{PIPELINE}/test_readme.py::test_the_python_that_is_shown_runs"
-WORKED = f"{PIPELINE}/test_worked_examples.py::test_a_likelihood_an_optimizer_and_a_figure_are_added_as_shown"
-COMPARED = f"{PIPELINE}/test_readme.py::test_the_comparison_that_is_shown_is_what_is_printed"
-MAP = f"{PIPELINE}/test_dependencies.py::test_an_import_from_a_package_above_is_refused"
-SETUP = f"{HERE}::test_setup_makes_an_environment_of_the_lock_with_a_command_vae"
-LOCK = f"{HERE}::test_lock_names_every_file_by_its_checksum_and_leaves_torch_to_make"
-CHECKS = f"{HERE}::test_what_make_test_calls_knows_its_options"
-KERNEL = f"{BENCHMARKS}/test_report.py::test_the_kernel_s_numbers_of_two_commits_compare"
-RECORD = f"{BENCHMARKS}/test_report.py::test_make_bench_record_writes_what_two_runs_found"
-TABLE = f"{BENCHMARKS}/test_report.py::test_make_bench_prints_a_table_and_fails_where_a_provider_did"
-
-# command -> the test that runs it
-TESTS = {
-    # Set-up
-    "make": SETUP,
-    "python3 -m venv .venv": SETUP,
-    ".venv/bin/pip install --no-compile --disable-pip-version-check --requirement requirements.lock": SETUP,
-    ".venv/bin/pip install --no-compile --disable-pip-version-check torch==2.13.0": SETUP,
-    "python3 pipeline/prerequisites.py": "tests/test_setup.py::test_another_python_is_refused_before_anything_is_installed",
-    ". .venv/bin/activate": SETUP,
-    (
-        ".venv/bin/uv pip compile pyproject.toml --extra cuda --group pipeline --group onnx --group dev"
-        " --group docs --universal --generate-hashes --no-emit-package torch --quiet --output-file requirements.lock"
-    ): LOCK,
-    "mkdocs build --strict": "tests/test_docs.py::test_the_site_is_whole_and_asks_no_network_for_anything",
-    # make test
-    "ruff check .": CHECKS,
-    "ruff format --check .": CHECKS,
-    "clang-format --dry-run --Werror csrc/*.h csrc/*/* tests/*/*.h tests/*/*.cpp": CHECKS,
-    "mypy": CHECKS,
-    "lint-imports --no-cache": "tests/pipeline/test_dependencies.py::test_an_import_from_a_package_above_is_refused",
-    "pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m 'not long'": CHECKS,
-    "pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder": CHECKS,
-    # The experiment, and others
-    "dvc repro": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_what_is_run_again_leaves_the_same_bytes",
-    "dvc repro --force": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_what_is_run_again_leaves_the_same_bytes",
-    "python -m pipeline.check": f"{PIPELINE}/test_main.py::test_the_locale_does_not_decide_how_files_are_read",
-    "dvc metrics show": COMMITS,
-    "python -m pipeline.studies.verify": SEEDS,
-    'git commit -am "Results here"': COMMITS,
-    "dvc exp run -S beta=0.5": BETA,
-    "dvc exp run -S model.latent_dim=2": NOTEBOOK,
-    "dvc exp run -S objective.bound=iwae -S objective.samples=5": NOTEBOOK,
-    "dvc exp show": BETA,
-    "vae compare": BETA,
-    "vae compare aevb_mlp_2d no_kl": COMPARED,
-    "output: run         beta          ELBO    rate  distortion           NLL  active  min": COMPARED,
-    "vae compare HEAD~1 HEAD": COMMITS,
-    "vae compare main NAME vae_k5 --html out/comparison.html": (
-        f"{PIPELINE}/test_comparison_page.py::test_which_run_is_better_stands_first_and_pictures_stand_side_by_side"
-    ),
-    "git restore -SW .": RECIPE,
-    "python -m pipeline.studies.restorable": BETA,
-    "git restore --staged --worktree params.yaml dvc.lock results/train results/evaluate results/plot": BETA,
-    "dvc checkout --force --allow-missing": BETA,
-    "dvc checkout --allow-missing": RECIPE,
-    "dvc exp run --queue -S 'beta=0.25,0.5,1,2,4' -S train.epochs=1": QUEUE,
-    "dvc queue start -j 2": QUEUE,
-    "dvc queue status": QUEUE,
-    "dvc exp apply NAME": OWN_DATA,
-    "dvc metrics diff HEAD~1 HEAD": COMMITS,
-    "dvc params diff HEAD~1 HEAD": COMMITS,
-    "dvc plots show": PLOTS,
-    "dvc plots diff HEAD~1 HEAD": PLOTS,
-    "dvc metrics diff HEAD~1 HEAD --targets results/benchmarks/metrics.json": KERNEL,
-    "dvc plots diff HEAD~1 HEAD --targets results/benchmarks/figures": KERNEL,
-    "dvc exp run --queue -S 'beta=0.1,0.3,1,3,10' -S train.epochs=5 -S evaluate.importance_samples=100": QUEUE,
-    "dvc exp run --queue -S 'seed=1,2,3,4,5'": QUEUE,
-    "dvc exp run --run-all --jobs 2": QUEUE,
-    "python -m pipeline.studies.rate_distortion out": (
-        f"{PIPELINE}/test_experiments.py::test_rate_and_distortion_of_experiments_are_drawn"
-    ),
-    "python -m pipeline.studies.seeds": SEEDS,
-    "dvc exp run -S train.processes=2": f"{PIPELINE}/test_distributed.py::test_two_processes_have_the_curves_of_one",
-    "torchrun --nproc-per-node 2 -m pipeline.train": (
-        f"{PIPELINE}/test_distributed.py::test_a_run_of_one_process_goes_on_with_two_of_torchrun_also_with_empty_shares_and_by_autograd"
-    ),
-    # Own images
-    "dvc add data/raw/mine": OWN_DATA,
-    'git commit -m "My images" data/raw': OWN_DATA,
-    "dvc exp run -S data.path=data/raw/mine": OWN_DATA,
-    # The model in use
-    "python -m pipeline": PULL,
-    "vae COMMAND --help": f"{PIPELINE}/trained/test_commands.py::test_help_teaches_by_examples",
-    "vae sample -n 64 --seed 1 -o out/grid.png": VAE,
-    "vae reconstruct data/prepared/test_images.npy:17 -o out/": VAE,
-    "vae interpolate data/prepared/test_images.npy:0 data/prepared/test_images.npy:1 -o out/way.png": VAE,
-    "vae encode data/prepared/test_images.npy -o out/latents.parquet": VAE,
-    "vae score data/prepared/test_images.npy -o out/scores.csv": VAE,
-    "vae info": VAE,
-    "vae export --format onnx -o out/": (
-        f"{PIPELINE}/trained/test_commands.py::test_onnxruntime_computes_what_pytorch_does_in_batches_of_any_size"
-    ),
-    "python: import pipeline": README,
-    "dvc remote add --default storage /some/folder": PULL,
-    "dvc push": PULL,
-    "dvc pull models/default/vae.safetensors models/default/MODEL_CARD.md": PULL,
-    # Recipes
-    "python3 -c": "tests/test_setup.py::test_make_recipe_asks_for_a_name_before_anything_is_installed",
-    "python -m pipeline.config.recipes": RECIPE,
-    "dvc repro plot@aevb_mlp_2d": RECIPE,
-    "dvc repro plot@autoencoder": RECIPES,
-    "dvc repro plot@categorical_decoder": RECIPES,
-    "dvc repro plot@gaussian_decoder": RECIPES,
-    "dvc repro plot@iwae_k5": RECIPES,
-    "dvc repro plot@no_kl": RECIPES,
-    "dvc repro plot@pytorch_mlp_20d": RECIPES,
-    "dvc repro plot@vae_k5": RECIPES,
-    "dvc exp run plot@aevb_mlp_2d -S aevb_mlp_2d.yaml:train.epochs=5": RECIPE,
-    # Worked examples, and maps of the code
-    "output: --- a/pipeline/config/params.py": WORKED,
-    "output: --- a/pipeline/figures/decodings.py": WORKED,
-    "dvc exp run -S model.likelihood=laplace": WORKED,
-    "dvc exp run -S train.optimizer=lion -S train.learning_rate=0.0001": WORKED,
-    "output: about:": f"{PIPELINE}/test_worked_examples.py::test_a_recipe_is_as_shown",
-    "output: check  prepare  train  evaluate  plot  __main__": MAP,
-    # The operator
-    "python: import torch, vae_ext": README,
-    "output: vae_ext on torch 2.13.0+cpu, Python 3.11.7, x86_64": (
-        f"{PIPELINE}/test_readme.py::test_the_backends_report_is_as_it_is_shown"
-    ),
-    "pip install .": "tests/vae_ext/test_backend.py::test_pip_install_gives_a_working_module_elsewhere",
-    "pip install '.[cuda]'": "tests/vae_ext/test_cuda_source.py::test_pip_alone_compiles_and_links_the_kernels",
-    "python -m tests.standalone.sanitize": "tests/vae_ext/test_emulated_kernels.py::test_emulated_kernels_under_sanitizers",
-    "python3 -m tests.benchmarks.gpu --budget 360": (
-        f"{BENCHMARKS}/test_gpu.py::test_make_gpu_says_at_once_that_there_is_no_gpu"
-    ),
-    "python3 -m tests.benchmarks.gpu --budget 1200": (
-        f"{BENCHMARKS}/test_gpu.py::test_make_gpu_says_at_once_that_there_is_no_gpu"
-    ),
-    # Benchmarks
-    "python -m tests.benchmarks.measure --seconds 60": TABLE,
-    "python -m tests.benchmarks.measure --full": TABLE,
-    "python -m tests.benchmarks.measure --report .benchmarks/again.json": RECORD,
-    "python -m tests.benchmarks.report .benchmarks/report.json .benchmarks/again.json": RECORD,
-    "git add .": COMMITS,
-    'git commit -m "Benchmarks"': COMMITS,
-    "python -m tests.benchmarks.compare --base HEAD": (
-        f"{BENCHMARKS}/test_compare.py::test_an_operator_is_compared_with_that_of_a_commit_in_turns"
-    ),
-    "python3 -m venv .venv-pythae": SETUP,
-    ".venv-pythae/bin/pip install --quiet --disable-pip-version-check torch==2.13.0": SETUP,
-    ".venv-pythae/bin/pip install --quiet --disable-pip-version-check pythae==0.1.2": SETUP,
-    "python -m tests.benchmarks.against_pythae --python .venv-pythae/bin/python": (
-        f"{BENCHMARKS}/test_compare.py::test_make_bench_pythae_takes_turns_with_a_process_of_its_own"
-    ),
-}
+from tests.tested_commands import SHOWN, TESTS, WORKED
 
 
 def test_every_command_that_is_shown_has_a_test() -> None:
@@ -198,6 +42,20 @@ def test_every_test_of_the_table_exists() -> None:
         file, name = node.split("::")
         tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
         assert name in {function.name for function in tree.body if isinstance(function, ast.FunctionDef)}, node
+
+
+def test_the_parameters_of_every_experiment_that_is_shown_are_accepted() -> None:
+    """The first of several values. A worked example's are tested there: they are allowed once its patch is applied."""
+    given = re.compile(r"-S '?([a-z_.]+)=([^ ,']+)")  # no key of a recipe's file
+    experiments = {command: given.findall(command) for command, test in TESTS.items() if test != WORKED}
+    shown_here = {command: changes for command, changes in experiments.items() if changes}
+    assert len(shown_here) >= 8
+    for command, changes in shown_here.items():
+        params = read_yaml(ROOT / "params.yaml")
+        for name, value in changes:
+            section, _, key = name.rpartition(".")
+            (params[section] if section else params)[key] = read_yaml_text(value, Path(command))
+        validated(Params, params, command)
 
 
 def test_a_command_without_an_entry_is_noticed_wherever_it_is_shown() -> None:
@@ -311,11 +169,11 @@ def test_what_make_test_calls_knows_its_options(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(ROOT)
     environment = outside_make() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     for command in ("ruff check", "ruff format --check"):
-        subprocess.run([*command.split(), HERE], env=environment, check=True, capture_output=True)
+        subprocess.run([*command.split(), SHOWN], env=environment, check=True, capture_output=True)
     (check_format,) = [command for command in TESTS if command.startswith("clang-format ")]
     subprocess.run([*check_format.split()[:3], "csrc/gaussian.h"], env=environment, check=True, capture_output=True)
     sources, _ = process_options([])
-    assert {HERE, "setup.py"} <= {source.path for source in sources}
+    assert {SHOWN, "setup.py"} <= {source.path for source in sources}
     options, _ = [shlex.split(command) for command in TESTS if command.startswith("pytest ")]
     empty = [*options, "-p", "xdist", "--collect-only", "tests/plain.py"]
     done = subprocess.run(empty, env=environment, check=False, capture_output=True, text=True)

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -49,6 +50,13 @@ def test_the_site_is_whole_and_asks_no_network_for_anything(site: Path) -> None:
                 assert (page.parent / path).is_file(), f"{page}: {url}"
     for style in site.rglob("*.css"):
         assert re.findall(r"(?:url\(|@import\s*)[\"']?https?:", style.read_text(encoding="utf-8")) == []
+
+
+def test_the_layers_that_are_shown_are_those_that_are_checked() -> None:
+    page = (ROOT / "docs/design/index.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    assert [line.split() for line in shown.splitlines()] == [layer.split(" | ") for layer in contract["layers"]]
 
 
 def small_site(folder: Path, text: str, **files: str) -> Path:
