@@ -52,7 +52,7 @@ struct Gaussian {
 
   // Whether sigma eps may be read off z - mu, with z as it was rounded. By u, half a unit in the last place of 1 (2^-24,
   // 2^-53), z is wrong by u (|mu| + 2 |sigma eps|) and the difference by u |sigma eps| more: here at most u (64 + 3 |eps|)
-  // sigma. Where sigma is as small or as large as that, eps may lose bits, or z be infinite where the gradient is not.
+  // sigma. Below sigma = 2^-100 products with eps may be denormal, and lose bits; above 2^100 z may overflow.
   VAE_FN bool noise_is_in_z() const {
     const T s = sigma(), size = mu < T(0) ? -mu : mu;
     return size <= T(64) * s && s >= T(0x1p-100) && s <= T(0x1p100);

@@ -61,10 +61,7 @@ class RunKernel(torch.autograd.Function):
 
 
 def _reads_z(t: Tensor, scale: str = "exp", output: str = "kl_sum", **_: Any) -> bool:
-    """Whether the backward pass reads the noise where it stands in z, rather than make it again.
-
-    Not on a GPU, where that is slower, and not in half precision, in which z is too coarse.
-    """
+    """Whether the backward pass may read the noise off z, which must then be kept: what csrc/torch/gaussian.cpp decides."""
     return t.is_cpu and t.dtype in (torch.float32, torch.float64) and scale == "exp" and output != Output.LOG_RATIO
 
 

@@ -88,6 +88,7 @@ class BackwardTile {
         has_grad_ratio_(call.grad_kl != nullptr && call.output == Output::kLogRatio) {
     // With kExp it stays 1: a branch, or a second array, costs more.
     std::fill_n(slope_, kTile, T(1));
+    std::fill_n(z_eps_sum_, kTile, T(0));
   }
 
   void process(const Tile& t) {
@@ -95,12 +96,17 @@ class BackwardTile {
     if (call_.z == nullptr || call_.grad_z == nullptr) {
       sum_with_noise(t);
       write<false>(t);
-    } else {
-      sum_with_z(t);
-      if (write<true>(t)) return;
+      return;
+    }
+    // One element that needs the noise is followed by others: where a tile had one, the next gets its noise before it is asked.
+    if (needs_noise_) sum_with_noise(t);
+    sum_with_z(t);
+    const bool complete = write<true>(t);
+    if (!complete && !needs_noise_) {
       sum_with_noise(t);
       write<true>(t);
     }
+    needs_noise_ = !complete;
   }
 
  private:
@@ -120,7 +126,7 @@ class BackwardTile {
 
   // Sums over the samples of grad_z and of grad_z (z - mu); of one sample, grad_z itself.
   void sum_with_z(const Tile& t) {
-    clear_sums(t, z_moved_sum_);
+    if (call_.samples != 1) clear_sums(t, z_moved_sum_);
     for (int64_t k = 0; k < call_.samples; ++k) {
       const Tile sample = of_sample(t, k, call_.rows);
       const T* z = read(z_copy_, sample, call_.dtype, call_.z, call_.dim);
@@ -140,7 +146,7 @@ class BackwardTile {
   // Sums over the samples of grad_z and of grad_z eps; of one sample, grad_z itself.
   void sum_with_noise(const Tile& t) {
     const int64_t samples = call_.grad_z != nullptr || has_grad_ratio_ ? call_.samples : 0;
-    clear_sums(t, z_eps_sum_);
+    if (samples != 1) clear_sums(t, z_eps_sum_);
     if (has_grad_ratio_) {
       for (int i = 0; i < t.size(); ++i) {
         const TwoFactors<T> sigma = Gaussian<T>(mu_[i], logvar_[i]).e;
@@ -207,7 +213,8 @@ class BackwardTile {
       const Gaussian<T> gaussian(mu_[i], logvar_[i]);
       T sigma_gradient = gaussian.sigma_gradient(z_eps_sum_[i], slope_[i]);
       if (kReadsZ) {
-        const bool in_z = gaussian.noise_is_in_z();
+        // Nor may the sum be infinite, where that of eps, which comes before sigma is multiplied in, may not be.
+        const bool in_z = gaussian.noise_is_in_z() && z_moved_sum_[i] - z_moved_sum_[i] == T(0);
         sigma_gradient = in_z ? z_moved_sum_[i] : sigma_gradient;
         complete &= in_z ? 1 : 0;
       }
@@ -222,6 +229,7 @@ class BackwardTile {
   const Backward& call_;
   const NoiseKey key_;
   const bool has_grad_kl_, has_grad_ratio_;
+  bool needs_noise_ = false;
 
   const T *mu_, *logvar_, *grad_kl_, *sum_z_;
   alignas(64) T mu_copy_[kTile], logvar_copy_[kTile], grad_kl_copy_[kTile], z_copy_[kTile], grad_z_copy_[kTile];

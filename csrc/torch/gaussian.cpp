@@ -105,14 +105,14 @@ struct Upstream {
 
 void backward(const Rows& in, const Upstream& from, void* grad_mu, void* grad_logvar, int64_t grad_stride) {
   const ScalarType dtype = in.mu.scalar_type(), arithmetic = arithmetic_of(in.mu);
-  STD_TORCH_CHECK(!from.z.has_value() || (in.mu.is_cpu() && dtype == arithmetic && in.inputs.scale == Scale::kExp &&
-                                          in.inputs.output != Output::kLogRatio),
-                  "z: read on a CPU, in float32 or float64, with scale exp, and not for the log-ratio");
+  // On a GPU the noise is made again, and in half precision z is too coarse.
+  const bool reads_z =
+      in.mu.is_cpu() && dtype == arithmetic && in.inputs.scale == Scale::kExp && in.inputs.output != Output::kLogRatio;
   const auto grad_z = dense(from.grad_z, in.z_shape, dtype, in.mu, "grad_z");
   const auto grad_kl = dense(from.grad_kl, in.kl_shape, arithmetic, in.mu, "grad_kl");
   const auto z = dense(from.z, in.z_shape, dtype, in.mu, "z");
   const auto data = [](const std::optional<Tensor>& t) { return t.has_value() ? t->data_ptr() : nullptr; };
-  const Backward call{in.inputs, data(grad_z), data(grad_kl), data(z), grad_mu, grad_logvar, grad_stride};
+  const Backward call{in.inputs, data(grad_z), data(grad_kl), reads_z ? data(z) : nullptr, grad_mu, grad_logvar, grad_stride};
   run(in.mu, call, in.inputs.samples * in.inputs.dim);
 }
 
@@ -164,7 +164,7 @@ void register_kernels(Library& m) {
 
 STABLE_TORCH_LIBRARY_FRAGMENT(vae_ext, m) {
   m.def("reparam_kl(Tensor mu, Tensor logvar, Tensor key, " VAE_OPTIONS ") -> (Tensor, Tensor)");
-  // z: the forward pass's. With it the backward pass reads the noise where it stands in z instead of making it again.
+  // z: the forward pass's. With it the backward pass may read the noise off z instead of making it again.
   m.def(
       "reparam_kl_backward(Tensor? grad_z, Tensor? grad_kl, Tensor mu, Tensor logvar, Tensor key, Tensor? z=None, " VAE_OPTIONS
       ") -> (Tensor, Tensor)");

@@ -87,7 +87,8 @@ class FeatureMaps(nn.Unflatten):
 
     def forward(self, rows: Tensor) -> Tensor:
         maps: Tensor = super().forward(rows)
-        return maps.contiguous(memory_format=torch.channels_last) if maps.is_cpu else maps
+        # A copy: maps of one channel are contiguous in either order, and a convolution takes them to be in the other.
+        return maps.clone(memory_format=torch.channels_last) if maps.is_cpu else maps
 
 
 def encoder(image_shape: Sequence[int], params: Layers, outputs: int, activation: type[nn.Module]) -> nn.Sequential:

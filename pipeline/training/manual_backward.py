@@ -67,8 +67,7 @@ def write_gradient(
 
     grad = backward(decoder, decoder_inputs, grad, parts) @ linear_layers(decoder)[0].weight
     grad_rate = torch.full_like(rate, beta * weight)
-    given = (z,) if z.is_cpu else ()  # where it is read, instead of making the noise again
-    grad = kernels.reparam_kl_packed_backward.default(grad, grad_rate, bounded, key, *given, **options)
+    grad = kernels.reparam_kl_packed_backward.default(grad, grad_rate, bounded, key, z, **options)
     grad *= packed == bounded
     backward(encoder, encoder_inputs, grad, parts)
     return Terms(-log_prob, rate)

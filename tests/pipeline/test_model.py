@@ -39,6 +39,17 @@ def test_any_image_goes_in_and_comes_out_in_its_shape(shape: tuple[int, ...], la
         assert model.likelihood.mean(decoded).shape == (*z.shape[:-1], math.prod(shape))
 
 
+@pytest.mark.parametrize("shape", [(8, 8), (3, 8, 8)])
+def test_feature_maps_have_their_channels_last_in_memory_on_a_cpu(shape: tuple[int, ...]) -> None:
+    model = vae(shape, conv=[[4, 1], [6, 2]])
+    convolutions = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d)]
+    strides = []
+    for layer in convolutions:
+        layer.register_forward_hook(lambda layer, _, maps: strides.append((maps.shape[1], maps.stride(1))))
+    model.decode(model.encode(torch.rand(5, math.prod(shape)))[0])
+    assert strides == [(layer.out_channels, 1) for layer in convolutions]
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
 def test_an_untrained_decoder_starts_near_the_mean_image(shape: tuple[int, ...], likelihood: str) -> None:

@@ -156,6 +156,22 @@ def test_noise_that_is_read_off_z_is_wrong_by_no_more_than_is_said(dtype: torch.
     assert ((by_z[1].double() - exact).abs() <= bound)[~far].all()
 
 
+def test_reading_the_noise_off_z_makes_no_finite_gradient_infinite_and_no_small_one_wrong() -> None:
+    key, backward = noise_key(3), torch.ops.vae_ext.reparam_kl_backward
+    eps = standard_normal(key, 1, 1, num_samples=3)
+    for logvar, terms in (
+        (2 * 99 * math.log(2), [1.9e38, 1.9e38, -1.9e38]),  # whose sum is finite, and that of the first two is not
+        (177.0, [1e3, 2e3, 3e3]),  # sigma = 2.7e38, and z may be infinite
+        (-150.0, [1e-36, -2e-36, 5e-36]),  # z is near the smallest normal number
+    ):
+        mu, given = torch.zeros(1, 1), torch.full((1, 1), logvar)
+        grad_z = (torch.tensor(terms, dtype=torch.float64).view(3, 1, 1) / math.exp(logvar / 2) / eps).float()
+        z, _ = reparam_kl(mu, given, key, num_samples=3)
+        _, grad = backward(grad_z, None, mu, given, key, z, num_samples=3)
+        assert grad.item() == pytest.approx(0.5 * sum(terms), rel=1e-5)
+        assert_same_bits(grad, backward(grad_z, None, mu, given, key, num_samples=3)[1])
+
+
 def test_z_that_is_written_over_before_the_backward_pass_is_an_error_and_no_wrong_gradient() -> None:
     mu = torch.zeros(2, 3, requires_grad=True)
     z, kl = reparam_kl(mu, torch.zeros(2, 3), noise_key(0))
