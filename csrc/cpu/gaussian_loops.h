@@ -77,6 +77,9 @@ void process_rows(const Forward& call, int64_t begin, int64_t end) {
   for (int64_t k = 0; k < call.samples; k += step) forward_samples<T>(call, begin, end, k, k + step);
 }
 
+// Where the gradient of sigma has eps from: made again, read off z, or read where it can be and made where not.
+enum class Noise { kMade, kRead, kEither };
+
 // The backward pass of a tile.
 template <class T>
 class BackwardTile {
@@ -88,25 +91,25 @@ class BackwardTile {
         has_grad_ratio_(call.grad_kl != nullptr && call.output == Output::kLogRatio) {
     // With kExp it stays 1: a branch, or a second array, costs more.
     std::fill_n(slope_, kTile, T(1));
-    std::fill_n(z_eps_sum_, kTile, T(0));
   }
 
   void process(const Tile& t) {
     load(t);
     if (call_.z == nullptr || call_.grad_z == nullptr) {
       sum_with_noise(t);
-      write<false>(t);
-      return;
-    }
-    // One element that needs the noise is followed by others: where a tile had one, the next gets its noise before it is asked.
-    if (needs_noise_) sum_with_noise(t);
-    sum_with_z(t);
-    const bool complete = write<true>(t);
-    if (!complete && !needs_noise_) {
+      write<Noise::kMade>(t);
+    } else if (needs_noise_) {
       sum_with_noise(t);
-      write<true>(t);
+      sum_with_z(t);
+      needs_noise_ = !write<Noise::kEither>(t);
+    } else {
+      sum_with_z(t);
+      if (write<Noise::kRead>(t)) return;
+      // One element that needs the noise is followed by others: the next tile makes it at once.
+      needs_noise_ = true;
+      sum_with_noise(t);
+      write<Noise::kEither>(t);
     }
-    needs_noise_ = !complete;
   }
 
  private:
@@ -193,37 +196,40 @@ class BackwardTile {
     return grad_z_copy_;
   }
 
-  // False: the noise is missing, of an element where it can't be read off z.
-  template <bool kReadsZ>
+  // False: of some element it can't be read off z.
+  template <Noise kNoise>
   bool write(const Tile& t) {
     T* grad_mu = vae::write(grad_mu_copy_, t, call_.dtype, call_.grad_mu, call_.grad_stride);
     T* grad_logvar = vae::write(grad_logvar_copy_, t, call_.dtype, call_.grad_logvar, call_.grad_stride);
-    const bool complete =
-        has_grad_kl_ ? gradients<true, kReadsZ>(t, grad_mu, grad_logvar) : gradients<false, kReadsZ>(t, grad_mu, grad_logvar);
+    const bool readable =
+        has_grad_kl_ ? gradients<true, kNoise>(t, grad_mu, grad_logvar) : gradients<false, kNoise>(t, grad_mu, grad_logvar);
     written(grad_mu, grad_mu_copy_, t, call_.dtype, call_.grad_mu, call_.grad_stride);
     written(grad_logvar, grad_logvar_copy_, t, call_.dtype, call_.grad_logvar, call_.grad_stride);
-    return complete;
+    return readable;
   }
 
   // restrict: compilers check at most so many pairs of pointers for overlap, and would not vectorise.
-  template <bool kHasKl, bool kReadsZ>
+  template <bool kHasKl, Noise kNoise>
   bool gradients(const Tile& t, T* __restrict grad_mu, T* __restrict grad_logvar) const {
-    int complete = 1;
+    int readable = 1;
     for (int i = 0; i < t.size(); ++i) {
       const Gaussian<T> gaussian(mu_[i], logvar_[i]);
-      T sigma_gradient = gaussian.sigma_gradient(z_eps_sum_[i], slope_[i]);
-      if (kReadsZ) {
+      const T slope = kNoise == Noise::kMade ? slope_[i] : T(1);  // z is read with kExp alone
+      T sigma_gradient = 0;
+      if (kNoise != Noise::kRead) sigma_gradient = gaussian.sigma_gradient(z_eps_sum_[i], slope);
+      if (kNoise != Noise::kMade) {
         // Nor may the sum be infinite, where that of eps, which comes before sigma is multiplied in, may not be.
-        const bool in_z = gaussian.noise_is_in_z() && z_moved_sum_[i] - z_moved_sum_[i] == T(0);
-        sigma_gradient = in_z ? z_moved_sum_[i] : sigma_gradient;
-        complete &= in_z ? 1 : 0;
+        const T moved = z_moved_sum_[i];
+        const int in_z = gaussian.noise_is_in_z() & (moved - moved == T(0));
+        readable &= in_z;
+        sigma_gradient = kNoise == Noise::kRead || in_z ? moved : sigma_gradient;
       }
-      const Gradient<T> grad = kHasKl ? gaussian.gradient(sum_z_[i], sigma_gradient, grad_kl_[i], slope_[i])
-                                      : gaussian.gradient_without_kl(sum_z_[i], sigma_gradient, grad_kl_[i], slope_[i]);
+      const Gradient<T> grad = kHasKl ? gaussian.gradient(sum_z_[i], sigma_gradient, grad_kl_[i], slope)
+                                      : gaussian.gradient_without_kl(sum_z_[i], sigma_gradient, grad_kl_[i], slope);
       grad_mu[i] = grad.mu;
       grad_logvar[i] = grad.logvar;
     }
-    return complete != 0;
+    return readable != 0;
   }
 
   const Backward& call_;
