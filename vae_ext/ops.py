@@ -32,9 +32,9 @@ def reparam_kl(
     inputs. Nothing is clamped: bound logvar before, where z, KL and gradients all see it.
 
     The backward pass keeps the inputs and z, and no noise. On a CPU, in float32 and float64 and with sigma = exp(logvar / 2),
-    it reads sigma eps as z - mu where |mu| <= 64 sigma and 2^-100 <= sigma <= 2^100, which is wrong by at most u (64 + 3
-    |eps|) sigma, u = 2^-24 (2^-53 in float64); elsewhere it makes the noise again. So z must not be written over before, and
-    the bits of logvar's gradient may depend on the device; those of z, kl and the noise never do.
+    it reads sigma eps as z - mu where |mu| <= 64 sigma and 2^-100 <= sigma <= 2^100, which is wrong by at most
+    u (64 + 3 |eps|) sigma, u = 2^-24 (2^-53 in float64); elsewhere it makes the noise again. So z must not be written over
+    before, and the bits of logvar's gradient may depend on the device; those of z, kl and the noise never do.
 
     Args:
         mu: [..., D], float32, float64, bfloat16 or float16. Rows may be strided: the halves of an encoder's
