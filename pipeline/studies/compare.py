@@ -41,6 +41,7 @@ class Comparison:
     runs: list[Run]
     deviations: dict[str, float]  # of a quantity, over seeds
     seeds: int
+    unknown: str = f"{EXPECTED} is missing; make seeds writes it"  # why there are none, where there are none
 
     @classmethod
     def of(cls, runs: list[Run]) -> Comparison:
@@ -48,6 +49,9 @@ class Comparison:
         if not EXPECTED.exists():
             return cls(runs, {}, 0)
         expected = expected_band()
+        path = expected["params"]["data.path"]
+        if any(run.params.get("data.path", path) != path for run in runs):  # whose seeds may differ by more, or by less
+            return cls(runs, {}, 0, f"{EXPECTED} is of runs on {path}; make seeds measures params.yaml's")
         found = {name: band["standard_deviation"] for name, band in expected["quantities"].items()}
         return cls(runs, found, len(expected["seeds"]))
 
@@ -112,7 +116,7 @@ class Comparison:
                 f"the default, {EXPECTED}; with other parameters or other images it may differ)."
             )
         elif not self.seeds:
-            lines.append(f"What chance does is not known: {EXPECTED} is missing; make seeds writes it.")
+            lines.append(f"What chance does is not known: {self.unknown}.")
         first = self.groups[0][0]
         for group in self.groups[1:]:
             names = ", ".join(run.name for run in group)
@@ -174,7 +178,8 @@ def compare(names: list[str], page: Path | None) -> None:
     runs = find_runs(names)
     if len(runs) < 2:
         raise UserError(
-            f"expected two runs or more, got {', '.join(run.name for run in runs) or 'none'}; dvc exp run makes some"
+            f"expected two runs or more, got {', '.join(run.name for run in runs) or 'none'}; dvc exp run makes some, "
+            "and dvc exp list -A names those of earlier commits"
         )
     comparison = Comparison.of(runs)
     print(comparison.text())

@@ -180,8 +180,15 @@ def test_without_a_spread_nothing_is_called_chance(workspace: Path) -> None:
     found = Comparison.of([run("main"), run("other", 90.0)])
     assert "What chance does is not known: results/expected.json is missing" in found.text()
     assert "more than chance" not in found.text()
-    write_json(EXPECTED, {"seeds": [1, 2, 3, 4, 5], "quantities": {"nll": {"standard_deviation": 0.2}}})
+    band = {"seeds": [1, 2, 3, 4, 5], "quantities": {"nll": {"standard_deviation": 0.2}}}
+    write_json(EXPECTED, {**band, "params": {"data.path": "data/raw/mnist"}})
     assert "6.00 worse, more than chance" in Comparison.of([run("main"), run("other", 90.0)]).text()
+    # Of other data, which may vary by more.
+    write_json(EXPECTED, {**band, "params": {"data.path": "data/raw/other"}})
+    mine = {"data.path": "data/raw/mine"}
+    text = Comparison.of([run("main", params=mine), run("other", 90.0, params=mine)]).text()
+    assert "6.00 worse, " not in text
+    assert "What chance does is not known: results/expected.json is of runs on data/raw/other;" in " ".join(text.split())
 
 
 def test_a_damaged_spread_is_one_line(workspace: Path) -> None:
