@@ -49,6 +49,15 @@ def printable(text: str) -> str:
 
 
 def closest(name: str, known: Sequence[str]) -> str | None:
-    """The known name that a wrong one may be meant for: the only one that starts like it, or one that is much like it."""
+    """The known name that a wrong one may be meant for: one but for a typing error, or the only one that starts like it, or one
+    that is much like it.
+    """
+
+    def likeness(one: str) -> tuple[float, bool]:
+        return difflib.SequenceMatcher(None, one, name).ratio(), one[:1] == name[:1]  # who mistypes rarely starts wrong
+
+    near = sorted(difflib.get_close_matches(name, known, n=max(1, len(known))), key=likeness, reverse=True)
     same_start = [one for one in known if one.startswith(name) or name.startswith(one)]
-    return same_start[0] if len(same_start) == 1 else next(iter(difflib.get_close_matches(name, known, n=1)), None)
+    if len(same_start) == 1 and not (near and likeness(near[0])[0] > 0.8):
+        return same_start[0]
+    return near[0] if near else None

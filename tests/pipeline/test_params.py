@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
+from pipeline.config.keys import keys_of
 from pipeline.config.params import Params
 from pipeline.config.paths import SCHEMA
 from pipeline.config.validation import RENAMED, load_params
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, closest
 from tests.pipeline.conftest import ROOT, error_of, set_params
 from tests.plain import SMALL_PARAMS, plain_params
 
@@ -32,6 +33,8 @@ FAULTS: list[tuple[dict[str, object], str]] = [
         {"gamma_ray": 1},
         "gamma_ray: unknown key; expected one of seed, beta, binarize, data, model, objective, train, evaluate, plot",
     ),
+    ({"bata": 1.0}, "bata: unknown key; did you mean beta?"),
+    ({"model.decoder_simga": 0.1}, "model.decoder_simga: unknown key; did you mean model.decoder_sigma?"),
     ({"objective.beta": 4.0}, "objective.beta: unknown key; did you mean beta?"),
     ({"objective.bta": 4.0}, "objective.bta: unknown key; did you mean beta?"),
     ({"train.epoch": 3}, "train.epoch: unknown key; did you mean train.epochs?"),
@@ -201,6 +204,20 @@ def test_a_key_in_the_place_of_another_is_one_line(params_file: Path, key: str, 
         load_params(params_file)
     section = "model" if key == "latent_dim" else "train"
     assert str(error.value) == f"{params_file}: {section}.{wrong}: unknown key; {hint}"
+
+
+def test_a_name_with_letters_swapped_left_out_or_doubled_is_closest_to_the_one_that_was_meant() -> None:
+    """From the second letter on; two letters are too few to tell by."""
+    names = sorted({key.rpartition(".")[2] for key in keys_of(Params)})
+    for name in names:
+        for i in range(2, len(name)):
+            for wrong in (
+                name[: i - 1] + name[i] + name[i - 1] + name[i + 1 :],
+                name[:i] + name[i + 1 :],
+                name[:i] + name[i - 1 :],
+            ):
+                if wrong not in names:
+                    assert closest(wrong, names) == name, wrong
 
 
 def test_what_is_missing_is_a_line_for_each_section_after_what_is_wrong(params_file: Path) -> None:
