@@ -11,7 +11,7 @@ from pydantic import BeforeValidator
 from safetensors import SafetensorError, safe_open
 
 from pipeline.config.params import Count, Limits, Params, Section
-from pipeline.config.paths import WEIGHTS
+from pipeline.config.paths import DEFAULT, WEIGHTS, run_paths
 from pipeline.config.validation import from_json, with_current_names
 from pipeline.runtime.errors import UserError
 
@@ -71,13 +71,24 @@ def read_header(path: Path) -> Header:
             metadata = from_json(ModelMetadata, (file.metadata() or {})["vae"])
             return Header(metadata, {name: file.get_slice(name).get_shape() for name in file.keys()})  # noqa: SIM118
     except FileNotFoundError:
-        raise UserError(
-            f"{path}: missing in {Path.cwd()}; in {ROOT} the stage train writes models (dvc repro, or make recipe) and "
-            "dvc pull fetches them; a vae command takes another folder by --model"
-        ) from None
+        raise UserError(f"{path}: missing; {_how_to_get(path)}") from None
     # ValueError: metadata that is not JSON, or not these parameters.
     except (SafetensorError, KeyError, ValueError) as error:
         raise not_such_weights(path, error) from None
+
+
+def _how_to_get(path: Path) -> str:
+    """The command that makes a model, or fetches it; models are named relative to the root of the repository."""
+    folder = path.parent if path.name == WEIGHTS else path
+    folder = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    where = "" if Path.cwd() == ROOT else f"in {ROOT}, "
+    if where and (ROOT / folder / WEIGHTS).is_file():
+        return f"it is in {ROOT}, which is not the current folder"
+    if folder == DEFAULT.models:
+        return f"{where}make repro trains it, and dvc pull fetches it if a DVC remote has it"
+    if folder.parent == run_paths("").models:
+        return f"{where}make recipe NAME={folder.name} trains it"
+    return f"expected a model's folder, as {DEFAULT.models}, or its weights"
 
 
 def not_such_weights(path: Path, reason: object) -> UserError:

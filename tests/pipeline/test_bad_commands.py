@@ -93,10 +93,10 @@ COMMANDS = [
     ("sample -o a.gif", "expected a file name that ends in .png, got 'a.gif'"),
     (
         "sample --model none -o a.png",
-        "error: none: missing in ",
+        "error: none: missing; expected a model's folder",
     ),
     ("sample --model pixels.npy -o a.png", "error: pixels.npy: expected weights that this version's train stage wrote: "),
-    ("sample --model empty -o a.png", "error: empty/vae.safetensors: missing in "),
+    ("sample --model empty -o a.png", "error: empty/vae.safetensors: missing; expected a model's folder"),
     (
         "interpolate pixels.npy pixels.npy:1 -o a.png",
         "error: pixels.npy: expected one image, got 3; of an array, say which: pixels.npy:0",

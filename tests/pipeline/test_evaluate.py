@@ -77,7 +77,7 @@ def test_evaluation_does_not_depend_on_the_batch_size(prepared: Path) -> None:
 
 
 def test_weights_that_are_missing_or_something_else_are_named(workspace: Path) -> None:
-    with pytest.raises(UserError, match=r"models/default/vae.safetensors: missing in .*; in .* the stage train writes models"):
+    with pytest.raises(UserError, match=r"models/default/vae.safetensors: missing; in .*, make repro trains it"):
         load_model(DEFAULT.weights, CPU)
     DEFAULT.weights.parent.mkdir(parents=True)
     DEFAULT.weights.write_bytes(b"not weights")

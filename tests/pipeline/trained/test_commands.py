@@ -274,7 +274,7 @@ def test_weights_on_a_disk_that_is_full_name_the_file(plain: Path) -> None:
         ("--help", 0, "how likely images are, as a table"),
         ("sample --help", 0, "example: vae sample"),
         ("sample -n 0 -o x.png", 2, "vae sample: error: argument -n: expected a whole number from 1 to 10,000, got '0'"),
-        ("sample --model none -o x.png", 2, "error: none: missing in "),
+        ("sample --model none -o x.png", 2, "error: none: missing; expected a model's folder"),
         ("info", 0, "  parameters: 51416"),
     ],
 )
