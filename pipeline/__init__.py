@@ -1,4 +1,4 @@
-"""The reproducible experiment: prepare, train, evaluate, plot; one file per stage, every parameter in params.yaml."""
+"""The reproducible experiment: prepare, train, evaluate, plot; one file per stage, all parameters in params.yaml."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def load(path: str | Path) -> TrainedModel:
-    """A trained model, of a folder such as models/default: ``encode``, ``decode``, ``sample``, ``log_prob``.
+    """Loads a trained model from a folder such as models/default; it has ``encode``, ``decode``, ``sample``, ``log_prob``.
 
     Raises:
-        pipeline.runtime.errors.UserError: if it is missing, or is not what the train stage wrote.
+        pipeline.runtime.errors.UserError: if the folder is missing, or the train stage did not write it.
     """
-    # torch takes seconds to import, which stages that do without it need not wait for.
+    # torch takes seconds to import; stages that do not use it need not wait.
     from pipeline.inference.model import TrainedModel
     from pipeline.runtime.device import choose_device
 

@@ -1,4 +1,4 @@
-"""The command ``vae``, or ``python -m pipeline``."""
+"""The ``vae`` command, or ``python -m pipeline``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pipeline.inference.arguments import parser
 from pipeline.runtime.main import run
 from pipeline.runtime.progress import announce
 
-# torch and pandas take seconds to import: help, mistakes and `vae info` do without them.
+# torch and pandas take seconds to import: help, usage errors and `vae info` do without them.
 
 
 def start(args: argparse.Namespace) -> None:
-    """Runs the command that was named; a missing or damaged model is reported before slow imports."""
+    """Runs the given command; a missing or damaged model is reported before slow imports."""
     if args.command == "compare":
         from pipeline.studies.compare import compare
 
@@ -31,7 +31,7 @@ def start(args: argparse.Namespace) -> None:
     import pipeline
     from pipeline.inference import commands
 
-    warnings.filterwarnings("ignore", message="no pixel is above")  # the images' reader says it as a note
+    warnings.filterwarnings("ignore", message="no pixel is above")  # the image reader reports it as a note
     getattr(commands, args.command)(pipeline.load(args.model), args)
 
 

@@ -1,7 +1,7 @@
-"""Validates params.yaml before any other stage runs, so that a typo stops a run before anything is touched.
+"""Validates params.yaml before any other stage runs, so that a typo stops a run before anything is changed.
 
-Writes the schema that editors complete from and that every stage depends on. It does not change with the values: a new value
-reruns only what uses it.
+Writes the schema that editors use for completion and that every stage depends on. The schema does not depend on the values:
+a new value reruns only the stages that use it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.data.source import expect_source
 from pipeline.runtime.files import write_json
 from pipeline.runtime.main import run
 
-MAX_READ = 2**28  # bytes of data that are looked into here; of larger ones the stage prepare says the same
+MAX_READ = 2**28  # bytes of data to read here; for larger data the prepare stage makes the same checks
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     expect_source(path)
     held_out = params.data.validation is not None or params.data.test is not None
     if held_out and sum(file.stat().st_size for file in (path, *path.rglob("*"))) <= MAX_READ:
-        # What the data have room for, only they tell. Without it there is no need to import NumPy and Pillow.
+        # Whether the splits fit shows only in the data. Otherwise NumPy and Pillow need not be imported.
         from pipeline.data.dataset import read_dataset
         from pipeline.data.splits import split_rows, with_held_out
 

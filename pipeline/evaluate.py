@@ -1,4 +1,4 @@
-"""Stage 3: what the model achieves on the test set, each quantity with its definition and its standard error."""
+"""Stage 3: evaluates the model on the test set; each quantity has its definition and standard error."""
 
 from __future__ import annotations
 

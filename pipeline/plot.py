@@ -1,4 +1,4 @@
-"""Stage 4: figures of what was trained, as PNG, and a page that holds them all."""
+"""Stage 4: draws figures of the trained model, as PNG files, and a page that shows them all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 1: reads the images of data.path, whatever they come as, splits them, and writes files that map into memory."""
+"""Stage 1: reads the images of data.path in any supported format, splits them, and writes files that can be memory-mapped."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from pipeline.runtime.files import sha256, whole_folder, write_json
 from pipeline.runtime.lock import locked
 from pipeline.runtime.main import run
 
-READ_BATCH, BATCH_BYTES = 512, 2**25  # images, or fewer where they are large
+READ_BATCH, BATCH_BYTES = 512, 2**25  # images per batch, fewer if they are large
 
 
 def batches(images: Images, rows: Rows, bar: tqdm[Any]) -> Iterator[Bytes]:
-    """The images of these rows, some at a time."""
+    """Yields the images of these rows in batches."""
     size = max(1, min(READ_BATCH, BATCH_BYTES // math.prod(images.shape)))
     for start in range(0, len(rows), size):
         batch = images.read(rows[start : start + size])

@@ -1,4 +1,4 @@
-"""Says in a line what this machine lacks for ``make setup``, before anything is installed; runs on any Python 3."""
+"""Reports in one line what this machine lacks for ``make setup``, before anything is installed; runs on any Python 3."""
 
 import importlib.util
 import re

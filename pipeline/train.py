@@ -1,6 +1,6 @@
-"""Stage 2: trains the model, with curves of ELBO, rate and distortion per epoch, and writes its weights.
+"""Stage 2: trains the model, writes ELBO, rate and distortion per epoch, and saves the weights.
 
-A run that was killed or interrupted goes on from its last checkpoint, to the same bits.
+A killed or interrupted run resumes from its last checkpoint, with bitwise the same result.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from pipeline.training.trainer import Trainer
 
 
 def train(params: Params, paths: RunPaths, device: torch.device, group: Group) -> None:
-    """Trains to the end, from the seed's weights or from where a run of the same key was stopped, and writes the weights.
+    """Trains to the end, from the seed's initial weights or the checkpoint of a run with the same key, and saves the weights.
 
     Raises:
-        UserError: if the processes of the group are not about to do the same, and for what :meth:`Trainer.train` raises.
+        UserError: if the processes of the group differ in parameters, code or data, and as :meth:`Trainer.train` raises.
     """
     if params.train.precision == "tf32":
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -51,10 +51,10 @@ def train(params: Params, paths: RunPaths, device: torch.device, group: Group) -
         try:
             with Live(str(paths.curves), report=None, save_dvc_exp=False, dvcyaml=None) as live:
                 trainer.resume_and_train(live)
-        except OSError as error:  # a full disk is one without a file's name
+        except OSError as error:  # a full disk raises one without a file name
             raise OSError(error.errno, error.strerror or str(error), error.filename or str(paths.curves)) from None
         save_model(paths.weights, trainer.model, params, manifest)
-        # What differs from run to run is in a file of its own, on which no other depends.
+        # Values that differ from run to run have their own file, which nothing depends on.
         write_json(paths.time, {"seconds": round(trainer.seconds(), 3), **trainer.environment})
         checkpoints.remove()
         print(f"{paths.weights}: written")
@@ -82,7 +82,7 @@ def main(paths: RunPaths = DEFAULT) -> None:
                 raise
             sys.exit(end.status)
         except LostPeerError as end:
-            # The launcher reports the process that was lost, or that one did.
+            # The lost process is reported by the launcher, or reported its own error.
             if not distributed.is_launched():
                 raise
             sys.exit(end.status)

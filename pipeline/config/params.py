@@ -1,7 +1,7 @@
-"""The parameters of a run: plain frozen dataclasses, which anything can build.
+"""The parameters of a run: plain frozen dataclasses that any code can build.
 
-Limits and descriptions stand beside the fields. pydantic reads them where YAML enters (validation.py); nothing here needs it,
-as it is not on every GPU machine.
+Limits and descriptions stand beside the fields. pydantic reads them when YAML is loaded (validation.py); this module does not
+import it, since not every GPU machine has it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pipeline.runtime.errors import quoted
 
 
 class Limits:
-    """What a value must keep to, in the words of pydantic's core schemas: ``ge``, ``lt``, ``min_length`` and their like."""
+    """Limits of a value, by their names in pydantic's core schemas: ``ge``, ``lt``, ``min_length`` and so on."""
 
     def __init__(self, **limits: float) -> None:
         self.limits = limits
@@ -25,7 +25,7 @@ class Limits:
 
 
 class CountOrShare:
-    """A number of images, or a share of them below 1: what is neither is one fault, not one of each type."""
+    """A number of images, or a fraction below 1; anything else is one error, not one per type."""
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> dict[str, Any]:
         return {
@@ -45,7 +45,7 @@ NonNegative = Annotated[float, Limits(ge=0)]
 Share = Annotated[float, Limits(ge=0, lt=1)]
 HeldOut = Annotated[int | float, CountOrShare()]
 PAIR = Limits(min_length=2, max_length=2)
-FIXED_BY_DETERMINISTIC = {  # what an autoencoder leaves no choice of
+FIXED_BY_DETERMINISTIC = {  # the only values that apply to an autoencoder
     "beta": 1.0,
     "model.scale": "exp",
     "objective.bound": "elbo",
@@ -58,18 +58,18 @@ FIXED_BY_DETERMINISTIC = {  # what an autoencoder leaves no choice of
 
 
 def about(description: str) -> Any:
-    """A field with what the schema says of it."""
+    """Declares a field with its description for the schema."""
     return field(metadata={"description": description})
 
 
 class Section:
-    """No unknown keys, no quiet conversions, no infinities; every key must be given."""
+    """Forbids unknown keys, implicit conversions and infinities; every key is required."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        # Its values are strict; the section itself comes as keys and values.
+        # Strict for the values; the section itself is built from a dict.
         return {**handler(source), "strict": False}
 
 
@@ -195,7 +195,7 @@ class Params(Section):
     plot: Plot
 
     def contradictions(self) -> list[str]:
-        """Values that another makes idle, or impossible, a line each: whoever sets one wants it to do something."""
+        """Returns one line per value that another value makes invalid or without effect."""
         model, objective, train = self.model, self.objective, self.train
         deterministic, gaussian = model.posterior == "deterministic", model.likelihood == "gaussian"
         weighted, closed_form = objective.bound == "iwae", objective.kl == "closed_form"

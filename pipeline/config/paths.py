@@ -1,4 +1,4 @@
-"""Where each stage leaves what the next ones read, relative to the root of the repository."""
+"""Paths of each stage's outputs, relative to the root of the repository."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RECIPES = Path("recipes")
 CODE = RECIPES / "code.json"
 RESULTS = Path("results")
 EXPECTED = RESULTS / "expected.json"
-WEIGHTS, CARD = "vae.safetensors", "MODEL_CARD.md"  # beside each other in a model's folder
+WEIGHTS, CARD = "vae.safetensors", "MODEL_CARD.md"  # both in a model's folder
 
 
 class RunPaths:
@@ -36,21 +36,21 @@ DEFAULT = RunPaths(PARAMS, Path("models/default"), RESULTS, RESULTS / "report")
 
 
 def run_paths(recipe: str) -> RunPaths:
-    """Of a recipe's run; its parameters are the whole set, as the recipe resolves to."""
+    """Returns the paths of a recipe's run; its params.yaml holds all resolved parameters."""
     results = RECIPES / "results" / recipe
     return RunPaths(results / "params.yaml", RECIPES / "models" / recipe, results, RECIPES / "reports" / recipe)
 
 
 def recipe_names() -> list[str]:
-    """Of all recipes there are."""
+    """Returns the names of all recipes, sorted."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml") if path.name != "dvc.yaml")
 
 
 def named_recipe(name: str) -> str:
-    """The name, of a recipe that there is.
+    """Returns ``name`` if there is such a recipe.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, with a suggestion.
     """
     names = recipe_names()
     if name in names:

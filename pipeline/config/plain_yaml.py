@@ -1,7 +1,7 @@
-"""YAML as people write parameters: plain values, bounded in size and depth, each written out where it stands.
+"""Reads YAML that holds plain values only, of limited size and depth, without anchors and aliases.
 
-Whatever else a file holds is one line that names it and, where there is one, the line in it. The YAML library alone raises
-errors of a dozen types for such files, or takes minutes and gigabytes.
+Anything else is an error of one line that names the file and, where known, the line number. The YAML library alone would raise
+a dozen exception types, or take minutes and gigabytes.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ MAX_DEPTH = 32
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds.
+    """Reads a YAML file.
 
     Raises:
-        UserError: if it is missing, or is not such YAML.
+        UserError: if it is missing, or is not plain YAML.
     """
     try:
         expect_file(path)
@@ -45,10 +45,10 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_yaml_text(text: str, path: Path) -> Any:
-    """What YAML says.
+    """Parses YAML text.
 
     Raises:
-        UserError: if it is none; ``path`` says whose.
+        UserError: if it is not plain YAML; ``path`` is the file that the message names.
     """
     if len(text) > MAX_BYTES:
         raise UserError(f"{path}: expected at most {MAX_BYTES // 1024} KiB of YAML, got more")
@@ -68,14 +68,14 @@ def read_yaml_text(text: str, path: Path) -> Any:
 
 
 class _NotPlainError(MarkedYAMLError):
-    """YAML that a library reads, or would, and parameters have no use for."""
+    """YAML that is valid, but not plain."""
 
     def __init__(self, problem: str, mark: Any) -> None:
         super().__init__(problem=problem, problem_mark=mark)
 
 
 class _PlainComposer(Composer):
-    """Without aliases, a few lines of which can come to a billion values, or a depth that exhausts the stack."""
+    """Rejects aliases, a few lines of which can expand to a billion values, and nesting that would exhaust the stack."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.parser.peek_event()
@@ -88,14 +88,14 @@ class _PlainComposer(Composer):
 
 
 class _PlainConstructor(SafeConstructor):
-    """Whose every error says where it is."""
+    """Raises every error with its position."""
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
             value = super().construct_object(node, deep)
         except YAMLError:
             raise
-        except Exception:  # what int(), datetime() and others raise for a text that is none of theirs
+        except Exception:  # int(), datetime() and others raise various types
             kind = str(node.tag).rpartition(":")[2]
             raise _NotPlainError(f"expected a valid {in_line(kind)}, got {quoted(node.value)}", node.start_mark) from None
         if isinstance(value, int) and value.bit_length() > 63:

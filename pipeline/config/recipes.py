@@ -1,7 +1,7 @@
-"""Recipes: parameter files that hold only what differs from params.yaml, and say what they are.
+"""Recipes: parameter files that hold only their differences from params.yaml, and a description.
 
-``python -m pipeline.config.recipes NAME`` writes the whole set of parameters that a recipe comes to, which the stages read;
-without a name, it lists the recipes for DVC (recipes/index.json).
+``python -m pipeline.config.recipes NAME`` resolves a recipe to a full set of parameters, which the stages read; without a name,
+it lists the recipes for DVC (recipes/index.json).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INDEX = RECIPES / "index.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Published(Section):
-    """A number to stand beside."""
+    """A published number to compare with."""
 
     metric: Literal["elbo", "nll"]
     value: float
@@ -35,19 +35,19 @@ class Published(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeInfo(Section):
-    """What a recipe says of itself; its name in the table, and its paragraph for whoever learns from it."""
+    """A recipe's description: its name in the table, and a paragraph for readers."""
 
-    system: str  # what it is, in a line
+    system: str  # the model, in one line
     look: str  # what to look at in its results, and why
-    faults: str | None = None  # what was wrong in the code that it comes from
+    faults: str | None = None  # mistakes in the code that it is based on
     published: Published | None = None
 
 
 def read_recipe(path: Path) -> tuple[RecipeInfo, dict[str, Any], Params]:
-    """What a recipe says of itself, what it changes, and the whole set of parameters that it comes to.
+    """Returns a recipe's description, its changes, and the full set of parameters.
 
     Raises:
-        UserError: a line for each fault, naming the recipe and the key.
+        UserError: one line per error, naming the recipe and the key.
     """
     changes = read_yaml(path)
     if not isinstance(changes, dict):
@@ -59,7 +59,7 @@ def read_recipe(path: Path) -> tuple[RecipeInfo, dict[str, Any], Params]:
 
 
 def merged(whole: Any, changes: Any) -> Any:
-    """The first with the second's values where it has any, section by section."""
+    """Merges ``changes`` into ``whole`` recursively, section by section."""
     if not (isinstance(whole, dict) and isinstance(changes, dict)):
         return changes
     return {**whole, **{key: merged(whole.get(key), value) for key, value in changes.items()}}

@@ -1,4 +1,4 @@
-"""How a stage finds its run: the default's, or that of the recipe that its command line names."""
+"""Selects a stage's run from its command line: the default, or a recipe by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.runtime.main import run
 
 
 def run_stage(stage: Callable[[RunPaths], None], about: str | None) -> None:
-    """Runs a stage of the default's pipeline or, where the command line names one, of a recipe's."""
+    """Runs a stage for the default pipeline or, if the command line names one, for a recipe."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "recipe", nargs="?", help="name of a recipe, a file of recipes/ without .yaml; none: params.yaml as it is"

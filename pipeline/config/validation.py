@@ -1,6 +1,6 @@
-"""params.yaml, and what else comes from outside, as typed values: validated here, once, and nothing below sees the file.
+"""Validates params.yaml and other external input into typed values, once; no other code reads the file.
 
-What is wrong is one line for each fault, which names the key, what is allowed and what was found.
+Each error is one line that names the key, what is allowed and what was found.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pipeline.config.paths import PARAMS
 from pipeline.config.plain_yaml import read_yaml
 from pipeline.runtime.errors import UserError, closest, in_line, quoted
 
-UNKNOWN = ("unexpected_keyword_argument", "invalid_key")  # pydantic's words for a key that a section does not have
-MAX_FAULTS = 20  # that are listed; whoever wrote more of them wrote another file
-# What parameters were called before: in params.yaml their new names are said, in a model's file they are understood.
+UNKNOWN = ("unexpected_keyword_argument", "invalid_key")  # pydantic's error types for an unknown key
+MAX_FAULTS = 20  # errors listed; a file with more is probably the wrong file
+# Former names: params.yaml with one gets an error that gives the new name; a model's file with one is still read.
 RENAMED = {
     "model.sigma": "model.decoder_sigma",
     "objective.first_samples": "objective.initial_samples",
@@ -35,20 +35,20 @@ RENAMED = {
 RENAMED_VALUES = {"model.posterior": {"point": "deterministic"}}
 
 AnySection = TypeVar("AnySection", bound=Section)
-Loc = tuple[int | str, ...]  # the keys on the way to a value
+Loc = tuple[int | str, ...]  # the path of keys to a value
 
 
 def load_params(path: Path = PARAMS) -> Params:
     """Reads and validates a parameter file.
 
     Raises:
-        UserError: a line for each fault, naming the key, what is allowed and what was found.
+        UserError: one line per error, naming the key, what is allowed and what was found.
     """
     return validated(Params, read_yaml(path), str(path))
 
 
 def with_current_names(raw: Any) -> Any:
-    """Raw parameters with what has been renamed by its name of today."""
+    """Returns raw parameters with former names and values replaced by current ones."""
 
     def renewed(section: str, key: str, value: Any) -> tuple[str, Any]:
         old = f"{section}.{key}"
@@ -64,10 +64,10 @@ def with_current_names(raw: Any) -> Any:
 
 
 def validated(kind: type[AnySection], raw: Any, source: str) -> AnySection:
-    """Raw values as a typed section; ``source`` begins each line of an error.
+    """Validates raw values as a typed section; each line of an error starts with ``source``.
 
     Raises:
-        UserError: a line for each fault, but one for all keys that a section lacks.
+        UserError: one line per error, and one for all missing keys of a section.
     """
     try:
         section: AnySection = TypeAdapter(kind).validate_python(raw)
@@ -82,7 +82,7 @@ def validated(kind: type[AnySection], raw: Any, source: str) -> AnySection:
 
 
 def _faults(kind: type[Section], errors: list[ErrorDetails]) -> list[str]:
-    """What is wrong, then what is missing. A missing key that an unknown one may stand for is in that one's line."""
+    """Returns error lines, then missing keys. A key that an unknown one probably stands for is not repeated as missing."""
     lines: list[str] = []
     missing: defaultdict[str, list[str]] = defaultdict(list)
     for error in errors:
@@ -112,7 +112,7 @@ def _faults(kind: type[Section], errors: list[ErrorDetails]) -> list[str]:
 
 
 def _meant(key: str, known: list[str]) -> list[str]:
-    """The dotted keys that an unknown one may be meant for: of its name elsewhere, or of one like it, first in its section."""
+    """Returns the known keys that an unknown one may mean: the same name elsewhere or a similar one, in its section first."""
     section, name = _split(key)
     names = list(dict.fromkeys(last for _, last in map(_split, known)))
     beside = [last for above, last in map(_split, known) if above == section]
@@ -122,16 +122,16 @@ def _meant(key: str, known: list[str]) -> list[str]:
 
 
 def _split(key: str) -> tuple[str, str]:
-    """A dotted key's section, and its name in it."""
+    """Splits a dotted key into its section and its name."""
     section, _, name = key.rpartition(".")
     return section, name
 
 
 def from_json(kind: type[AnySection], text: str | bytes) -> AnySection:
-    """A typed section of a file that a program wrote.
+    """Parses JSON that a program wrote into a typed section.
 
     Raises:
-        ValueError: the first fault, in a line.
+        ValueError: the first error, in one line.
     """
     try:
         section: AnySection = TypeAdapter(kind).validate_json(text)

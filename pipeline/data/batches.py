@@ -1,4 +1,4 @@
-"""The images as training takes them, by row: bytes that lie on the device, or in a file that is read as they are needed."""
+"""Training images by row: bytes on the device, or in a memory-mapped file that is read batch by batch."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ class InMemoryImages:
         return len(self.pixels)
 
     def take(self, rows: Tensor, draw_key: Tensor | None = None, row_offset: int = 0) -> Batch:
-        """A batch.
+        """Returns a batch.
 
         Args:
             rows: int64 [B], on ``rows_device``.
-            draw_key: of the noise by which the pixels are drawn black or white; None: they stay as they are.
-            row_offset: of that noise.
+            draw_key: key of the noise that draws each pixel black or white; None: pixels are not binarized.
+            row_offset: first row of that noise.
 
         Returns:
-            the pixels, bytes [B, D], and the same as float32 in [0, 1].
+            the pixels as bytes [B, D], and as float32 [B, D] in [0, 1].
         """
         return vae_ext.take_pixels(self.pixels, rows, draw_key, row_offset=row_offset)
 
 
 class MemmapImages:
-    """Images that stay on disk: each batch is read when it is needed or, in the background, while the one before is used.
+    """Images that stay on disk: each batch is read on demand, or in the background while the previous one is used.
 
     Args:
-        images: [N, H, W], mapped into memory.
-        device: where the batches go.
+        images: [N, H, W], memory-mapped.
+        device: destination of the batches.
     """
 
     def __init__(self, images: Bytes, device: torch.device) -> None:
@@ -68,11 +68,11 @@ class MemmapImages:
         return pixels, as_float(pixels)
 
     def read_ahead(self, rows: Tensor) -> None:
-        """Begins to read what the next :meth:`take` will ask for."""
+        """Starts reading the rows of the next :meth:`take` in the background."""
         self.ahead = rows, self.reader.submit(self._read, rows)
 
     def _read(self, rows: Tensor) -> Bytes:
-        # In the file's order, which spares the disk its seeks, and back.
+        # Reads in file order, which saves seeks, then restores the order of ``rows``.
         order = np.argsort(rows.numpy())
         found = np.empty((len(rows), *self.images.shape[1:]), np.uint8)
         found[order] = self.images[rows.numpy()[order]]
@@ -80,11 +80,11 @@ class MemmapImages:
 
 
 def byte_means(images: Bytes) -> Tensor:
-    """The mean byte of each pixel, float64 [D]: of whole-number sums, so that neither device nor order moves a bit of it."""
+    """Returns the mean byte of each pixel, float64 [D]; its sums are of integers, so device and order do not change a bit."""
     return torch.from_numpy(images.reshape(len(images), -1).sum(axis=0, dtype=np.int64) / len(images))
 
 
 def test_pixels(params: Params, device: torch.device) -> Tensor:
-    """The test set, [N, D], bytes; with ``binarize`` drawn once and for all."""
+    """Returns the test set, bytes [N, D]; with ``binarize``, drawn once with a fixed key."""
     pixels = to_device(read_split("test").images, device)
     return vae_ext.binarize(pixels, stream_key(params.seed, Stream.BINARIZE_TEST, device)) if params.binarize else pixels

@@ -1,4 +1,4 @@
-"""The images at ``data.path``, by the reader of their format."""
+"""Reads the images at ``data.path`` with the reader of their format."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pipeline.runtime.errors import UserError, quoted
 
 
 def read_dataset(params: Data) -> RawDataset:
-    """The data set, by the reader of its format.
+    """Reads the data set with the reader of its format.
 
     Raises:
-        UserError: for what is not such data.
+        UserError: if the data are not valid in that format.
     """
     path, kind = Path(params.path), params.format
     if kind == "auto":

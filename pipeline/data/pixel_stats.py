@@ -1,4 +1,4 @@
-"""What the values of the training pixels are, and whether they show something."""
+"""Range and kind of the training pixels, and a check that they are not constant or almost black."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.runtime.errors import UserError
 
 
 class PixelStats:
-    """What the pixels that pass through are."""
+    """Statistics of the pixels that pass through :meth:`watch`."""
 
     def __init__(self) -> None:
         self.low, self.high, self.grey = 255, 0, False
@@ -25,10 +25,10 @@ class PixelStats:
 
 
 def check_pixels(images: Images, stats: PixelStats, params: Data) -> None:
-    """Whether the training images show something.
+    """Checks that the training images are neither constant nor almost black.
 
     Raises:
-        UserError: where none is brighter than a quarter of white (values of few bits, or divided twice), or all are the same.
+        UserError: if no pixel exceeds a quarter of white (few-bit values, or scaled twice), or if all pixels are equal.
     """
     done = "".join(f"; {count:,} {note}" for note, count in images.notes.items() if count)
     _, value, white = images.brightest

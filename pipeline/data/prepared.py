@@ -1,7 +1,7 @@
-"""The prepared images that the stages share: files that map into memory, and a manifest of what they are.
+"""The prepared images that the stages share: memory-mapped files, and a manifest that describes them.
 
-Bytes stay bytes: an image is 0..255 on disk and in memory, and becomes a float in [0, 1] in the batch that uses it
-(tensors.py). Without torch, which takes seconds to import: the stage prepare does not need it.
+Images are bytes 0..255 on disk and in memory; a batch is converted to floats in [0, 1] when it is used (tensors.py). This
+module does not import torch, which takes seconds: the prepare stage does not need it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import sha256
 
 MANIFEST = "manifest.json"
-MAX_HASHED = 2**28  # bytes of a file of images that are read through at each use
+MAX_HASHED = 2**28  # bytes; larger image files are not hashed at each use
 SplitName = Literal["train", "validation", "test"]
 Bytes = npt.NDArray[np.uint8]
 Classes = npt.NDArray[np.unsignedinteger[Any]]
@@ -29,7 +29,7 @@ Classes = npt.NDArray[np.unsignedinteger[Any]]
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 [N, H, W], or [N, C, H, W] in colour, and the number of each one's class [N], if they have any."""
+    """Images uint8 [N, H, W], or [N, C, H, W] in colour, and their class indices [N], or None."""
 
     images: Bytes
     labels: Classes | None
@@ -38,7 +38,7 @@ class Split:
 def write_split(
     folder: Path, split: SplitName, shape: tuple[int, ...], images: Iterable[Bytes], labels: Classes | None
 ) -> None:
-    """Writes one split as .npy files, the images part by part: as many in all as ``shape`` [N, ...] says."""
+    """Writes one split as .npy files, the images batch by batch; their number in all is that of ``shape`` [N, ...]."""
     with (folder / f"{split}_images.npy").open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
@@ -50,23 +50,23 @@ def write_split(
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(Section):
-    """What the prepared data are."""
+    """Description of the prepared data."""
 
     source: str
     image_shape: Annotated[list[Count], Limits(min_length=2, max_length=3)]
     values: Literal["binary", "grey"]
     classes: Annotated[list[str], Limits(min_length=1)] | None
-    counts: Annotated[dict[SplitName, Count], Limits(min_length=3)]  # of all three
-    sha256: dict[str, str]  # by file
+    counts: Annotated[dict[SplitName, Count], Limits(min_length=3)]  # of all three splits
+    sha256: dict[str, str]  # by file name
 
 
 def read_manifest(folder: Path = PREPARED) -> Manifest:
-    """What the prepared data are.
+    """Reads the description of the prepared data.
 
     Raises:
-        UserError: if it is not there, or no such manifest.
+        UserError: if it is missing or invalid.
     """
-    from pipeline.config.validation import from_json  # with pydantic, which is not on every GPU machine
+    from pipeline.config.validation import from_json  # imports pydantic, which not every GPU machine has
 
     path = folder / MANIFEST
     expect_prepared_file(path)
@@ -82,13 +82,13 @@ def read_manifest(folder: Path = PREPARED) -> Manifest:
 
 
 def read_split(split: SplitName, folder: Path = PREPARED) -> Split:
-    """Maps a prepared split into memory.
+    """Memory-maps a prepared split.
 
-    Shapes, types, sizes and the labels' range are always checked, and so are checksums, but those of images of more than
-    ``MAX_HASHED`` bytes, which a stage would take seconds to read through.
+    Shapes, types, sizes and the range of labels are always checked. Checksums are too, except for images of more than
+    ``MAX_HASHED`` bytes, which would take seconds to read.
 
     Raises:
-        UserError: if it is not there, or not what the manifest announces.
+        UserError: if it is missing, or differs from the manifest.
     """
     manifest = read_manifest(folder)
     count, classes = manifest.counts[split], manifest.classes
@@ -120,7 +120,7 @@ def _read_array(path: Path, shape: tuple[int, ...], manifest: Manifest) -> npt.N
 
 
 def expect_prepared_file(path: Path) -> None:
-    """Raises a UserError for what is missing, and for what is no file, such as a pipe, which would be waited for."""
+    """Raises a UserError if the path is missing, or is not a file: opening a pipe, for example, would block."""
     if not path.is_file():
         raise damaged(path, "expected a file") if path.exists() else UserError(f"{path}: missing; run `dvc repro prepare`")
 

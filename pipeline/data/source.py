@@ -1,4 +1,4 @@
-"""What may lie at ``data.path``: regular files in folders, with names that are text. Others hang readers, or escape DVC."""
+"""Checks ``data.path``: regular files in folders, with printable names. Others block readers, or DVC does not track them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pipeline.runtime.files import expect_file
 
 
 def expect_source(path: Path) -> None:
-    """Whether ``data.path`` is a file or a folder of files, which DVC reads first to decide whether the stage prepare runs.
+    """Checks that ``data.path`` is a file or a folder of files; DVC hashes it to decide whether the prepare stage runs.
 
-    A link to a folder is refused below it, since DVC does not look behind it, and would call changed data the same. It does
-    behind ``data.path`` itself, and behind a link to a file.
+    DVC does not follow a link to a folder inside ``data.path`` and would miss changes there, so such a link is an error. It
+    does follow ``data.path`` itself, and links to files.
 
     Raises:
-        UserError: for the first entry that is wrong.
+        UserError: for the first invalid entry.
     """
     if not path.exists():
         fetch = f"; dvc pull {path} fetches it" if path.with_name(f"{path.name}.dvc").is_file() else ""
@@ -38,16 +38,16 @@ def expect_source(path: Path) -> None:
                     expect_file(entry)
                 except OSError as error:
                     raise UserError(f"{entry}: expected a file, got a broken symbolic link: {error.strerror}") from None
-            elif entry.is_symlink() and not name.startswith("."):  # no reader enters that
+            elif entry.is_symlink() and not name.startswith("."):  # no reader enters hidden folders
                 what = "a symbolic link, behind which DVC sees no change; move or copy the folder itself here"
                 raise UserError(f"{entry}: expected a folder, got {what}")
 
 
 def refuse_unreadable(error: OSError) -> NoReturn:
-    """Of a folder, as :func:`os.walk` tells it."""
+    """Raises a UserError for a folder that :func:`os.walk` cannot read."""
     raise UserError(f"{error.filename}: expected a folder that can be read: {error.strerror}")
 
 
 def is_text(name: str) -> bool:
-    """Whether a name is valid Unicode of one line, which every file and figure that it goes into can hold."""
+    """Whether a name is valid Unicode without line breaks and control characters, so that every output can hold it."""
     return not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name)

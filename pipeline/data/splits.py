@@ -1,4 +1,4 @@
-"""Which images are for training, for validation and for the test."""
+"""Divides the images into training, validation and test sets."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ HELD_OUT: list[SplitName] = ["test", "validation"]  # in this order
 
 
 def hold_out(rows: Rows, count: int, classes: Rows | None) -> tuple[Rows, Rows]:
-    """The rows without ``count`` of the last ones, and those; each class by its share, where classes are given.
+    """Splits off the last ``count`` rows; with classes, each class contributes in proportion.
 
     Args:
-        rows: [N], in the order that decides.
-        count: how many are held out; less than N.
-        classes: the number of each row's class, [N].
+        rows: [N], in the order that decides which are last.
+        count: number of rows to hold out; less than N.
+        classes: class index of each row, [N], or None.
 
     Returns:
-        two arrays, in the order of ``rows``.
+        the rows kept and the rows held out, both in the order of ``rows``.
     """
     if classes is None:
         return rows[: len(rows) - count], rows[len(rows) - count :]
@@ -40,39 +40,39 @@ def hold_out(rows: Rows, count: int, classes: Rows | None) -> tuple[Rows, Rows]:
 
 
 def share_out(count: int, sizes: Rows) -> Rows:
-    """``count`` divided by ``sizes``, in whole numbers; none gives all that it has while others can give more."""
+    """Divides ``count`` in proportion to ``sizes``, in integers; a class is used up only if no other has two or more left."""
     exact = count * sizes / sizes.sum()
     shares = np.floor(exact).astype(np.int64)
     while (left := count - shares.sum()) > 0:
         able = shares < sizes - 1
         able = able if able.any() else shares < sizes
-        # Those that lost most by rounding down are first.
+        # Largest remainders first.
         order = np.argsort(np.where(able, shares - exact, np.inf), kind="stable")
         shares[order[: min(left, able.sum())]] += 1
     return np.asarray(shares)
 
 
 def permutation(count: int, seed: int) -> Rows:
-    """A permutation of so many rows, the same everywhere: RandomState's stream is one that NumPy does not change (NEP 19)."""
+    """Returns a permutation of ``count`` rows; NumPy guarantees that RandomState's stream never changes (NEP 19)."""
     rows: Rows = np.random.RandomState(seed).permutation(count).astype(np.int64)
     return rows
 
 
 def as_count(wanted: int | float, total: int) -> int:
-    """How many ``wanted`` are of ``total``: below 1 it is a share of them, of which there is at least one."""
+    """Converts a number of images, or a fraction below 1 of ``total``, to a number; a fraction gives at least 1."""
     return max(1, round(wanted * total)) if wanted < 1 else int(wanted)
 
 
 def with_held_out(raw: RawDataset, params: Data) -> Data:
-    """The parameters, with how many images are held out for a set that neither they nor the data name, and the draw's seed.
+    """Fills in the defaults of held-out sets that neither the parameters nor the data give: their sizes and the split's seed.
 
     Raises:
-        UserError: if no image would be left to train by.
+        UserError: if too few images would be left for training.
     """
     unset = [name for name in HELD_OUT if name not in raw.splits and getattr(params, name) is None]
     if not unset:
         return params
-    # MNIST and its kind come mixed, with a test set a sixth as large as the training set, whose last sixth serves as often.
+    # IDX data are in random order, and MNIST's test set is a sixth of its training set: hold out the last sixth.
     share, in_words = (1 / 6, "a sixth") if raw.mixed else (1 / 10, "a tenth")
     seed = params.split_seed if raw.mixed else params.split_seed or 0
     total = len(raw.splits["train"].images)
@@ -89,10 +89,10 @@ def with_held_out(raw: RawDataset, params: Data) -> Data:
 
 
 def split_rows(raw: RawDataset, params: Data) -> dict[SplitName, tuple[RawSplit, Rows]]:
-    """Which images each split has, in which order.
+    """Returns the images and rows of each split, in order.
 
     Raises:
-        UserError: if a parameter asks for what can't be.
+        UserError: if a parameter contradicts the data.
     """
     rows = {split: np.arange(len(part.images)) for split, part in raw.splits.items()}
     if params.split_seed is not None:
@@ -116,10 +116,10 @@ def split_rows(raw: RawDataset, params: Data) -> dict[SplitName, tuple[RawSplit,
 
 
 def check_classes(raw: RawDataset, splits: dict[SplitName, tuple[RawSplit, Rows]], params: Data) -> None:
-    """Counts the classes that only a held-out split has.
+    """Adds notes about classes that training lacks, and about training images sorted by class.
 
     Raises:
-        UserError: if a draw would not have held them out whole, or if a name is none.
+        UserError: if a held-out set has all images of a class and no seed spreads them, or for an unprintable class name.
     """
     for name in raw.names or []:
         if not is_text(name):

@@ -1,4 +1,4 @@
-"""Prepared images as tensors: bytes on the device, and the floats that they stand for."""
+"""Prepared images as tensors: bytes on the device, and floats in [0, 1]."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pipeline.data.prepared import Bytes
 
 
 def to_device(images: Bytes, device: torch.device) -> Tensor:
-    """Images as one tensor of bytes, [N, pixels], on the device."""
+    """Copies images to the device as one tensor of bytes, [N, pixels]."""
     return torch.from_numpy(np.array(images)).flatten(1).to(device)
 
 
 def as_float(pixels: Tensor) -> Tensor:
-    """Bytes 0..255 as float32 in [0, 1]: a quotient everywhere, where a GPU would multiply by a number's reciprocal."""
+    """Converts bytes 0..255 to float32 in [0, 1]; dividing by a tensor, as a GPU multiplies by a scalar's reciprocal."""
     return pixels / torch.full((), 255.0, device=pixels.device)

@@ -1,4 +1,4 @@
-"""Where the stages compute: on the GPU if there is one (CUDA_VISIBLE_DEVICES= hides it), else on the CPU."""
+"""Chooses the device that the stages compute on: the GPU if there is one (CUDA_VISIBLE_DEVICES= hides it), else the CPU."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from vae_ext import BackendError, backend
 
 
 def choose_device() -> torch.device:
-    """The device, after making sure that vae_ext can serve it.
+    """Returns the device, after checking that vae_ext has a backend for it.
 
     Raises:
-        UserError: if a ``VAE_EXT_`` variable asks for what cannot be had there.
+        UserError: if a ``VAE_EXT_`` variable requests a backend that is not available there.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         backend(device)
     except BackendError as error:
         raise UserError(str(error)) from None
-    # Convolutions as exact as all else, and the same each time: cuDNN would round their inputs, and choose by the clock.
-    # By the older flag: after fp32_precision, which is to replace it, torch.export reads this one and raises.
+    # Full-precision, deterministic convolutions: cuDNN would otherwise use TF32 and choose algorithms by timing them.
+    # The older flag, because torch.export reads it and raises if its successor, fp32_precision, was set.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     return device

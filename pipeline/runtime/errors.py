@@ -1,4 +1,4 @@
-"""What a user can mend, and an end that was asked for: neither is shown with a traceback."""
+"""Errors that a user can fix, and requested interruptions: both end without a traceback."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """Something that the user can mend; each line of the message names the parameter or file, what was expected, what came."""
+    """An error that the user can fix; each line names the parameter or file, what was expected and what was found."""
 
     status = 2
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
-    """The user, or the system, asked for an early end; the message says what is kept."""
+    """The user or the system requested an early stop; the message says what is kept."""
 
     status = 130
 
 
 def quoted(value: object, limit: int = 80) -> str:
-    """A value as a message quotes it: as YAML spells it, in one line, and not longer than one reads."""
+    """Returns a value as error messages show it: in YAML syntax, on one line, truncated to ``limit`` characters."""
     return in_line(_spelled(value), limit)
 
 
@@ -38,23 +38,21 @@ def _spelled(value: object) -> str:
 
 
 def in_line(text: str, limit: int = 80) -> str:
-    """Text of somebody else as a part of a message: one line, without control characters, cut."""
+    """Returns foreign text for use in a message: on one line, without control characters, truncated."""
     text = printable(" ".join(text[: 4 * limit].split()))
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def printable(text: str) -> str:
-    """Text with its control characters, and what else a terminal would obey, as escape sequences."""
+    """Returns text with control and other non-printable characters as escape sequences, since a terminal would obey them."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def closest(name: str, known: Sequence[str]) -> str | None:
-    """The known name that a wrong one may be meant for: one but for a typing error, or the only one that starts like it, or one
-    that is much like it.
-    """
+    """Returns the name most likely meant, or None: a near match, the only one with the same beginning, or the most similar."""
 
     def likeness(one: str) -> tuple[float, bool]:
-        return difflib.SequenceMatcher(None, one, name).ratio(), one[:1] == name[:1]  # who mistypes rarely starts wrong
+        return difflib.SequenceMatcher(None, one, name).ratio(), one[:1] == name[:1]  # typos are rare in the first letter
 
     near = sorted(difflib.get_close_matches(name, known, n=max(1, len(known))), key=likeness, reverse=True)
     same_start = [one for one in known if one.startswith(name) or name.startswith(one)]

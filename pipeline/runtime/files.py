@@ -1,8 +1,8 @@
-"""Files that appear whole or not at all.
+"""Atomic writes: a file appears complete or not at all.
 
-Each is written in a folder of its own beside its place, then renamed. That folder has a name that nobody can foresee, is the
-user's alone, and is locked while its process lives; what killed processes left is removed by the next one that writes there.
-A link that has the file's name is replaced, not followed.
+Each is written in a temporary folder beside its target, then renamed. That folder has an unpredictable name and private
+permissions, and is locked while its process lives; the next writer there removes what killed processes left behind.
+A symbolic link at the target is replaced, not followed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.runtime.errors import UserError
 
-if TYPE_CHECKING:  # what takes a second to import, `vae info` does without
+if TYPE_CHECKING:  # pandas takes a second to import, and `vae info` does without it
     import pandas as pd
 
-# Of this machine: another one's locks are not seen through a network's file system.
+# Includes the host name: a network file system does not show another machine's locks.
 PREFIX = f".vae-tmp-{platform.node()}-"
-# What a path may be, besides a regular file.
+# File types other than regular files.
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -39,11 +39,11 @@ KINDS = {
 
 
 def expect_file(path: Path) -> None:
-    """Whether a path is a regular file, or a link to one: reading a named pipe or a device may never end.
+    """Checks that a path is a regular file or a link to one: reading a named pipe or a device may never end.
 
     Raises:
         UserError: if it is something else.
-        OSError: if nothing is there, as opening it would.
+        OSError: if there is nothing, as opening it would raise.
     """
     kind = stat.S_IFMT(path.stat().st_mode)
     if kind != stat.S_IFREG:
@@ -62,7 +62,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder, which replaces what had the name before."""
+    """Yields a temporary folder to fill; it replaces ``path`` if the block ends without an exception."""
     with _temporary_folder(path.parent, of=path) as folder:
         temporary = folder / path.name
         temporary.mkdir()
@@ -77,7 +77,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def all_files(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder, whose files move into ``folder`` if the block ends without an exception; others there stay."""
+    """Yields a temporary folder; its files move into ``folder``, beside those already there, if the block raises nothing."""
     with _temporary_folder(folder, of=folder) as temporary:
         yield temporary
         for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
@@ -88,7 +88,7 @@ def all_files(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _temporary_folder(parent: Path, of: Path) -> Iterator[Path]:
-    """A new folder in ``parent``, removed at the end; an OSError there names what it is ``of``, and nothing temporary."""
+    """Yields a new folder in ``parent`` and removes it at the end; an OSError in it names ``of``, not the temporary path."""
     temporary = parent / PREFIX
     try:
         _make_folder(parent)
@@ -100,10 +100,10 @@ def _temporary_folder(parent: Path, of: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
             os.close(lock)
-    except BrokenPipeError:  # of what is printed meanwhile
+    except BrokenPipeError:  # from output printed in the block
         raise
     except OSError as error:
-        # A full disk is an error without a file's name, of some libraries without a number either.
+        # A full disk raises an OSError without a file name, in some libraries without an errno either.
         if error.filename is None or str(error.filename).startswith(str(temporary)):
             reason = os.strerror(error.errno) if error.errno else f"could not be written: {error}"
             raise OSError(error.errno, reason, str(of)) from error
@@ -113,7 +113,7 @@ def _temporary_folder(parent: Path, of: Path) -> Iterator[Path]:
 def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:  # it does, and is a file
+    except FileExistsError as error:  # a file has that name
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from None
 
 

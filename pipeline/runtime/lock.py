@@ -1,4 +1,4 @@
-"""One stage at a time writes to a folder: another is told which one does, and ends."""
+"""Lets one stage at a time write to a folder: a second one reports which stage holds it, and exits."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LOCKS = Path(".locks")
 
 @contextmanager
 def locked(folder: Path, stage: str) -> Iterator[None]:
-    """Holds a folder for a stage that writes there. The system releases it with the process, however that ends.
+    """Locks a folder for a stage that writes to it. The system releases the lock when the process ends, however it ends.
 
     Args:
-        folder: of the tree; the lock lies elsewhere, where DVC removes nothing.
-        stage: what others are told.
+        folder: the output folder; the lock file is in ``.locks``, where DVC removes nothing.
+        stage: the stage's name, for the message that others show.
 
     Raises:
-        UserError: if another process holds it.
+        UserError: if another process holds the lock.
     """
     file = LOCKS / folder.as_posix().replace("/", ".")
     LOCKS.mkdir(exist_ok=True)
@@ -34,7 +34,7 @@ def locked(folder: Path, stage: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         who = "another process"
-        with suppress(FileNotFoundError):  # before the first one has signed
+        with suppress(FileNotFoundError):  # the holder has the lock and has not written its name yet
             who = holder.read_text(encoding="utf-8")
         raise UserError(f"{folder}: in use by {who}; wait for it to end") from None
     try:

@@ -1,4 +1,4 @@
-"""What a run ran on, in words: a number without its machine can't be compared."""
+"""Describes the machine of a run: timings can only be compared on the same one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def machine() -> str:
-    """The processor's name, where the system tells it, its cores, and the GPU."""
+    """Returns the system, the processor's name where the system gives it, its number of cores, and the GPU."""
     try:
         cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux

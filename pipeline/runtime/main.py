@@ -1,4 +1,4 @@
-"""How a stage starts and how it fails: a user's mistake is one clear line and exit code 2, never a traceback."""
+"""Starts a stage and reports its errors: a user's mistake is one clear line and exit code 2, never a traceback."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from pipeline.runtime.parent import end_with_parent
 
 
 def run(stage: Callable[[], object], about: str | None = None) -> None:
-    """Runs a stage as the program, with a readable end.
+    """Runs a stage as the main program, with readable errors.
 
     Args:
-        about: what ``--help`` says of a program that takes no arguments, and refuses any; None: the stage reads its own.
+        about: the ``--help`` text of a program that takes no arguments; None: the stage parses its own arguments.
     """
     end_with_parent()
     _open_streams()
@@ -30,10 +30,10 @@ def run(stage: Callable[[], object], about: str | None = None) -> None:
         _run_and_flush(stage)
     except UserError as error:
         _end("".join(f"error: {line}\n" for line in str(error).split("\n")), error.status)
-    except BrokenPipeError:  # whoever read the output, as head does, has seen enough
+    except BrokenPipeError:  # the reader, such as head, closed the pipe
         _flushed()
         sys.exit(128 + signal.SIGPIPE)
-    except OSError as error:  # a full disk, a folder that must not be written
+    except OSError as error:  # such as a full disk or a folder without write permission
         what = error.filename or ("a file" if _flushed() else "standard output")
         _end(f"error: {what}: {error.strerror or error}\n")
     except UnicodeEncodeError as error:
@@ -49,7 +49,7 @@ def run(stage: Callable[[], object], about: str | None = None) -> None:
 
 
 def _end(message: str, status: int = UserError.status) -> NoReturn:
-    """Ends the program with a message, in one piece, since other processes of a run may be writing too."""
+    """Exits with a message, written in one call since other processes of a run may be writing too."""
     with suppress(OSError):
         sys.stderr.write("\n".join(map(printable, message.split("\n"))))
         sys.stderr.flush()
@@ -57,14 +57,14 @@ def _end(message: str, status: int = UserError.status) -> NoReturn:
 
 
 def _of_memory(error: MemoryError | RuntimeError) -> bool:
-    """Whether memory ran out, which torch reports as a RuntimeError: of the CPU's, only the words tell."""
+    """Whether memory ran out; torch raises a RuntimeError, which only its message distinguishes on the CPU."""
     return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def _open_streams() -> None:
-    """Makes whatever is printed printable: in any locale, and where a standard stream was closed.
+    """Makes printing safe in any locale, and with closed standard streams.
 
-    The null device takes a closed one's place, whose number the next file would get.
+    A closed stream is replaced by the null device: its descriptor would otherwise go to the next file that is opened.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
@@ -77,7 +77,7 @@ def _open_streams() -> None:
 
 
 def _flushed() -> bool:
-    """Whether the output can be written; if not, what it still holds goes nowhere, or would fail again while exiting."""
+    """Whether standard output can be written; if not, discards its buffer, which would fail again at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -88,7 +88,7 @@ def _flushed() -> bool:
 
 
 def _run_and_flush(stage: Callable[[], object]) -> None:
-    """Runs a stage and writes what its output still holds: what goes wrong with it is said here, and not while exiting."""
+    """Runs a stage, then flushes standard output here, so that a write error is reported and not raised at exit."""
     try:
         stage()
     except SystemExit:

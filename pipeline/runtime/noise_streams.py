@@ -1,4 +1,4 @@
-"""The streams of noise: one for each use of the seed, so that no two share their numbers."""
+"""Noise streams: each use of the seed has its own, so that no two share random numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vae_ext import noise_key
 
 
 class Stream(IntEnum):
-    """Uses of the noise that must not share it: each has its own half of the 64-bit seed."""
+    """Independent uses of the noise; each selects its own upper half of the 64-bit seed."""
 
     TRAIN = 0
     VALIDATE = 1
@@ -28,5 +28,5 @@ class Stream(IntEnum):
 
 
 def stream_key(seed: int, stream: Stream, device: torch.device, step: int = 0) -> Tensor:
-    """The noise key of a use: the parameters' seed below, the stream above."""
+    """Returns the noise key of a stream: the seed in the lower 32 bits, the stream's number above."""
     return noise_key(seed + (int(stream) << 32), step, device=device)

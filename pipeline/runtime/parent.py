@@ -1,6 +1,6 @@
-"""A process that was started to be waited for ends with the one that waits: a stage with DVC, a worker with its launcher.
+"""Ends a process together with the parent that waits for it: a stage with DVC, a worker with its launcher.
 
-Others do not: `nohup python -m pipeline.train &` outlives its shell.
+Other processes outlive their parent, as with `nohup python -m pipeline.train &`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import os
 import signal
 import sys
 
-STARTED_BY = os.getppid()  # pipeline/__init__.py imports this: whoever ends while torch is imported is missed as well
-PARENT_ENDED = signal.SIGUSR1  # no other sends it: a second SIGTERM is somebody who insists
-PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+STARTED_BY = os.getppid()  # pipeline/__init__.py imports this early: the parent may end while torch is imported
+PARENT_ENDED = signal.SIGUSR1  # not SIGTERM, whose second arrival terminates at once
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
 def end_with_parent() -> None:
-    """Asks for :data:`PARENT_ENDED` when DVC, or the launcher of a group, is no more; by default that ends the process.
+    """Requests :data:`PARENT_ENDED` when DVC or the group's launcher ends; its default action ends this process.
 
-    On Linux the signal is that of the end of the *thread* that started this process. Both start it where they wait for it.
+    Linux sends it when the *thread* that started this process ends. Both parents start it in the thread that waits for it.
     """
     if sys.platform != "linux" or not {"DVC_STAGE", "RANK"} & os.environ.keys():
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, PARENT_ENDED)
-    if os.getppid() != STARTED_BY:  # before it was asked for
+    if os.getppid() != STARTED_BY:  # the parent ended before the request
         os.kill(os.getpid(), PARENT_ENDED)

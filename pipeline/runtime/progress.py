@@ -1,4 +1,4 @@
-"""What a stage is doing, for whoever waits: a bar on a terminal, and lines of the same in a log."""
+"""Shows a stage's progress: a bar on a terminal, lines in a log."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-EVERY = 10  # seconds between two lines of a log
+EVERY = 10  # seconds between two lines in a log
 
 
 def announce(text: str, in_logs: bool = True) -> None:
-    """Says what is done next: to whoever waits at a terminal and, if it is worth a line there, in a log."""
+    """Prints the next step: on a terminal, and also in a log unless ``in_logs`` is false."""
     if in_logs or sys.stderr.isatty():
         print(f"{text} ...", file=sys.stderr, flush=True)
 
 
 class Lines:
-    """Standard error, with a line for each state of a bar that is written to it."""
+    """A stream that writes each state of a progress bar to standard error as its own line."""
 
     def write(self, text: str) -> None:
         if state := text.strip():
@@ -29,8 +29,8 @@ class Lines:
 
 
 def progress_bar(total: int, text: str, hidden: bool = False) -> tqdm[Any]:
-    """A bar over so many images; in a log a line every :data:`EVERY` seconds."""
-    from tqdm import tqdm  # which takes as long to import as all else that `vae --help` needs
+    """Returns a progress bar over ``total`` images; in a log it prints a line every :data:`EVERY` seconds."""
+    from tqdm import tqdm  # takes as long to import as everything else that `vae --help` needs
 
     if hidden:
         return tqdm(disable=True)

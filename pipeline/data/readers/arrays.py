@@ -1,4 +1,4 @@
-"""Images in arrays: .npy and .npz files, with labels beside them or without."""
+"""Reads images from arrays: .npy and .npz files, with or without labels."""
 
 from __future__ import annotations
 
@@ -46,28 +46,28 @@ KINDS = {
     **dict.fromkeys(["x", "image", "images", "imgs", "data", "arr_0"], "images"),
     **dict.fromkeys(["y", "label", "labels", "target", "targets", "arr_1"], "labels"),
 }
-# What NumPy raises for files that are not what they should be.
+# Exceptions that NumPy raises for damaged or wrong files.
 READ_ERRORS = (ValueError, EOFError, OSError, OverflowError, MemoryError, RuntimeError, tokenize.TokenError)
 ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error)
 NAMES = "images and labels (or x and y, data and target), for splits with _train, _validation, _test after or before"
 
 
 class ArrayImages:
-    """Images [N, H, W], [N, H, W, C] or, as rows of numbers, [N, D]; bytes, booleans, floats or, with ``white``, any numbers.
+    """Images [N, H, W], [N, H, W, C], or rows of values [N, D]; bytes, booleans, floats or, with ``white``, any numbers.
 
-    [N, C, H, W] is understood too, where it can mean nothing else. Values may be below 0 or above white by less than half of a
-    grey level, as rounding leaves them.
+    [N, C, H, W] is accepted where it is unambiguous. Values may lie outside [0, white] by less than half a grey level, as
+    rounding leaves them.
 
     Args:
-        name: for messages.
-        array: in memory, or mapped into it.
-        size: the images' [H, W], which rows of numbers do not tell: in grey or, if they are three times as long, as planes of
-            red, green and blue; None: as the array says, or of one row each.
-        white: the value that is white; None: 255 of bytes, True of booleans, 1 of floats.
-        remedy: for the message about a value beyond that.
+        name: the array's name, for messages.
+        array: in memory or memory-mapped.
+        size: [H, W] of images that are rows of values: grey or, if a row has three times as many values, planes of red, green
+            and blue; None: as the array's shape says, or 1 x D for rows.
+        white: pixel value of white; None: 255 for bytes, True for booleans, 1 for floats.
+        remedy: hint for the message about a value above white.
 
     Raises:
-        UserError: if that is not what the array is.
+        UserError: if the array is not of such a shape and type.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class ArrayImages:
         expect_size(name, self.shape)
 
     def _shape(self, size: Sequence[int] | None) -> tuple[tuple[int, ...], str | None]:
-        """An image's, and what to say of it where the array does not tell."""
+        """Returns an image's shape, and a note if the array does not determine it."""
         shape = self.array.shape[1:]
         if len(shape) > 1:
             shape = shape[:2] if shape[2:] in ((), (1,)) else (3, *shape[:2])
@@ -128,7 +128,7 @@ class ArrayImages:
             levels, wrong = to_bytes(part, self.white)
             if wrong.any():
                 raise self._fault(part, wrong, rows)
-            # To the precision that the values came in.
+            # Ignores differences within the precision of the source.
             rounded = np.abs(levels / 255 - part / self.white).reshape(len(part), -1).max(1) > 1e-3
             self.notes["images whose grey values were rounded to one of 256"] += int(rounded.sum())
         brightest = float(part.max())
@@ -146,12 +146,12 @@ class ArrayImages:
 
 
 def read_arrays(path: Path, size: Sequence[int] | None, white: float | None) -> RawDataset:
-    """Reads a .npy file of images, a .npz file, or a folder of either, with arrays of the names that ``NAMES`` says.
+    """Reads a .npy file of images, a .npz file, or a folder of either, with array names as in ``NAMES``.
 
-    Nothing is unpickled, and nothing is unpacked to disk.
+    Nothing is unpickled or unpacked to disk.
 
     Raises:
-        UserError: for what is missing, damaged, pickled, too large to unpack, or not named so.
+        UserError: for data that are missing, damaged, pickled, too large to unpack, or named otherwise.
     """
     found, notes = _find_arrays(path)
     if "train" not in found["images"]:
@@ -170,10 +170,10 @@ def read_arrays(path: Path, size: Sequence[int] | None, white: float | None) -> 
 
 
 def read_images(path: Path, shape: tuple[int, ...], white: float | None, remedy: str) -> ArrayImages:
-    """Reads the one array of images of a file, for a model of this shape: a single image will do.
+    """Reads the only array of images of a file, for a model of this image shape; it may be a single image.
 
     Raises:
-        UserError: as :func:`read_arrays`; if there are several arrays of images.
+        UserError: as :func:`read_arrays`, and if there are several arrays of images.
     """
     images = _find_arrays(path)[0]["images"]
     if len(images) > 1:
@@ -183,7 +183,7 @@ def read_images(path: Path, shape: tuple[int, ...], white: float | None, remedy:
 
 
 def _find_arrays(path: Path) -> tuple[dict[str, Named], Counter[str]]:
-    """The arrays of images and of labels, and what else there is."""
+    """Returns the arrays of images and of labels, and notes about ignored ones."""
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
@@ -211,7 +211,7 @@ def _find_arrays(path: Path) -> tuple[dict[str, Named], Counter[str]]:
 
 
 def _kind_and_split(name: str) -> tuple[str | None, SplitName]:
-    """What an array's name says that it holds, and of which split."""
+    """Returns what an array holds, and of which split, according to its name."""
     words = [word for word in re.split(r"[_\-. ]+", name.lower()) if word]
     split: SplitName = next((SPLITS[word] for word in words if word in SPLITS), "train")
     return KINDS.get("_".join(word for word in words if word not in SPLITS)), split
@@ -219,10 +219,10 @@ def _kind_and_split(name: str) -> tuple[str | None, SplitName]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Says in a line what is missing, no file, or damaged."""
+    """Converts errors for missing, irregular and damaged files to a UserError."""
     try:
         expect_file(path)
-        with np.errstate(over="ignore"):  # of sizes that nothing has
+        with np.errstate(over="ignore"):  # damaged headers with impossible sizes
             yield
     except FileNotFoundError:
         raise UserError(f"{path}: missing") from None
@@ -239,7 +239,7 @@ def _open_npy(path: Path) -> npt.NDArray[Any]:
 
 
 def _read_npz(path: Path) -> dict[str, npt.NDArray[Any] | None]:
-    """The arrays of a .npz file by their names; None for those of names that mean nothing here, which are not unpacked."""
+    """Returns the arrays of a .npz file by name; None for unrecognised names, whose arrays are not unpacked."""
     arrays: dict[str, npt.NDArray[Any] | None] = {}
     with _reading(path), zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
@@ -247,7 +247,7 @@ def _read_npz(path: Path) -> dict[str, npt.NDArray[Any] | None]:
             arrays[name] = None
             if _kind_and_split(name)[0] is None:
                 continue
-            # No more is unpacked than the archive says of a member, whatever the array's header says.
+            # Unpacks at most the size in the archive's directory, even if the array's header claims more.
             if member.file_size > MAX_BYTES:
                 most, got = f"{MAX_BYTES:,} bytes unpacked", f"{member.file_size:,}; a .npy file can be larger"
                 raise UserError(f"{path}: {member.filename}: expected at most {most}, got {got}")

@@ -1,4 +1,4 @@
-"""IDX files, plain or gzipped: the layout of MNIST, Fashion-MNIST, KMNIST and EMNIST.
+"""Reads IDX files, plain or gzipped: the format of MNIST, Fashion-MNIST, KMNIST and EMNIST.
 
 http://yann.lecun.com/exdb/mnist/: two zero bytes, the type (8: unsigned byte), the number of dimensions; each dimension's size;
 then the values, the last dimension fastest.
@@ -25,28 +25,28 @@ from pipeline.runtime.errors import UserError
 
 CHECKSUMS = "SHA256SUMS"
 SETS: dict[str, SplitName] = {"train": "train", "t10k": "test", "test": "test"}
-# As they are distributed: by most with a dash, by Kaggle with a dot.
+# File names as distributed: mostly with a dash, by Kaggle with a dot.
 FILE = re.compile(r"(?P<prefix>.*?)(?P<set>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(\.gz)?")
 
 
 def is_idx(folder: Path) -> bool:
-    """Whether a folder holds files of that layout."""
+    """Whether a folder holds IDX files of images."""
     return any(kind == "images" for _, _, kind in _files(folder))
 
 
 def _files(folder: Path) -> dict[tuple[str, str, str], Path]:
-    """By their prefix, set and kind; those that are not gzipped are preferred."""
+    """Returns the files by prefix, set and kind; an uncompressed one takes precedence."""
     files = (path for path in sorted(folder.iterdir(), reverse=True) if path.is_file())
     return {(match["prefix"], match["set"], match["kind"]): path for path in files if (match := FILE.fullmatch(path.name))}
 
 
 def read_idx(folder: Path, white: float | None = None) -> RawDataset:
-    """Reads ``train-images-idx3-ubyte`` and, if they are there, the same of ``t10k`` or ``test``, and their labels.
+    """Reads ``train-images-idx3-ubyte``, its labels and, if present, the files of ``t10k`` or ``test``.
 
-    The sha256 of each file, or of its uncompressed content, is checked against the folder's SHA256SUMS, if it has one.
+    If the folder has a SHA256SUMS, it is checked for each file, compressed or uncompressed.
 
     Raises:
-        UserError: for a file that is missing, damaged or not what its name says.
+        UserError: for a file that is missing, damaged or of another type than its name says.
     """
     files = _files(folder)
     if len(prefixes := sorted({prefix for prefix, _, kind in files if kind == "images"})) > 1:
@@ -62,7 +62,7 @@ def read_idx(folder: Path, white: float | None = None) -> RawDataset:
     for name in dict.fromkeys(["train", *(name for _, name, kind in files if kind == "images")]):
         split = SETS[name]
         pixels = read(name, "images", 3)
-        # EMNIST was made with rows and columns the other way round (Cohen et al.: EMNIST. 2017, and its README).
+        # EMNIST's images are stored transposed (Cohen et al.: EMNIST. 2017, and its README).
         images[split] = pixels.swapaxes(1, 2) if prefix.startswith("emnist") else pixels
         if not labelled:
             continue
@@ -71,13 +71,13 @@ def read_idx(folder: Path, white: float | None = None) -> RawDataset:
             raise UserError(f"{folder}: {name}: expected as many labels as images, got {len(labels[split])} for {len(pixels)}")
     notes = Counter({"images turned, as EMNIST's are": sum(map(len, images.values()))} if prefix.startswith("emnist") else {})
     arrays = {split: ArrayImages(f"{folder}: {split}", part, None, white) for split, part in images.items()}
-    return dataset(arrays, labels, notes, mixed=True)  # as all of MNIST's family are
+    return dataset(arrays, labels, notes, mixed=True)  # MNIST and its relatives are in random order
 
 
 def _read(path: Path, dimensions: int) -> Bytes:
     header = 4 + 4 * dimensions
     try:
-        # No more is unpacked than the header announces: a small file may hold terabytes of zeros.
+        # Reads no more than the header announces: a small file may expand to terabytes of zeros.
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             start = file.read(header)
             magic = bytes([0, 0, 8, dimensions])
@@ -116,7 +116,7 @@ def _verify(path: Path, found: str) -> None:
         expected = {name.removeprefix("*"): digest for digest, name in lines}
     except ValueError:
         raise UserError(f"{sums}: expected lines of 'sha256  name'") from None
-    if name not in expected and path.name in expected:  # of the file as it is packed
+    if name not in expected and path.name in expected:  # the checksum of the compressed file
         name, found = path.name, hashlib.sha256(path.read_bytes()).hexdigest()
     wanted = expected.get(name, "that is not listed")
     if wanted != found:

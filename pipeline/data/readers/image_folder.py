@@ -1,4 +1,4 @@
-"""A folder of pictures: PNG, JPEG, WebP and TIFF, with classes as subfolders or without."""
+"""Reads a folder of pictures: PNG, JPEG, WebP and TIFF, with or without subfolders as classes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from pipeline.runtime.files import expect_file
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
 FORMATS = ["PNG", "JPEG", "WEBP", "TIFF"]
-# A small file can announce a picture that fills the memory. This takes the place of Pillow's limit, which only warns.
+# A small file can announce a picture that fills the memory. These limits replace Pillow's, which only warns.
 MAX_PIXELS = 2**26
-MAX_SIDE = 2**16  # what scaling needs grows with it: with data.size at most 1,024, as many pixels again
+MAX_SIDE = 2**16  # bounds what resizing allocates in between: at most 1,024, the limit of data.size, x 2**16 pixels
 Image.MAX_IMAGE_PIXELS = None
 
 REMEDY = "data.size brings all to one size, data.color to one kind"
@@ -39,11 +39,11 @@ class Pictures:
 
     Args:
         paths: at least one.
-        size: [height, width] that all are brought to; None: that of the first, which the others must have.
-        fit: ``crop``: scaled until it covers the size, then cut about the middle; ``stretch``: scaled.
-        color: ``grey`` or ``rgb``; None: that of the first, which the others must be of.
-        white: the value that is white; None: the largest of so many bits.
-        remedy: for the message about one that is not.
+        size: [height, width] to resize to; None: the first picture's, which all must have.
+        fit: ``crop``: scaled to cover the size, then cropped to its centre; ``stretch``: scaled, ignoring the aspect ratio.
+        color: ``grey`` or ``rgb`` to convert to; None: the first picture's, which all must have.
+        white: pixel value of white; None: the largest value of the picture's bit depth.
+        remedy: hint for the message about a picture of another shape.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Pictures:
         return images
 
     def _open(self, path: Path) -> tuple[Bytes, list[str], Brightness]:
-        """A picture, what was done to it, and its brightest pixel."""
+        """Returns a picture's pixels, notes on what was converted, and its brightest pixel."""
         try:
             expect_file(path)
             with Image.open(path, formats=FORMATS) as picture:
@@ -87,17 +87,17 @@ class Pictures:
             raise UserError(f"{path}: expected a picture, PNG, JPEG, WebP or TIFF; its content is none") from None
         except FileNotFoundError:
             raise UserError(f"{path}: missing") from None
-        # What Pillow's decoders raise for damage.
+        # Exceptions that Pillow's decoders raise for damaged files.
         except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
             raise UserError(f"{path}: damaged: {error}") from None
 
     def _convert(self, path: Path, picture: Image.Image) -> tuple[Bytes, list[str], Brightness]:
         notes = []
-        cut = any(";16" in str(part) for part in picture.tile)  # type: ignore[attr-defined]  # Pillow's word for the file's own form
+        cut = any(";16" in str(part) for part in picture.tile)  # Pillow's raw mode, the file's own bit depth
         if picture.width * picture.height > MAX_PIXELS or max(picture.size) > MAX_SIDE:
             most = f"{MAX_PIXELS:,} pixels, {MAX_SIDE:,} per side"
             raise UserError(f"{path}: expected a picture of at most {most}, got {picture.width:,} x {picture.height:,}")
-        if picture.format == "MPO":  # a JPEG with others behind it, as many telephones write
+        if picture.format == "MPO":  # a JPEG followed by others, as many phones write
             notes.append("pictures with others in their file, which were left out")
         elif getattr(picture, "n_frames", 1) > 1:
             raise UserError(f"{path}: expected one picture per file, got {picture.n_frames}")  # type: ignore[attr-defined]
@@ -106,7 +106,7 @@ class Pictures:
             raise UserError(f"{path}: expected a picture of 8 or 16 bits per channel, got mode {image.mode}")
         if image.has_transparency_data:
             notes.append("pictures with transparency, which was left out; put them on a background first, if that matters")
-        if deep := image.mode.startswith("I;16"):  # grey, the only one of more than 8 bits that Pillow keeps
+        if deep := image.mode.startswith("I;16"):  # grey; Pillow keeps no other mode of more than 8 bits
             cut, brightest, white = self.white is None, int(np.asarray(image).max()), self.white or 65535.0
         else:
             image = _to_mode(image, "RGBA" if image.mode == "P" else image.mode)
@@ -132,17 +132,17 @@ class Pictures:
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """In that mode; Pillow would copy one that is."""
+    """Converts an image to a mode; Pillow would copy one that already has it."""
     return image if image.mode == mode else image.convert(mode)
 
 
 def read_folder(root: Path, params: Data) -> RawDataset:
-    """Finds a folder's pictures. Its subfolders are classes or, if all have names of splits and one is ``train``, splits.
+    """Finds a folder's pictures. Its subfolders are classes or, if all are named like splits and one is ``train``, splits.
 
-    Splits have classes in them or not. A class may be called as one split is, as in COCO; several beside others are neither.
+    Splits may have classes in them. One class may be named like a split, as in COCO; several such among others are an error.
 
     Raises:
-        UserError: where there is none, where an empty folder would be a class, or where pictures lie beside classes.
+        UserError: if there are no pictures, if a class folder is empty, or if pictures lie beside class folders.
     """
     notes: Counter[str] = Counter()
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -179,7 +179,7 @@ def read_folder(root: Path, params: Data) -> RawDataset:
 
 
 def _classes(root: Path, notes: Counter[str]) -> dict[str | None, list[Path]]:
-    """Pictures by their class; all of None, where there are no subfolders."""
+    """Returns the pictures by class, or all under None if there are no subfolders."""
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     direct = pictures_in(root, notes, deep=False)
     if folders and direct:
@@ -195,7 +195,7 @@ def _classes(root: Path, notes: Counter[str]) -> dict[str | None, list[Path]]:
 
 
 def pictures_in(folder: Path, notes: Counter[str], deep: bool = True) -> list[Path]:
-    """A folder's pictures, those of its subfolders among them, in order of their names; other files are counted."""
+    """Returns a folder's pictures sorted by path, including subfolders if ``deep``; counts ignored files in ``notes``."""
     found = []
     for root, folders, files in os.walk(folder, onerror=refuse_unreadable):
         folders[:] = [name for name in folders if deep and not name.startswith(".")]

@@ -1,4 +1,4 @@
-"""Images as they come: what the reader of every format gives, how large a thing it will open, and how values become bytes."""
+"""Images before preparation: the interface of the readers, size limits, and the conversion of values to bytes."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ import numpy.typing as npt
 from pipeline.data.prepared import Bytes, SplitName
 from pipeline.runtime.errors import UserError
 
-MAX_BYTES = 8 * 2**30  # of an array that has to be unpacked into memory; larger ones can be .npy files, which are mapped
-MAX_VALUES = 3 * 2**20  # of an image: 1,024 x 1,024 in colour
+MAX_BYTES = 8 * 2**30  # of an array that must be unpacked into memory; larger data can be .npy files, which are memory-mapped
+MAX_VALUES = 3 * 2**20  # per image: 1,024 x 1,024 in colour
 
 
 class Brightness(NamedTuple):
-    """The brightest of some pixels. The first field orders them, since a data set may have pixels of several kinds."""
+    """The brightest pixel so far. Compared by the first field, since pictures of a data set may differ in bit depth."""
 
-    share: float  # of white
+    share: float  # value / white
     value: float
     white: float
 
 
 class Images(Protocol):
-    """Images in some order, of one shape: [H, W], or [C, H, W] in colour."""
+    """Images of one shape, [H, W], or [C, H, W] in colour, in a fixed order."""
 
     shape: tuple[int, ...]
-    notes: Counter[str]  # what was done to how many of those that have been read
+    notes: Counter[str]  # what was converted or ignored, and in how many of the images read so far
 
     @property
     def brightest(self) -> Brightness:
-        """Of the pixels of those that have been read."""
+        """The brightest pixel of the images read so far."""
 
     def __len__(self) -> int: ...
 
     def read(self, rows: npt.NDArray[np.int64]) -> Bytes:
-        """Those of these rows, [n, *shape].
+        """Reads the images of these rows, [n, *shape].
 
         Raises:
-            UserError: for what is no image; the message names it.
+            UserError: for an invalid image; the message names it.
         """
 
 
 @dataclass(frozen=True)
 class RawSplit:
-    """Images, and the number of each one's class, int64 [N], if they have any."""
+    """Images, and their class indices, int64 [N], or None."""
 
     images: Images
     classes: npt.NDArray[np.int64] | None
@@ -56,16 +56,16 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """A data set: its training images and, where it has them of its own, those for validation and test."""
+    """A data set: its training images and, if it has its own, validation and test images."""
 
     splits: Mapping[SplitName, RawSplit]
     names: list[str] | None  # of the classes
     notes: Counter[str]
-    mixed: bool  # whether the images come in a random order, of which the last are as good as any
+    mixed: bool  # whether the images are in random order, so that the last ones are a random sample
 
 
 def expect_size(name: str, shape: tuple[int, ...]) -> None:
-    """Raises UserError for an image that is too large to be one, before anything is made of its size."""
+    """Raises a UserError if an image exceeds ``MAX_VALUES``, before memory is allocated for it."""
     if (values := math.prod(shape)) > MAX_VALUES:
         raise UserError(
             f"{name}: expected images of at most {MAX_VALUES:,} values, got {format_shape(shape)}, which are {values:,}"
@@ -73,12 +73,12 @@ def expect_size(name: str, shape: tuple[int, ...]) -> None:
 
 
 def as_batch(images: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Images for a model, one or several, as a view of them [N, *shape] or, where they are flat, [N, D].
+    """Returns one or several images for a model as a view [N, *shape] or, if they are flat, [N, D].
 
     Args:
-        images: [N, *shape] or [N, D]; of [3, H, W] also [N, H, W, 3], of [H, W] also [N, 1, H, W] or [N, H, W, 1]; or one of
-            these. Others stay as they are.
-        shape: the model's, [H, W] or [3, H, W].
+        images: [N, *shape] or [N, D]; for [3, H, W] also [N, H, W, 3], for [H, W] also [N, 1, H, W] or [N, H, W, 1]; or a
+            single image of these. Other shapes are returned unchanged.
+        shape: the model's image shape, [H, W] or [3, H, W].
     """
     flat, last = (math.prod(shape),), (*shape[-2:], math.prod(shape[:-2]))
     first = (math.prod(shape[:-2]), *shape[-2:])
@@ -92,7 +92,7 @@ def as_batch(images: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[An
 
 
 def to_bytes(values: npt.NDArray[Any], white: float) -> tuple[Bytes, npt.NDArray[np.bool_]]:
-    """Values from 0, black, to ``white`` as the nearest of 256 bytes, and which have none, being out of range or no number."""
+    """Rounds values in [0, white] to bytes; also returns a mask of the values that are out of range or NaN."""
     with np.errstate(all="ignore"):
         levels = np.rint(values.astype(np.result_type(values, np.float32)) * 255 / white)
     wrong = ~((levels >= 0) & (levels <= 255))
@@ -100,7 +100,7 @@ def to_bytes(values: npt.NDArray[Any], white: float) -> tuple[Bytes, npt.NDArray
 
 
 def format_shape(shape: tuple[int, ...]) -> str:
-    """A shape, for people."""
+    """Formats a shape for messages."""
     return " x ".join(map(str, shape)) or "a single number"
 
 
@@ -110,11 +110,11 @@ def dataset(
     notes: Counter[str],
     mixed: bool = False,
 ) -> RawDataset:
-    """A data set of images with labels of any kind, which become the numbers of classes, or without any.
+    """Builds a data set of images and labels of any type, which become class indices, or without labels.
 
     Args:
-        labels: of each of the images' splits, or none.
-        mixed: as of :class:`RawDataset`.
+        labels: for each split of the images, or empty.
+        mixed: see :class:`RawDataset`.
     """
     if not labels:
         return RawDataset({split: RawSplit(part, None) for split, part in images.items()}, None, notes, mixed)
