@@ -1,15 +1,15 @@
-# make repro: the whole experiment. make test: all checks. Both set up .venv first, from requirements.lock.
+# make repro: the whole experiment. make test: all checks. Both first create .venv from requirements.lock.
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
-# Not in the lock, which has the checksum of every file: builds of one release, for CPUs and for GPUs, differ. So neither torch
-# nor the CUDA packages, which it pins itself, are checked by checksums.
+# Not in the lock, which pins the checksum of every file: a release has different builds for CPUs and for GPUs. So torch and the
+# CUDA packages that it pins are not verified by checksum.
 TORCH := torch==2.13.0
 INSTALL := $(VENV)/bin/pip install --no-compile --disable-pip-version-check
-# Overrides PYTHONDONTWRITEBYTECODE: without cached bytecode, each program compiles torch and DVC anew, which takes longer
+# Overrides PYTHONDONTWRITEBYTECODE: without cached bytecode, each program compiles torch and DVC again, which takes longer
 # than it runs.
 ACTIVE := PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
-# For what needs the standard library alone.
+# For programs that need only the standard library.
 ANY_PYTHON = $(or $(wildcard $(VENV)/bin/python),$(PYTHON))
 
 .PHONY: help setup unmoved named repro restore recipes recipe sweep seeds verify test test-all checks bench bench-full bench-record bench-compare bench-pythae sanitize gpu docs lock
@@ -46,19 +46,19 @@ $(READY): requirements.lock | unmoved
 	ln -sf ../../pipeline/vae $(VENV)/bin/vae
 	echo "$(CURDIR)/$(VENV)" > $@
 
-# The programs of an environment name the place where it was made.
+# The programs of a virtual environment contain its absolute path.
 unmoved:
 	@test ! -s $(READY) || test "$$(cat $(READY))" = "$(CURDIR)/$(VENV)" || test -L $(VENV) || \
 	{ echo "error: $(VENV): made in $$(cat $(READY)), and works nowhere else; rm -r $(VENV), and make again" >&2; exit 2; }
 
-# Checked first by itself: DVC reads params.yaml too, before its stages run, and does not name what it cannot read.
+# Checked separately first: DVC also reads params.yaml before its stages run, and its errors do not name the key.
 repro: $(READY)
 	$(ACTIVE) python -m pipeline.check
 	$(ACTIVE) dvc repro
 	$(ACTIVE) dvc metrics show
 
-# After an experiment, or an invalid value: what those change, as the last commit has it. Nothing else is touched.
-# Refused where that would only remove the model: before the first commit of results that were made here.
+# After an experiment or an invalid value: resets what those change to the last commit. Nothing else is touched.
+# Refused if it would only delete the model: before the first commit of results made here.
 restore: $(READY)
 	$(ACTIVE) python -m pipeline.studies.restorable
 	git restore --staged --worktree params.yaml dvc.lock results/train results/evaluate results/plot
@@ -76,12 +76,12 @@ recipe: named $(READY)
 	$(ACTIVE) python -m pipeline.config.recipes
 	cd recipes && $(ACTIVE) dvc repro plot@$(NAME)
 
-# Two experiments at a time on half of the cores each: small models gain little from more.
+# Two experiments at a time on half of the cores each: small models gain little from more cores.
 HALF := OMP_NUM_THREADS=$$(( ($$(nproc) + 1) / 2 ))
 
 BETAS ?= 0.1,0.3,1,3,10
 EPOCHS ?= 5
-# results/ has the committed one.
+# The committed sweep is in results/.
 SWEEP ?= out
 sweep: $(READY)
 	$(ACTIVE) dvc exp run --queue -S 'beta=$(BETAS)' -S train.epochs=$(EPOCHS) -S evaluate.importance_samples=100
@@ -97,7 +97,7 @@ seeds: $(READY)
 verify: repro
 	$(ACTIVE) python -m pipeline.studies.verify
 
-# Processes take whole files, which share what they set up; in order, since the longest are not last.
+# Each process takes whole files, whose tests share fixtures; in order, since the longest files are not last.
 TESTS := OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 test: checks
 	$(ACTIVE) $(TESTS) -m 'not long'
@@ -118,7 +118,7 @@ bench: $(READY)
 bench-full: $(READY)
 	$(ACTIVE) python -m tests.benchmarks.measure --full
 
-# Two runs: what differs between processes is not seen in the turns of one.
+# Two runs: the alternating turns of one run do not show the variation between processes.
 bench-record: $(READY)
 	$(ACTIVE) python -m tests.benchmarks.measure --full
 	$(ACTIVE) python -m tests.benchmarks.measure --report .benchmarks/again.json
@@ -132,7 +132,7 @@ PYTHAE := .venv-pythae
 bench-pythae: $(READY) $(PYTHAE)/.ready
 	$(ACTIVE) python -m tests.benchmarks.against_pythae --python $(PYTHAE)/bin/python
 
-# The torch of the lock, so that both sides run on the same.
+# The same torch as the lock's, so that both sides run on it.
 $(PYTHAE)/.ready:
 	$(PYTHON) -m venv $(PYTHAE)
 	$(PYTHAE)/bin/pip install --quiet --disable-pip-version-check $(TORCH)
@@ -142,16 +142,16 @@ $(PYTHAE)/.ready:
 sanitize: $(READY)
 	$(ACTIVE) python -m tests.standalone.sanitize
 
-# Not in .venv: a GPU machine has a torch that fits its driver, and often no network.
+# Not in .venv: a GPU machine has a torch that fits its driver, and often no network access.
 BUDGET ?= 360
 gpu:
 	$(PYTHON) -m tests.benchmarks.gpu --budget $(BUDGET)
 
-# Without Material's notice of its successor. Not --quiet, under which --strict lets warnings pass.
+# Hides Material's notice of its successor. Not --quiet, which would make --strict ignore warnings.
 docs: $(READY)
 	$(ACTIVE) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
-# What is locked stays at its version where pyproject.toml allows it.
+# Locked versions stay as they are where pyproject.toml allows them.
 lock: $(READY)
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/bin/uv pip compile pyproject.toml --extra cuda --group pipeline --group onnx \
 	--group dev --group docs --universal --generate-hashes --no-emit-package torch --quiet --output-file requirements.lock $(UPGRADE)

@@ -16,8 +16,8 @@ def run_stage(stage: Callable[[RunPaths], None], about: str | None) -> None:
         "recipe", nargs="?", help="name of a recipe, a file of recipes/ without .yaml; none: params.yaml as it is"
     )
 
-    def here() -> None:
+    def parse_and_run() -> None:
         recipe: str | None = parser.parse_args().recipe
         stage(DEFAULT if recipe is None else run_paths(named_recipe(recipe)))
 
-    run(here)
+    run(parse_and_run)

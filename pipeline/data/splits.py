@@ -73,7 +73,7 @@ def with_held_out(raw: RawDataset, params: Data) -> Data:
     if not unset:
         return params
     # IDX data are in random order, and MNIST's test set is a sixth of its training set: hold out the last sixth.
-    share, in_words = (1 / 6, "a sixth") if raw.mixed else (1 / 10, "a tenth")
+    share, share_text = (1 / 6, "a sixth") if raw.mixed else (1 / 10, "a tenth")
     seed = params.split_seed if raw.mixed else params.split_seed or 0
     total = len(raw.splits["train"].images)
     count = max(2, as_count(share, total))
@@ -82,7 +82,7 @@ def with_held_out(raw: RawDataset, params: Data) -> Data:
         raise UserError(f"{params.path}: train: expected at least {wanted} images, {why}, got {total}")
     for name in unset:
         drawn = "the last" if seed is None else f"drawn as all sets are, by seed {seed}"
-        how = f"{in_words}, {drawn}; set data.{name} or data.split_seed to choose"
+        how = f"{share_text}, {drawn}; set data.{name} or data.split_seed to choose"
         raw.notes[f"training images held out for {name}, {how}"] = count
     held: dict[str, Any] = dict.fromkeys(unset, count)
     return replace(params, split_seed=seed, **held)

@@ -1,4 +1,4 @@
-"""Runs side by side: what they differ in, what they found, and which differences are larger than chance. `vae compare`."""
+"""Compares runs: their parameters, their results, and which differences exceed what chance gives. For `vae compare`."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pipeline.runtime.progress import announce
 from pipeline.studies.experiments import affects_metrics, expected_band
 from pipeline.studies.runs import Run, find_runs
 
-# What is shown of a run: its heading and decimals. NLL and ELBO rank runs.
+# Quantities in the table, each with its heading and number of decimals. NLL and ELBO rank the runs.
 NATS = {"elbo": ("ELBO", 2), "rate": ("rate", 2), "distortion": ("distortion", 2), "nll": ("NLL", 2)}
 SHOWN = NATS | {"active_units": ("active", 0)}
 BEST = {"nll": min, "elbo": max}
 WIDTH = 80
-MIN_NAME, MAX_NAME = 8, 18  # of a run in a table, as far as there is room
-MAX_KEYS = 3  # parameters that stand beside a run's name
-# Of 2, 3, ... runs that differ in the seed alone, the largest and the smallest value are closer than this many standard
-# deviations 95 times in 100: Tukey's studentised range, for a standard deviation by five seeds, four degrees of freedom. By
-# more seeds they are closer still.
+MIN_NAME, MAX_NAME = 8, 18  # length of a run's name in a table, as space permits
+MAX_KEYS = 3  # parameters shown beside a run's name
+# Of 2, 3, ... runs that differ only in the seed, the largest and smallest value are within this many standard deviations in
+# 95% of cases: Tukey's studentised range, for a standard deviation estimated from five seeds (four degrees of freedom). With
+# more seeds the range is smaller.
 RANGE = (3.93, 5.04, 5.76, 6.29, 6.71, 7.05, 7.35, 7.60, 7.83, 8.03, 8.21, 8.37, 8.52, 8.66, 8.79, 8.91, 9.03, 9.13, 9.23)
-# What two likelihoods of the same images must have in common, and what makes images other images. A dotted key that a run does
-# not have is newer than the run: then it had no such choice.
+# Parameters that must be equal for likelihoods of the same images to be comparable, and parameters that change the images.
+# A dotted key that a run lacks was introduced after it: the choice did not exist then.
 MEASURE = ("binarize", "model.likelihood", "model.posterior")
 IMAGES = ("data.path", "data.test", "data.split_seed", "data.size", "data.fit", "data.color", "data.white")
 SAMPLES = "evaluate.importance_samples"
@@ -36,58 +36,58 @@ SAMPLES = "evaluate.importance_samples"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs, each beside the first of those that compare with it."""
+    """Runs, each compared with the first one that it is comparable with."""
 
     runs: list[Run]
-    deviations: dict[str, float]  # of a quantity, over seeds
+    deviations: dict[str, float]  # of each quantity, over seeds
     seeds: int
-    unknown: str = f"{EXPECTED} is missing; make seeds writes it"  # why there are none, where there are none
+    unknown: str = f"{EXPECTED} is missing; make seeds writes it"  # reason, if there are no deviations
 
     @classmethod
     def of(cls, runs: list[Run]) -> Comparison:
-        """With the spread that ``make seeds`` found, if it did."""
+        """Builds a comparison with the standard deviations that ``make seeds`` measured, if any."""
         if not EXPECTED.exists():
             return cls(runs, {}, 0)
         expected = expected_band()
         path = expected["params"]["data.path"]
-        if any(run.params.get("data.path", path) != path for run in runs):  # whose seeds may differ by more, or by less
+        if any(run.params.get("data.path", path) != path for run in runs):  # its deviations may differ
             return cls(runs, {}, 0, f"{EXPECTED} is of runs on {path}; make seeds measures params.yaml's")
         found = {name: band["standard_deviation"] for name, band in expected["quantities"].items()}
         return cls(runs, found, len(expected["seeds"]))
 
     def chance(self, quantity: str, count: int) -> float:
-        """How far so many runs lie apart by their seeds alone, 95 times in 100; NaN where it is not known."""
+        """Returns the range of ``count`` runs that differ only in the seed, exceeded in 5% of cases; NaN if unknown."""
         return RANGE[min(count, len(RANGE) + 1) - 2] * self.deviations.get(quantity, math.nan) if count > 1 else math.nan
 
     @property
     def keys(self) -> list[str]:
-        """The parameters in which the runs differ."""
+        """The parameters that differ between the runs."""
         return differing(self.runs)
 
     @property
     def groups(self) -> list[list[Run]]:
-        """The runs whose likelihoods are of the same images, in the same units."""
-        return grouped(self.runs, lambda run, group: not obstacles(run, group[0]))
+        """The runs in groups with comparable likelihoods: the same images and units."""
+        return grouped(self.runs, lambda run, group: not incompatibilities(run, group[0]))
 
     @property
     def repeats(self) -> list[list[Run]]:
-        """The runs, those of them together that differ in the seed alone, each of another seed."""
+        """The runs in groups that differ only in the seed, each with its own seed."""
         return grouped(self.runs, is_repeat)
 
     def peers(self, run: Run, quantity: str) -> list[Run]:
-        """The runs with which one is compared by a quantity, itself among them: by NLL, those of as many samples."""
+        """Returns the runs comparable with ``run`` in a quantity, including itself; for NLL, only with as many samples."""
         group = next(group for group in self.groups if run in group)
         if quantity == "nll":
             group = [one for one in group if one.params.get(SAMPLES) == run.params.get(SAMPLES)]
         return [one for one in group if math.isfinite(one.value(quantity))]
 
-    def stands_out(self, run: Run, quantity: str) -> bool:
-        """Whether a run differs from the first of its peers by more than seeds do."""
+    def exceeds_chance(self, run: Run, quantity: str) -> bool:
+        """Whether a run differs from the first of its peers by more than chance."""
         peers = self.peers(run, quantity)
         return run in peers and abs(run.value(quantity) - peers[0].value(quantity)) > self.chance(quantity, len(peers))
 
     def verdicts(self) -> list[tuple[str, list[str]]]:
-        """Which run is best by NLL and by ELBO of those that compare; of each other, how much worse, and whether by chance."""
+        """Returns the best run by NLL and by ELBO in each group of peers, and how the others compare with it."""
         found = []
         for quantity, better in BEST.items():
             seen: list[Run] = []
@@ -100,12 +100,12 @@ class Comparison:
                 (top, best), *others = sorted(
                     ((one.value(quantity), one) for one in peers), key=itemgetter(0), reverse=better is max
                 )
-                worse = [f"{label(one, keys)}: {in_words(abs(value - top), chance)}" for value, one in others]
+                worse = [f"{label(one, keys)}: {describe_gap(abs(value - top), chance)}" for value, one in others]
                 found.append((f"{SHOWN[quantity][0]}: best is {label(best, keys)}, {top:.2f} nats per image", worse))
         return found
 
     def notes(self) -> list[str]:
-        """What the marks in the table stand for, and what does not compare."""
+        """Returns explanations of the table's marks, and which runs are not comparable."""
         lines = ["Nats per image of the test set, ± standard error over the images; min: minutes of training."]
         largest = max(map(len, self.groups))
         if self.seeds and largest > 1:
@@ -120,13 +120,13 @@ class Comparison:
         first = self.groups[0][0]
         for group in self.groups[1:]:
             names = ", ".join(run.name for run in group)
-            lines.append(f"Not comparable with {first.name}: {names} ({'; '.join(obstacles(group[0], first))}).")
+            lines.append(f"Not comparable with {first.name}: {names} ({'; '.join(incompatibilities(group[0], first))}).")
         if len({run.params.get(SAMPLES) for run in self.runs}) > 1:
             lines.append(f"NLLs by other numbers of {SAMPLES} are not compared: by fewer an NLL is higher.")
         return lines
 
     def table(self, keys: list[str], longest: int = MAX_NAME) -> list[list[str]]:
-        """A row for each run, after one of headings; with these parameters, and names as long as this."""
+        """Returns a row of headings and a row per run, with these parameters, and names truncated to ``longest``."""
         headings = [heading for heading, _ in SHOWN.values()]
         rows = [["run", *short_names(keys), *(f"{heading} " for heading in headings), "min"]]
         for run in self.runs:
@@ -136,12 +136,12 @@ class Comparison:
                 cell = "-" if math.isnan(value) else f"{value:.{digits}f}"
                 if quantity in BEST and math.isfinite(value) and math.isfinite(error):
                     cell += f" ±{error:.2f}"
-                cells.append(cell + ("*" if quantity in NATS and self.stands_out(run, quantity) else " "))
+                cells.append(cell + ("*" if quantity in NATS and self.exceeds_chance(run, quantity) else " "))
             rows.append([*cells, "-" if run.minutes is None else f"{run.minutes:.1f}"])
         return rows
 
     def text(self) -> str:
-        """All of it for a terminal; parameters for which the table has no room are listed below it."""
+        """Formats the comparison for a terminal; parameters that do not fit in the table are listed below it."""
         width = shutil.get_terminal_size((WIDTH, 24)).columns
         rows, keys = self._fitted(width)
         lines = []
@@ -159,7 +159,7 @@ class Comparison:
         return "\n".join([*rows, "", *wrapped])
 
     def _fitted(self, width: int) -> tuple[list[str], list[str]]:
-        """The table as lines of this width, as far as it can be so narrow, and the parameters that it has."""
+        """Returns the table's lines, at most ``width`` wide if possible, and the parameters in it."""
         for count in range(len(self.keys), -1, -1):
             keys = self.keys[:count]
             lines = aligned(self.table(keys))
@@ -169,10 +169,10 @@ class Comparison:
 
 
 def compare(names: list[str], page: Path | None) -> None:
-    """Prints the comparison of the runs of these names, as :func:`find_runs` takes them, and writes its page, if asked to.
+    """Prints the comparison of the named runs (see :func:`find_runs`) and, if ``page`` is given, writes it as a page.
 
     Raises:
-        UserError: for a name of no run, and where there is nothing to compare.
+        UserError: for an unknown run, or for fewer than two.
     """
     announce("reading runs")
     runs = find_runs(names)
@@ -184,21 +184,21 @@ def compare(names: list[str], page: Path | None) -> None:
     comparison = Comparison.of(runs)
     print(comparison.text())
     if page is not None:
-        from pipeline.studies.comparison_page import write_comparison  # which needs torch
+        from pipeline.studies.comparison_page import write_comparison  # imports torch
 
         write_comparison(page, comparison)
         print(f"{page}: {page.stat().st_size / 1e6:.1f} MB, to open in a browser")
 
 
-def in_words(gap: float, chance: float) -> str:
-    """How much worse a run is, and whether by chance, where it is known what chance does."""
+def describe_gap(gap: float, chance: float) -> str:
+    """Formats how much worse a run is and, if the range of chance is known, whether by more than chance."""
     if gap == 0:
         return "the same"
     return f"{gap:.2f} worse" + ("" if math.isnan(chance) else f", {'more' if gap > chance else 'no more'} than chance")
 
 
 def grouped(runs: list[Run], belongs: Callable[[Run, list[Run]], bool]) -> list[list[Run]]:
-    """The runs in groups, in their order: each in the first that it belongs to, or else in one of its own."""
+    """Groups runs in order: each joins the first group that it belongs to, or starts a new one."""
     found: list[list[Run]] = []
     for run in runs:
         group = next((group for group in found if belongs(run, group)), None)
@@ -210,22 +210,22 @@ def grouped(runs: list[Run], belongs: Callable[[Run, list[Run]], bool]) -> list[
 
 
 def is_repeat(run: Run, group: list[Run]) -> bool:
-    """Whether a run differs from those of a group in the seed, and in nothing else."""
-    is_alike = differing([run, group[0]]) == ["seed"] and not obstacles(run, group[0])
+    """Whether a run differs from those of a group only in the seed, and none of them has the same seed."""
+    is_alike = differing([run, group[0]]) == ["seed"] and not incompatibilities(run, group[0])
     return is_alike and run.params.get("seed") not in [one.params.get("seed") for one in group]
 
 
-def obstacles(run: Run, first: Run) -> list[str]:
-    """Why a run's likelihoods do not compare with those of another, in words; none, if they do."""
+def incompatibilities(run: Run, first: Run) -> list[str]:
+    """Returns why the likelihoods of two runs are not comparable; empty if they are."""
     measure = [*MEASURE, *["model.levels"] * (run.params.get("model.likelihood") == "categorical")]
-    said = [f"{key} {format_value(run.params.get(key))}" for key in measure if run.params.get(key) != first.params.get(key)]
-    return said + ["other images"] * (not same_images(run, first))
+    found = [f"{key} {format_value(run.params.get(key))}" for key in measure if run.params.get(key) != first.params.get(key)]
+    return found + ["other images"] * (not same_images(run, first))
 
 
 def same_images(run: Run, first: Run) -> bool:
     """Whether two runs were evaluated on the same images, by the checksums of their test sets.
 
-    Where one is not known: by the files that the images come from, and by what was done to them.
+    If one is unknown: by the source files and the parameters that change images.
     """
     if None not in (run.test_images, first.test_images):
         return run.test_images == first.test_images
@@ -234,33 +234,33 @@ def same_images(run: Run, first: Run) -> bool:
 
 
 def differing(runs: list[Run]) -> list[str]:
-    """The parameters that are not the same in all runs, without those that move no metric; the seed is kept."""
+    """Returns the parameters that differ between runs, without those that affect no metric; the seed is included."""
     names = dict.fromkeys(key for run in runs for key in run.params)
     kept = [key for key in names if affects_metrics(key) or key == "seed"]
     return [key for key in kept if any(run.params.get(key) != runs[0].params.get(key) for run in runs)]
 
 
 def shortened(name: str, longest: int) -> str:
-    """A name without its middle, where it is longer than this: its ends are what tells it from others."""
+    """Truncates a name in its middle, since names usually differ at the ends."""
     if len(name) <= longest:
         return name
     return f"{name[: (longest - 1) // 2]}…{name[-(longest // 2) :]}"
 
 
 def short_names(keys: list[str]) -> list[str]:
-    """Dotted keys without their section, where that leaves no two alike."""
+    """Returns dotted keys without their section where that is unambiguous."""
     last = [key.rpartition(".")[2] for key in keys]
     return [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]
 
 
 def label(run: Run, keys: list[str]) -> str:
-    """A run by its name and these parameters."""
-    said = ", ".join(f"{name} {format_value(run.params.get(key))}" for key, name in zip(keys, short_names(keys), strict=True))
-    return f"{run.name} ({said})" if said else run.name
+    """Formats a run's name with these parameters."""
+    values = ", ".join(f"{name} {format_value(run.params.get(key))}" for key, name in zip(keys, short_names(keys), strict=True))
+    return f"{run.name} ({values})" if values else run.name
 
 
 def format_value(value: object) -> str:
-    """A parameter as YAML has it, and no longer than need be."""
+    """Formats a parameter in YAML syntax, as short as possible."""
     if isinstance(value, list):
         return "[" + ",".join(map(format_value, value)) + "]"
     if value is None or isinstance(value, bool):
@@ -269,6 +269,6 @@ def format_value(value: object) -> str:
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
-    """Rows of cells as lines: the first column to the left, all others to the right."""
+    """Formats rows of cells as lines: the first column aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [" ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]

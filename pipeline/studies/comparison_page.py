@@ -1,4 +1,4 @@
-"""A comparison as one page that needs no network: the table, curves over each other, and pictures side by side."""
+"""Writes a comparison as a self-contained page: the table, overlaid curves, and pictures side by side."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from pipeline.runtime.progress import announce
 from pipeline.studies.compare import MAX_KEYS, MAX_NAME, Comparison, format_value, shortened
 from pipeline.studies.runs import Run
 
-RECONSTRUCTED, SAMPLES, CODES = 12, 8, 2000  # images; a square's side; images
+RECONSTRUCTED, SAMPLES, CODES = 12, 8, 2000  # number of images; side of the square; number of images
 
 
 def write_comparison(path: Path, comparison: Comparison) -> None:
-    """Writes the page; pictures of a run whose weights are not here, or whose images are not, are left out, which it says."""
+    """Writes the page; for a run whose weights or images are missing, it has a note instead of pictures."""
     device = choose_device()
     sections: dict[str, list[str]] = {heading: [] for heading in CAPTIONS}
     left_out: list[str] = []
@@ -65,7 +65,7 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
 
 
 def learning_curves(comparison: Comparison) -> list[tuple[str, list[Curves]]]:
-    """Of the runs that have some, by a label: those together that differ in the seed alone."""
+    """Returns labelled learning curves of the runs that have them; runs that differ only in the seed are grouped."""
     found = []
     for repeats in comparison.repeats:
         if curves := [run.curves for run in repeats if run.curves]:
@@ -81,11 +81,11 @@ CAPTIONS = {
     "Samples": "E[x|z] of z drawn from the prior N(0, 1); the same z for models with as many latent dimensions.",
     "Latent planes": "Posterior means of the same test images; of more than two dimensions, the two principal components.",
 }
-WIDE = {"Learning curves", "Reconstructions"}  # one below the other
+WIDE = {"Learning curves", "Reconstructions"}  # stacked vertically
 
 
 def _tables(comparison: Comparison) -> str:
-    """A table for each group of runs that compare with each other; under a heading of its own, if there are several."""
+    """Returns a table for each group of comparable runs, with headings if there are several groups."""
     headings, *rows = comparison.table(comparison.keys[:MAX_KEYS])
     parts = []
     for group in comparison.groups:
@@ -103,7 +103,7 @@ def _section(heading: str, figures: list[str]) -> str:
 
 
 def _pictures(run: Run, folder: Path, device: torch.device) -> dict[str, bytes]:
-    """What a run's model makes of the test images, and of the prior, as PNGs."""
+    """Draws reconstructions, samples and latent plane of a run's model as PNGs."""
     if run.weights is None:
         raise UserError("its weights are not here, nor in DVC's cache")
     announce(f"pictures of {run.name}")
@@ -130,7 +130,7 @@ def _figure(png: bytes, alt: str, caption: str) -> str:
 
 
 def _table(rows: list[list[str]]) -> str:
-    """Rows of cells, the first of them headings, as is the first cell of each."""
+    """Formats rows of cells as HTML; the first row and the first column are headings."""
     (name, *headings), *others = ([html.escape(cell.strip()) for cell in row] for row in rows)
     numbers = "".join(f'<th scope="col" class="number">{cell}</th>' for cell in headings)
     lines = [f'<tr><th scope="col">{name}</th>{numbers}</tr>']

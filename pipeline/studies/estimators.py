@@ -1,4 +1,4 @@
-"""The ELBO's two estimators: its KL in closed form, and by Monte Carlo."""
+"""Compares the two estimators of the ELBO: with the KL in closed form, and by Monte Carlo."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pipeline.models.vae import VAE
 from pipeline.runtime.noise_streams import Stream, stream_key
 from vae_ext import reparam_kl, reparam_log_ratio
 
-SAMPLES = (1, 2, 5, 10, 20, 50)  # of the two estimators
+SAMPLES = (1, 2, 5, 10, 20, 50)  # per image, for both estimators
 REPEATS = 100
 
 
 @torch.no_grad()
 def estimators(model: VAE, pixels: Tensor) -> pd.DataFrame:
-    """The rate in closed form, and by Monte Carlo with each number of samples: mean, its standard error, and the variances.
+    """Returns the rate in closed form and by Monte Carlo for each number of samples: mean, standard error, and variances.
 
     Kingma, Welling 2014, section 2.3: the ELBO as the mean over samples of log p(x|z), minus the KL in closed form, or of
     log p(x|z) + log p(z) - log q(z|x). Variances are per image, over repetitions with other noise, averaged over images.
@@ -51,7 +51,7 @@ def estimators(model: VAE, pixels: Tensor) -> pd.DataFrame:
 
 
 def estimators_figure(path: Path, table: pd.DataFrame) -> None:
-    """Both estimators against the number of samples: the KL's mean, and the variances of KL and ELBO."""
+    """Draws both estimators against the number of samples: the KL's mean, and the variances of KL and ELBO."""
     with figure(path, width=10, height=3.6) as fig:
         left, right = fig.subplots(1, 2)
         kl, error = table["kl_monte_carlo"], 3 * table["standard_error"]

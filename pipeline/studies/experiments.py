@@ -1,4 +1,4 @@
-"""Which runs DVC has of the last commit: its own, and the experiments that vary it; and which parameters can move metrics."""
+"""Lists the finished runs that DVC has: the last commit's and its experiments'; and which parameters affect metrics."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from pipeline.config.paths import DEFAULT, EXPECTED, PARAMS
 from pipeline.config.plain_yaml import read_yaml
 from pipeline.runtime.errors import UserError
 
-# Parameters that move no metric, or none by more than another seed does.
+# Parameters that change no metric, or by no more than another seed does.
 METRIC_NEUTRAL = {"seed", "evaluate.batch_size", "train.checkpoint_every", "train.processes", "train.threads", "train.memmap"}
-# While an experiment runs in this folder, DVC reads HEAD by a reference of its own. It goes when the experiment ends, which may
-# be after DVC has looked for it, and before it reads it.
+# While an experiment runs in this folder, DVC resolves HEAD through a reference of its own. It is deleted when the experiment
+# ends, possibly between DVC's finding it and reading it.
 RUNNING = "refs/exps/exec/"
 TRIES, PAUSE = 5, 0.5  # seconds
 T = TypeVar("T")
 
 
 def affects_metrics(key: str) -> bool:
-    """Whether runs that differ in this parameter, by its dotted name, should differ in what they find."""
+    """Whether a parameter, by its dotted name, affects the metrics beyond rounding and the seed."""
     return key not in METRIC_NEUTRAL and not key.startswith("plot.")
 
 
 def current_params() -> dict[str, Any]:
-    """Those of params.yaml that affect metrics, by dotted names."""
+    """Returns the parameters of params.yaml that affect metrics, by dotted name."""
     return {key: value for key, value in flatten(read_yaml(PARAMS)).items() if affects_metrics(key)}
 
 
 def expected_band() -> dict[str, Any]:
-    """What ``make seeds`` found: the seeds, and mean, standard deviation and limits of each quantity.
+    """Reads the result of ``make seeds``: the seeds, and mean, standard deviation and limits of each quantity.
 
     Raises:
-        UserError: if it has not run.
+        UserError: if it is missing or invalid.
     """
     try:
         band: dict[str, Any] = json.loads(EXPECTED.read_text(encoding="utf-8"))
@@ -50,11 +50,11 @@ def expected_band() -> dict[str, Any]:
     return band
 
 
-def beside_experiments(ask: Callable[[], T]) -> T:
-    """What DVC answers, asked again where an experiment that starts or ends just then keeps it from telling what HEAD is.
+def retry_while_experiments_run(ask: Callable[[], T]) -> T:
+    """Calls DVC, and retries while an experiment that is starting or ending prevents it from resolving HEAD.
 
     Raises:
-        UserError: if one keeps it from that each time.
+        UserError: if all tries fail.
     """
     for _ in range(TRIES):
         try:
@@ -67,15 +67,15 @@ def beside_experiments(ask: Callable[[], T]) -> T:
 
 
 def finished_experiments() -> dict[str, str]:
-    """The name and the revision of the last commit and of each of its experiments that ended well.
+    """Returns the name and the revision of the last commit and of each of its successful experiments.
 
     Raises:
-        UserError: if DVC can't tell.
+        UserError: if DVC fails.
     """
-    return finished(json.loads(beside_experiments(_shown_by_dvc)))
+    return finished(json.loads(retry_while_experiments_run(_dvc_exp_show)))
 
 
-def _shown_by_dvc() -> str:
+def _dvc_exp_show() -> str:
     command = [sys.executable, "-m", "dvc", "exp", "show", "--json"]
     shown = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if shown.returncode != 0:
@@ -85,10 +85,10 @@ def _shown_by_dvc() -> str:
 
 
 def finished(shown: list[dict[str, Any]]) -> dict[str, str]:
-    """Those of what ``dvc exp show --json`` prints; of several with the same parameters, the last."""
+    """Parses the output of ``dvc exp show --json``; of runs with equal parameters, only the last is returned."""
     runs: dict[str, tuple[str, str]] = {}
     for baseline in shown:
-        # The newest come first. One that failed, or is not done, comes with the metrics of the commit that it started from.
+        # Newest first. A failed or unfinished one shows the metrics of the commit that it started from.
         ended = [one for one in baseline["experiments"] or [] if (one["executor"] or {}).get("state") in (None, "success")]
         for one in [baseline, *(experiment["revs"][0] for experiment in reversed(ended))]:
             data = one["data"] or {}

@@ -1,7 +1,7 @@
-"""Rate against distortion over DVC's experiments: what beta trades for what. `make sweep` runs some, and draws them.
+"""Plots rate against distortion for DVC's experiments with different beta. `make sweep` runs some, and plots them.
 
-Reads the last commit's experiments, and draws as one curve those that differ in beta alone: what only evaluates, as the number
-of importance samples, moves neither rate nor distortion.
+Reads the last commit's experiments. Those that differ only in beta form one curve; parameters used only in evaluation, such as
+the number of importance samples, change neither rate nor distortion.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pipeline.runtime.main import run
 from pipeline.studies.experiments import affects_metrics
 from pipeline.studies.runs import experiments
 
-SAME = {"beta", "evaluate"}  # of one curve: its own parameter, and what trains nothing
+SAME = {"beta", "evaluate"}  # may differ within a curve: beta, and parameters that do not affect training
 METRICS = ["elbo", "rate", "distortion", "nll", "active_units"]
 
 
 def betas() -> pd.DataFrame:
-    """A row per experiment: beta, what else differs from today's params.yaml, and its metrics."""
+    """Returns a row per experiment: beta, its other differences from the current params.yaml, and its metrics."""
     rows = []
     for one in experiments():
         if "rate" in one.report.index:
@@ -37,7 +37,7 @@ def betas() -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """The curves. Straight lines of slope -1 join equal ELBOs, since ELBO = -(distortion + rate)."""
+    """Draws the curves. Lines of slope -1 have equal ELBO, since ELBO = -(distortion + rate)."""
     with figure(path, width=6.8, height=5) as fig:
         axes = fig.subplots()
         for others, curve in table.groupby("else"):

@@ -1,4 +1,4 @@
-"""The figures that need more than one recipe's model."""
+"""Draws the figures that need the models of several recipes."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from pipeline.studies.estimators import estimators, estimators_figure
 from vae_ext import standard_normal
 
 FIGURES = RECIPES / "comparisons"
-# The recipes that are compared, each figure's in its order.
+# The recipes in each figure, in order.
 AUTOENCODERS = ("autoencoder", "denoising_autoencoder", "aevb_mlp_2d")
 WITHOUT_KL = ("no_kl", "aevb_mlp_2d")
 PLANES = ("aevb_mlp_2d", "keras_conv_2d", "tfp_softplus_2d", "mean_field_sgvb")
 GAPS = 10  # decodings between classes
-SPACING = 10.0  # how much farther from another gap than from a code: their labels are larger than dots
+SPACING = 10.0  # distances from other gaps are divided by this: their labels are larger than the dots of codes
 LABEL = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
-ESTIMATED = 100  # test images, the first, of the estimators
+ESTIMATED = 100  # number of test images for the estimators
 
 
 def gaps(test: EncodedTestSet) -> Tensor:
-    """Of the points half way between two classes' mean codes, those farthest from all images' codes and each other, [GAPS, 2].
+    """Returns the midpoints of two classes' mean codes that are farthest from all codes and from each other, [GAPS, 2].
 
-    Distances are relative to the codes' own spread, so that planes of different widths compare.
+    Distances are relative to the standard deviation of the codes, so that planes of different widths are comparable.
     """
     mu, labels = test.mu, test.labels
     assert labels is not None
@@ -51,7 +51,7 @@ def gaps(test: EncodedTestSet) -> Tensor:
 
 
 def side_by_side(path: Path, title: str, columns: dict[str, EncodedTestSet], row: str) -> None:
-    """Latent planes, and under each what it decodes to: the gaps between classes, or samples from the prior."""
+    """Draws latent planes, and below each decodings: of the gaps between classes, or of samples from the prior."""
     with figure(path, width=5.2 * len(columns), height=6.3) as fig:
         fig.suptitle(title, x=0.01, ha="left", fontsize=11)
         grid = fig.subplots(2, len(columns), height_ratios=[4, 1.2], squeeze=False)
@@ -72,7 +72,7 @@ def side_by_side(path: Path, title: str, columns: dict[str, EncodedTestSet], row
 
 
 def manifolds(path: Path, columns: dict[str, EncodedTestSet], side: int = 15) -> None:
-    """What each plane decodes to, between the prior's quantiles."""
+    """Draws the decodings of each plane on a grid of the prior's quantiles."""
     with figure(path, width=4.2 * len(columns), height=4.6) as fig:
         for axes, (name, test) in zip(fig.subplots(1, len(columns), squeeze=False)[0], columns.items(), strict=True):
             show(axes, tiled(manifold(test.model, test.mu, side), side))
@@ -80,7 +80,7 @@ def manifolds(path: Path, columns: dict[str, EncodedTestSet], side: int = 15) ->
 
 
 def comparisons(finished: list[str]) -> list[Path]:
-    """Draws those figures whose recipes have been run; returns where."""
+    """Draws the figures whose recipes have been run; returns their paths."""
     device, drawn = choose_device(), []
     runs = {name: run_paths(name) for name in sorted({*AUTOENCODERS, *WITHOUT_KL, *PLANES}) if name in finished}
     tests = {name: encode_test_set(run.weights, load_params(run.params), device) for name, run in runs.items()}

@@ -1,6 +1,6 @@
-"""All recipes beside each other: recipes/results.csv, recipes/results.md, and the figures that need more than one model.
+"""Writes the table of all recipes: recipes/results.csv, recipes/results.md, and the figures that need several models.
 
-A recipe that has not been run yet is left out, with a note.
+A recipe that has not been run is left out, with a note.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def read_json(path: Path) -> Any:
 
 
 def table_row(name: str) -> dict[str, Any]:
-    """A recipe's row of the table."""
+    """Returns a recipe's row of the table."""
     paths = run_paths(name)
     found, about = recipe_run(name), read_json(paths.about)
     return {
@@ -43,7 +43,7 @@ def table_row(name: str) -> dict[str, Any]:
 
 
 def report(table: pd.DataFrame, figures: list[Path]) -> str:
-    """The table, the figures, and a paragraph per recipe, as Markdown."""
+    """Formats the table, the figures, and a paragraph per recipe as Markdown."""
     lines = [
         "# Recipes",
         "",

@@ -1,7 +1,7 @@
-"""Whether the last commit's results can be brought back, which `make restore` then does: DVC's cache must have its weights.
+"""Checks that DVC's cache has the weights of the last commit, so that `make restore` can check them out.
 
-DVC removes what is here before it looks for what to put there: without this, weights that no commit has yet would be gone from
-models/, with nothing in their place.
+DVC removes the current files before it looks for the cached ones: without this check, uncommitted weights in models/ would be
+deleted and not replaced.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How far the seed alone moves results: mean and standard deviation over experiments that differ in nothing else, `make seeds`.
+"""Measures how far the seed alone moves results: mean and standard deviation over experiments with several seeds, `make seeds`.
 
-Writes results/seeds.csv, a row per seed; results/expected.json, the band that `make verify` holds a run to; and the validation
-curves of all seeds, as results/seeds_curves.csv and, from the lowest to the highest in each epoch, as results/seeds_curves.png.
+Writes results/seeds.csv, a row per seed; results/expected.json, the band that `make verify` checks a run against; and the
+validation curves of all seeds, as results/seeds_curves.csv and, as mean and range per epoch, results/seeds_curves.png.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from pipeline.studies.experiments import current_params
 from pipeline.studies.runs import experiments
 
 TABLE, CURVES = RESULTS / "seeds.csv", RESULTS / "seeds_curves.csv"
-# Standard deviations each way. Of five runs, by Student's t, a figure of a sixth is within them 99 times in 100: it would be
-# 4.60 sqrt(1 + 1/5) = 5.04. Of fewer it would not.
+# Half-width of the band in standard deviations. With five runs, Student's t puts a sixth value inside 4.60 sqrt(1 + 1/5) = 5.04
+# in 99% of cases; fewer runs would need a wider band.
 WIDTH, FEWEST = 5.0, 5
 COUNTS = {"active_units"}
 
 
 def band(values: pd.Series, is_count: bool = False) -> dict[str, float]:
-    """Mean, standard deviation and limits of a quantity; a count may be off by one at least."""
+    """Returns mean, standard deviation and limits of a quantity; a count's limits are at least one away from the mean."""
     mean, deviation = float(values.mean()), float(values.std())
     reach = max(WIDTH * deviation, 1.0 if is_count else 0.0)
     return {"mean": mean, "standard_deviation": deviation, "low": mean - reach, "high": mean + reach}
 
 
 def curves_table(curves: dict[int, Curves]) -> pd.DataFrame:
-    """A row per seed and epoch, a column per quantity, of curves by seed."""
+    """Returns a row per seed and epoch, and a column per quantity."""
     by_seed = {
         seed: pd.concat([curve.set_index("step")[name] for name, curve in quantities.items()], axis=1)
         for seed, quantities in curves.items()

@@ -1,4 +1,4 @@
-"""Whether the last run reproduces the results: each metric beside the band that other seeds gave, results/expected.json."""
+"""Checks that the last run reproduces the results: each metric is inside the band over seeds of results/expected.json."""
 
 from __future__ import annotations
 

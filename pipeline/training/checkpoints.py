@@ -1,8 +1,8 @@
-"""Checkpoints: what a run needs to resume as if it had never been stopped.
+"""Checkpoints: what a run needs to resume as if it had not been stopped.
 
-A run's folder is named by a hash of all that decides what it computes: parameters, code and data. So a run finds its own
-checkpoints and no other's, and they can lie outside of what DVC moves and removes. Each is a folder of two files that appears
-whole or not at all: ``state.safetensors``, and ``state.json`` with the curves so far and checksums of both.
+A run's folder is named by a hash of all that determines its result: parameters, code and data. So a run finds only its own
+checkpoints, and they can be outside the folders that DVC moves and removes. A checkpoint is a folder of two files, written
+atomically: ``state.safetensors``, and ``state.json`` with the curves so far and checksums of both.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from pipeline.data.prepared import MANIFEST
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import sha256, whole_folder
 
-KEPT = 2  # the newest, and the one before it, should that be damaged
-# The parameters under train that change how a run computes, but not what: with another value only rounding differs.
+KEPT = 2  # the newest, and the previous one in case the newest is damaged
+# Parameters under train that change how a run computes, but not what: they only change rounding.
 NON_SEMANTIC_PARAMS = {"on_nonfinite", "checkpoint_every", "processes", "threads", "memmap"}
 Curves = list[dict[str, dict[str, float]]]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The state of a run besides its tensors."""
+    """The state of a run, except its tensors."""
 
-    step: int  # done, since the start
-    curves: Curves  # of the epochs done: split, then name
-    environment: dict[str, str | int]  # what the bits depend on besides the key
-    seconds: float  # of training so far, with resumptions
+    step: int  # completed, since the start
+    curves: Curves  # per completed epoch: split, then name
+    environment: dict[str, str | int]  # what rounding depends on besides the key
+    seconds: float  # of training so far, including earlier processes
 
 
 def run_key(params: Params) -> str:
-    """The hash of what a training run computes: parameters, code, and the data's checksums."""
+    """Returns a hash of what determines a training run: parameters, code, and the data's checksums."""
     semantic = {name: value for name, value in asdict(params).items() if name not in ("data", "evaluate", "plot")}
     semantic["train"] = {name: value for name, value in semantic["train"].items() if name not in NON_SEMANTIC_PARAMS}
     digest = hashlib.sha256(json.dumps(semantic, sort_keys=True).encode())
@@ -62,12 +62,12 @@ def run_key(params: Params) -> str:
 
 @contextmanager
 def checkpoints_of(key: str, wait: bool = True) -> Iterator[Checkpoints]:
-    """The run's checkpoints, locked: another process with the same key waits until this one has ended.
+    """Yields the run's checkpoints, locked: another process with the same key waits until this one ends.
 
     Raises:
-        UserError: if the lock is held, without ``wait``.
+        UserError: if the lock is held and ``wait`` is false.
     """
-    # A queued experiment runs in a copy of the repository that is thrown away; DVC_ROOT is where it came from.
+    # A queued experiment runs in a temporary copy of the repository; DVC_ROOT is the original.
     folder = Path(os.environ.get("DVC_ROOT", ".")) / CHECKPOINTS / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_suffix(".lock"))
@@ -91,11 +91,11 @@ class Checkpoints:
         self.folder = folder
 
     def found(self) -> list[Path]:
-        """Oldest first."""
+        """Returns the paths of all checkpoints, oldest first."""
         return sorted(self.folder.glob("step-*"))
 
     def save(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
-        """Writes one, and removes all but the newest ``KEPT``."""
+        """Writes a checkpoint, and removes all but the newest ``KEPT``."""
         path = self.folder / f"step-{progress.step:010d}"
         self.folder.mkdir(parents=True, exist_ok=True)
         with whole_folder(path) as temporary:
@@ -108,10 +108,10 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def newest(self, state: dict[str, Tensor], steps: int) -> tuple[Path, Progress, dict[str, Tensor]] | None:
-        """The newest intact one; names and removes damaged ones, which would otherwise count as the newest.
+        """Returns the newest intact checkpoint; reports and removes damaged ones, which would otherwise count as the newest.
 
         Args:
-            state: tensors of the names, types and shapes that it must have.
+            state: tensors with the names, types and shapes that the checkpoint must have.
             steps: per epoch.
         """
         for path in reversed(self.found()):
@@ -123,16 +123,16 @@ class Checkpoints:
         return None
 
     def remove(self) -> None:
-        """Removes all of them, once the results are written."""
+        """Removes all checkpoints, once the results are written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class DamagedError(Exception):
-    """What is wrong with a checkpoint."""
+    """A checkpoint is damaged; the message says how."""
 
 
 def load(path: Path, state: dict[str, Tensor], steps: int) -> tuple[Progress, dict[str, Tensor]]:
-    """What :meth:`Checkpoints.save` wrote.
+    """Reads a checkpoint that :meth:`Checkpoints.save` wrote.
 
     Raises:
         DamagedError: if it is not intact.

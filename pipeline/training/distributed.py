@@ -1,7 +1,7 @@
-"""Several processes that train one model: each computes its share of every batch.
+"""Data-parallel training: several processes train one model, each on its share of every batch.
 
-torchrun starts them, on one machine or many (``torchrun --nproc-per-node 2 -m pipeline.train``), or ``train.processes``
-does, on this one. Batches, order and noise are those of a single process.
+torchrun starts them, on one machine or several (``torchrun --nproc-per-node 2 -m pipeline.train``), or ``train.processes``
+on this one. Batches, their order and the noise are those of a single process.
 """
 
 from __future__ import annotations
@@ -24,67 +24,67 @@ from torch import Tensor
 from pipeline.runtime.errors import Interrupted, UserError
 from pipeline.runtime.parent import PARENT_ENDED
 
-GRACE_SECONDS = 20  # seconds, for the others when one process has failed
-LAUNCHED = "VAE_LAUNCHED"  # set in the environment of the processes that launch starts
+GRACE_SECONDS = 20  # for the other processes to end when one has failed
+LAUNCHED = "VAE_LAUNCHED"  # set in the environment of the processes that launch() starts
 
 
 class SharedError(UserError):
-    """Raised in all processes of the group alike; the first one reports it."""
+    """An error raised in all processes of the group; the first one reports it."""
 
 
 class LostPeerError(UserError):
-    """Another process of the group is gone."""
+    """Another process of the group has ended."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """This process among all; by default the only one."""
+    """This process's rank in its group; by default a group of one."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that writes and prints."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """Which of a batch's rows are this process's: an even part, in order, the longer ones first as in ``tensor_split``."""
+        """Returns this process's rows of a batch: contiguous parts, the longer ones first, as ``tensor_split`` makes them."""
         start, stop = (count // self.size * rank + min(rank, count % self.size) for rank in (self.rank, self.rank + 1))
         return slice(start, stop)
 
     def all_reduce(self, values: Tensor) -> Tensor:
-        """The sum over all processes, in place; every process gets the same bits."""
+        """Sums over all processes, in place; every process gets the same bits."""
         if self.size > 1:
             with report_lost_peer():
                 dist.all_reduce(values)
         return values
 
     def broadcast(self, values: Tensor) -> Tensor:
-        """The first process's values, in place."""
+        """Replaces ``values`` by the first process's, in place."""
         if self.size > 1:
             with report_lost_peer():
                 dist.broadcast(values, 0)
         return values
 
     def check_same(self, key: str, what: str) -> None:
-        """Raises SharedError unless all processes have the key of the first."""
+        """Raises SharedError unless all processes have the same key."""
         mine = torch.tensor(int(key[:15], 16), device=self.device())
         if self.any_rank(bool(self.broadcast(mine.clone()) != mine)):
             raise SharedError(f"expected the same {what} in all {self.size} processes, got others than the first one's")
 
     def device(self) -> str:
-        """Where tensors that are sent must be."""
+        """Returns the device that tensors to be sent must be on."""
         return "cuda" if self.size > 1 and dist.get_backend() == "nccl" else "cpu"
 
     def any_rank(self, mine: bool) -> bool:
-        """Whether it is true in any process; the same answer in all."""
+        """Whether ``mine`` is true in any process; every process gets the same answer."""
         return bool(self.all_reduce(torch.tensor(float(mine), device=self.device()))) if self.size > 1 else mine
 
 
 @contextmanager
 def report_lost_peer() -> Iterator[None]:
-    """Turns a failed communication between processes into a LostPeerError."""
+    """Converts a failed communication between processes to a LostPeerError."""
     try:
         yield
     except RuntimeError as error:
@@ -92,20 +92,20 @@ def report_lost_peer() -> Iterator[None]:
 
 
 def is_member() -> bool:
-    """Whether torchrun, or :func:`launch`, started this process as one of a group."""
+    """Whether torchrun or :func:`launch` started this process."""
     return "RANK" in os.environ
 
 
 def is_launched() -> bool:
-    """Whether :func:`launch` did."""
+    """Whether :func:`launch` started this process."""
     return LAUNCHED in os.environ
 
 
 def group_of_environment() -> Group:
-    """The group that torchrun's variables describe; this process alone where they are not set.
+    """Returns the group that torchrun's environment variables describe, or a group of one if they are not set.
 
     Raises:
-        UserError: if one of them is missing or out of range.
+        UserError: if a variable is missing or out of range.
     """
     if not is_member():
         return Group()
@@ -118,7 +118,7 @@ def group_of_environment() -> Group:
 
 
 def environment_integer(name: str, low: int, high: int | None = None, default: int | None = None) -> int:
-    """An environment variable that is a whole number within limits."""
+    """Reads an environment variable that is a whole number within limits."""
     value = os.environ.get(name, "" if default is None else str(default))
     if not (value.isascii() and value.isdecimal() and low <= int(value) and (high is None or int(value) <= high)):
         expected = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
@@ -128,10 +128,10 @@ def environment_integer(name: str, low: int, high: int | None = None, default: i
 
 @contextmanager
 def joined(group: Group, device: torch.device) -> Iterator[None]:
-    """Connects this process to the others of its group, if it has any, for the length of the block.
+    """Connects this process to its group, if there is one, for the duration of the block.
 
     Raises:
-        UserError: if the others do not connect.
+        UserError: if the other processes do not connect.
     """
     if is_member():
         try:
@@ -150,10 +150,10 @@ def joined(group: Group, device: torch.device) -> Iterator[None]:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """This process's own GPU of the machine's.
+    """Returns the GPU of this process.
 
     Raises:
-        UserError: if there are fewer than processes.
+        UserError: if there are fewer GPUs than processes.
     """
     if device.type == "cpu" or not is_member():
         return device
@@ -174,8 +174,8 @@ def set_threads(threads: int | None) -> None:
 
 
 def launch(processes: int) -> int:
-    """Runs this program again in so many processes, and waits for them; returns the exit status."""
-    # Port 0: any that is free. The store's server runs here, with the processes as clients, as under torchrun.
+    """Runs this program in ``processes`` processes, and waits for them; returns the exit status."""
+    # Port 0: any free one. The store's server runs here and the processes are its clients, as under torchrun.
     store = dist.TCPStore(  # type: ignore[attr-defined]
         "127.0.0.1", 0, is_master=True, wait_for_workers=False
     )
@@ -190,11 +190,11 @@ def launch(processes: int) -> int:
     running: dict[int, subprocess.Popen[bytes]] = {}
 
     def forward(_signum: int, _frame: object) -> None:
-        # Another signal: one sent to the whole process group would be their second, on which they end at once.
+        # Not the same signal: the processes may have received it with their process group, and a second one terminates at once.
         for process in running.values():
             process.send_signal(PARENT_ENDED)
 
-    # Ctrl-C reaches the processes by itself; they save, and end. A handler, not SIG_IGN, which they would inherit.
+    # Ctrl-C reaches the processes directly; they save and end. A handler rather than SIG_IGN, which they would inherit.
     signal.signal(signal.SIGINT, lambda *_: None)
     for signum in (signal.SIGTERM, signal.SIGHUP, PARENT_ENDED):
         if signal.getsignal(signum) != signal.SIG_IGN:
@@ -212,7 +212,7 @@ def launch(processes: int) -> int:
 
 
 def wait_for(running: dict[int, subprocess.Popen[bytes]]) -> int:
-    """Waits until all have ended, or until one has failed and the others have had time to follow; returns the worst status."""
+    """Waits until all have ended, or for ``GRACE_SECONDS`` after one has failed; returns the first failure's status, or 0."""
     status, deadline = 0, math.inf
     while running and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -221,7 +221,7 @@ def wait_for(running: dict[int, subprocess.Popen[bytes]]) -> int:
             if ended is None:
                 continue
             del running[rank]
-            if ended in (-PARENT_ENDED, -signal.SIGINT):  # interrupted before it handled these signals
+            if ended in (-PARENT_ENDED, -signal.SIGINT):  # interrupted before it installed its handlers
                 ended = Interrupted.status
             if ended < 0:
                 sys.stderr.write(f"error: process {rank} was ended by signal {-ended}; run it again, and it goes on\n")

@@ -1,6 +1,6 @@
-"""The optimisers by name, on all parameters as one tensor.
+"""The optimisers by name, each on all parameters as one tensor.
 
-They call the functions under torch.optim's classes, whose overhead is larger than the arithmetic of a small model, and which
+They call the functions under torch.optim's classes: the classes' overhead exceeds the arithmetic of a small model, and they
 hide the flag that makes the fused kernels skip a step.
 """
 
@@ -18,22 +18,22 @@ from torch.optim.sgd import sgd
 from pipeline.config.params import Train
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-# As torch.optim has them.
+# Constants of torch.optim.
 RMSPROP_ALPHA = 0.99
 MUON_MOMENTUM, MUON_SCALE = 0.95, 0.2
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 class Optimizer:
-    """Steps one tensor of parameters by one of gradients.
+    """Updates one tensor of parameters from one of gradients.
 
-    All that changes from step to step is a tensor, because a CUDA graph would freeze numbers.
+    Everything that changes between steps is a tensor, since a CUDA graph would record a number as a constant.
 
     Args:
-        params: which optimiser, and its numbers.
-        parameters: [P], stepped in place.
+        params: name and hyperparameters of the optimiser.
+        parameters: [P], updated in place.
         gradient: [P], clipped in place.
-        shapes: of the layers' parameters, which lie in both one after the other.
+        shapes: of the layers' parameters, in the order in which both tensors hold them.
     """
 
     def __init__(self, params: Train, parameters: Tensor, gradient: Tensor, shapes: Sequence[torch.Size]) -> None:
@@ -43,7 +43,7 @@ class Optimizer:
         names = {"rmsprop": ("square_avg",), "sgd": ("momentum",) * (params.momentum > 0)}.get(params.optimizer, MOMENTS)
         self.state: dict[str, Tensor] = {name: torch.zeros_like(gradient) for name in names}
         if names == MOMENTS:
-            # Adam steps all parameters as one or, under Muon, those that are no matrix, layer by layer.
+            # Adam updates all parameters as one tensor or, under Muon, those that are not matrices, layer by layer.
             by_adam, self.matrices = [[parameters, gradient, *self.state.values()]], []
             if params.optimizer == "muon":
                 layers = [list(layer) for layer in zip(*(split(flat, shapes) for flat in by_adam[0]), strict=True)]
@@ -54,7 +54,7 @@ class Optimizer:
             self.state["step"] = torch.zeros(len(by_adam), device=gradient.device)
 
     def step(self, squared_norm: Tensor) -> None:
-        """One step along the gradient, which is clipped by its squared norm."""
+        """Performs one step along the gradient, clipped by its norm."""
         if self.params.grad_clip_norm is not None:
             # Pascanu, Mikolov, Bengio: On the difficulty of training recurrent neural networks. 2013.
             self.gradient *= (self.params.grad_clip_norm / (squared_norm.sqrt() + 1e-6)).clamp(max=1)
@@ -86,11 +86,11 @@ class Optimizer:
         )
 
     def muon(self) -> None:
-        """Jordan et al.: Muon: An optimizer for hidden layers in neural networks. 2024; AdamW for what is no matrix.
+        """Jordan et al.: Muon: An optimizer for hidden layers in neural networks. 2024; AdamW for all but matrices.
 
-        A matrix moves along the orthogonal one nearest to its momentum, so that rare directions count as much as frequent ones,
-        in steps of AdamW's size (Liu et al.: Muon is Scalable for LLM Training. 2025). The arithmetic of torch.optim's, which
-        cannot skip a step.
+        A matrix moves along the orthogonal matrix nearest to its momentum, so that rare directions count as much as frequent
+        ones, with steps of AdamW's size (Liu et al.: Muon is Scalable for LLM Training. 2025). Same arithmetic as
+        torch.optim.Muon, which cannot skip a step.
         """
         for parameter, gradient, momentum, _ in self.matrices:
             averaged = torch.lerp(momentum, gradient, 1 - MUON_MOMENTUM)
@@ -101,7 +101,7 @@ class Optimizer:
         self.adam()
 
     def sgd(self) -> None:
-        """Descent, with Polyak's momentum: Some methods of speeding up the convergence of iteration methods. 1964."""
+        """Gradient descent with momentum (Polyak: Some methods of speeding up the convergence of iteration methods. 1964)."""
         sgd(
             [self.parameters],
             [self.gradient],
@@ -117,7 +117,7 @@ class Optimizer:
         )
 
     def rmsprop(self) -> None:
-        """Tieleman, Hinton: Lecture 6.5, RMSProp. 2012. The arithmetic of torch.optim's, which cannot skip a step."""
+        """Tieleman, Hinton: Lecture 6.5, RMSProp. 2012. Same arithmetic as torch.optim.RMSprop, which cannot skip a step."""
         gradient = self.gradient.add(self.parameters, alpha=self.params.weight_decay).masked_fill_(self.nonfinite > 0, 0)
         square = self.state["square_avg"]
         square.lerp_(gradient.square(), (1 - RMSPROP_ALPHA) * (1 - self.nonfinite))
@@ -125,9 +125,9 @@ class Optimizer:
 
 
 def flatten_parameters(model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Moves all parameters into one tensor and their gradients into another, of which each parameter's own are views.
+    """Moves all parameters into one tensor and their gradients into another; the model's own become views of them.
 
-    Then an optimiser has one tensor to step, the gradient's norm is one product, and a checkpoint is a few tensors.
+    So an optimiser updates one tensor, the gradient's norm is one product, and a checkpoint is a few tensors.
 
     Returns:
         the parameters [P] and the gradient [P], in the order of ``model.parameters()``.
@@ -142,15 +142,15 @@ def flatten_parameters(model: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def split(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
-    """The layers' parts of a flat tensor."""
+    """Splits a flat tensor into views with the layers' shapes."""
     parts = flat.split([shape.numel() for shape in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """About U V^T of the matrix's singular value decomposition: five steps of a Newton-Schulz iteration, in bfloat16.
+    """Approximates U V^T of the matrix's singular value decomposition by five Newton-Schulz steps in bfloat16.
 
-    x <- a x + b (x x^T) x + c (x x^T)^2 x from norm 1, with Jordan's coefficients, which leave singular values of 0.7 to 1.2.
+    x <- a x + b (x x^T) x + c (x x^T)^2 x from norm 1, with Jordan's coefficients; the singular values end between 0.7 and 1.2.
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]

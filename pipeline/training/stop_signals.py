@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: the first stops it after the current step, the second terminates it."""
+"""Handles signals that stop a run: the first stops it after the current step, the second terminates it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pipeline.runtime.parent import PARENT_ENDED
 
 @dataclass
 class StopRequest:
-    """Whether a signal has asked the run to end."""
+    """Whether a signal has requested a stop."""
 
     requested: bool = False
 
 
 @contextmanager
 def handle_stop_signals() -> Iterator[StopRequest]:
-    """First Ctrl-C, SIGTERM, SIGHUP or end of the parent: a request to stop after the current step.
+    """Handles the first Ctrl-C, SIGTERM, SIGHUP or end of the parent as a request to stop after the current step.
 
-    The second of a kind terminates the program at once, but for the parent's end, which is signalled for each of its threads.
+    A second one of a kind terminates the program at once, except for the parent's end, which each of its threads signals.
     A SIGHUP that nohup ignores stays ignored.
     """
     stop = StopRequest()

@@ -1,4 +1,4 @@
-"""A training run, from the seed's weights or from its last checkpoint: its epochs, checkpoints and curves."""
+"""A training run, from initial weights or a checkpoint: its epochs, checkpoints and curves."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ VALIDATION_BATCH = 1000
 
 
 class DivergedError(SharedError):
-    """A loss, a gradient, the weights or what they give on held-out images is NaN or infinite."""
+    """A loss, gradient, weight or validation result is NaN or infinite."""
 
 
 class Trainer:
     """A training run.
 
     Args:
-        params: of the run.
-        device: of this process.
+        params: parameters of the run.
+        device: this process's device.
         group: the processes that train together.
-        checkpoints: those of the run, in the first process; None in the others.
+        checkpoints: the run's checkpoints in the first process; None in the others.
     """
 
     def __init__(self, params: Params, device: torch.device, group: Group, checkpoints: Checkpoints | None) -> None:
@@ -65,16 +65,16 @@ class Trainer:
             "processes": group.size,
             "machine": machine(),
         }
-        self.say(", ".join(f"{name} {value}" for name, value in self.environment.items()) + f", seed {params.seed}")
+        self.print_line(", ".join(f"{name} {value}" for name, value in self.environment.items()) + f", seed {params.seed}")
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         if self.group.is_first:
-            # Through tqdm, which draws its bar again below the line.
+            # tqdm.write redraws the bar below the line.
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
 
     def resume_and_train(self, live: Live | None) -> None:
-        """From the newest intact checkpoint to the end, or to where a signal stops it."""
+        """Trains from the newest intact checkpoint to the end, or until a signal stops it."""
         with handle_stop_signals() as stop:
             self.resume()
             self.train(live, stop)
@@ -87,17 +87,17 @@ class Trainer:
             self.train_step.load(tensors)
             self.step, self.curves, self.earlier_seconds = progress.step, progress.curves, progress.seconds
             epoch, position = divmod(self.step, self.train_step.steps)
-            self.say(f"{path}: going on after {epoch} of {self.params.train.epochs} epochs and {position} steps")
+            self.print_line(f"{path}: going on after {epoch} of {self.params.train.epochs} epochs and {position} steps")
             for name, value in progress.environment.items():
                 if self.environment[name] != value:
-                    self.say(f"made with {name} {value}, going on with {self.environment[name]}: expect other rounding")
-        # Only the first process reads: on another machine there may be no checkpoint.
+                    self.print_line(f"made with {name} {value}, going on with {self.environment[name]}: expect other rounding")
+        # Only the first process loads a checkpoint: other machines may not have it.
         self.step = int(self.group.broadcast(torch.tensor(self.step, device=self.device)).item())
         for tensor in state.values():
             self.group.broadcast(tensor)
 
     def seconds(self) -> float:
-        """Of training so far, with what was before a resumption."""
+        """Returns the duration of training so far, including earlier processes."""
         return self.earlier_seconds + time.perf_counter() - self.started
 
     def save(self) -> None:
@@ -109,11 +109,11 @@ class Trainer:
                 raise UserError(f"{self.checkpoints.folder}: the checkpoint could not be written: {error}") from None
 
     def train(self, live: Live | None, stop: StopRequest) -> None:
-        """All epochs that are left.
+        """Trains the remaining epochs.
 
         Raises:
-            DivergedError: if a loss or a gradient is NaN or infinite and ``train.on_nonfinite`` is stop, if all of an epoch's
-                are, or if its weights or validation are.
+            DivergedError: if a loss or gradient is NaN or infinite and ``train.on_nonfinite`` is stop, if all steps of an epoch
+                are skipped, or if weights or validation results are NaN or infinite.
             Interrupted: if a stop was requested; the state is saved.
         """
         train, train_step = self.params.train, self.train_step
@@ -129,13 +129,13 @@ class Trainer:
                     before = train_step.position
                     self.step += train_step.advance()
                     bar.update(sum(map(train_step.size_of, range(before, train_step.position))))
-                    # Reading the record waits for the GPU: there only every hundredth step, for the bar, and the epoch's end.
+                    # Reading the record waits for the GPU: there, only at an epoch's end and, for the bar, every 100 steps.
                     if self.device.type == "cpu" and train_step.optimizer.nonfinite.item():
                         self.check(epoch)
                     if not bar.disable and train_step.position // 100 > before // 100:
                         name, value = next(iter(self.averages().items()))
                         bar.set_postfix_str(f"epoch {epoch + 1}/{train.epochs}, {name} {value:.2f}", refresh=False)
-                    # A vote of several processes takes time, and waits for their GPUs.
+                    # Agreeing on a stop takes time with several processes, and waits for their GPUs.
                     votes = self.group.size == 1 or train_step.position % REPLAYED == 0
                     if votes and train_step.position < train_step.steps and self.group.any_rank(stop.requested):
                         self.interrupt(epoch)
@@ -149,11 +149,11 @@ class Trainer:
     def interrupt(self, epoch: int) -> NoReturn:
         self.check(epoch)
         self.save()
-        self.group.any_rank(False)  # a barrier: no process ends, and with it the group, while the first one writes
+        self.group.any_rank(False)  # a barrier: no process ends, and with it the group, while the first one saves
         raise Interrupted(f"interrupted after {self.step} steps; run it again, and it goes on from there")
 
     def check(self, epoch: int) -> None:
-        """Raises DivergedError at the epoch's first term that is NaN or infinite, unless such steps are to be skipped."""
+        """Raises DivergedError at the epoch's first NaN or infinite term, unless such steps are skipped."""
         if self.params.train.on_nonfinite == "skip":
             return
         nonfinite = self.train_step.record[: self.train_step.position].isfinite().logical_not()
@@ -171,7 +171,7 @@ class Trainer:
         return DivergedError(f"training diverged: {reason}; {last}; try a lower train.learning_rate{alternative}")
 
     def averages(self) -> dict[str, float]:
-        """The averages per image over the epoch's steps so far, each by the weights of its step."""
+        """Returns the averages per image over the epoch's steps so far, without skipped ones."""
         record = self.train_step.record[: self.train_step.position].cpu()
         counted = record.isfinite().all(dim=1)
         images = sum(self.train_step.size_of(i) for i in counted.nonzero()[:, 0].tolist())
@@ -195,15 +195,15 @@ class Trainer:
             try:
                 self.save()
             except UserError as error:
-                self.say(f"warning: {error}; going on without it")
-        self.say(
+                self.print_line(f"warning: {error}; going on without it")
+        self.print_line(
             f"epoch {epoch + 1:3d}/{self.params.train.epochs}: {comparison(averages, held_out)}, {speed:,.0f} images/s"
             + f", {skipped} steps skipped" * bool(skipped)
         )
 
 
 def averages(model: VAE, sums: Tensor, count: int) -> dict[str, float]:
-    """The curves' values from sums of the record's rows: averages per image, in nats. An autoencoder has no ELBO."""
+    """Converts sums of the record's rows to averages per image, in nats. An autoencoder has no ELBO."""
     values = sums.tolist()
     distortion, rate = (values[term] / count if count else math.nan for term in (DISTORTION, RATE))
     if model.is_deterministic:
@@ -212,7 +212,7 @@ def averages(model: VAE, sums: Tensor, count: int) -> dict[str, float]:
 
 
 def comparison(train: dict[str, float], validation: dict[str, float]) -> str:
-    """An epoch's averages on one line."""
+    """Formats an epoch's averages as one line."""
     if "elbo" not in train:
         return f"distortion train {train['distortion']:.2f}, validation {validation['distortion']:.2f}"
     terms = ", ".join(f"{name} {validation[name]:.2f}" for name in ("distortion", "rate"))
@@ -221,7 +221,7 @@ def comparison(train: dict[str, float], validation: dict[str, float]) -> str:
 
 @torch.no_grad()
 def validate(model: VAE, images: InMemoryImages | MemmapImages, params: Params, group: Group) -> dict[str, float]:
-    """The same averages on held-out images, with the same noise every time."""
+    """Returns the same averages on the validation images, with the same noise each time."""
     device = model.bound.device
     key = stream_key(params.seed, Stream.VALIDATE, device)
     draw_key = stream_key(params.seed, Stream.BINARIZE_VALIDATE, device)
@@ -238,7 +238,7 @@ def validate(model: VAE, images: InMemoryImages | MemmapImages, params: Params, 
 
 
 def log(live: Live | None, curves: dict[str, dict[str, float]]) -> None:
-    """An epoch's curves; counts are metrics, not curves."""
+    """Logs an epoch's curves; counts are logged as metrics without a plot."""
     if live is None:
         return
     for split, values in curves.items():

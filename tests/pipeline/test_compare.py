@@ -20,7 +20,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_json
 from pipeline.studies import experiments, runs
 from pipeline.studies.compare import MIN_NAME, Comparison, compare, format_value, shortened
-from pipeline.studies.experiments import TRIES, beside_experiments
+from pipeline.studies.experiments import TRIES, retry_while_experiments_run
 from pipeline.studies.runs import Run, find_runs
 from tests.pipeline.conftest import ROOT, set_params
 
@@ -277,7 +277,7 @@ def test_what_dvc_cannot_tell_at_all_is_asked_once() -> None:
         raise SCMError("unknown Git revision 'nosuch'")
 
     with pytest.raises(SCMError):
-        beside_experiments(ask)
+        retry_while_experiments_run(ask)
     assert len(asked) == 1
 
 

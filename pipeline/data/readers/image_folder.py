@@ -93,7 +93,7 @@ class Pictures:
 
     def _convert(self, path: Path, picture: Image.Image) -> tuple[Bytes, list[str], Brightness]:
         notes = []
-        cut = any(";16" in str(part) for part in picture.tile)  # Pillow's raw mode, the file's own bit depth
+        cut = any(";16" in str(part) for part in picture.tile)  # type: ignore[attr-defined]  # Pillow's raw mode: the file's bit depth
         if picture.width * picture.height > MAX_PIXELS or max(picture.size) > MAX_SIDE:
             most = f"{MAX_PIXELS:,} pixels, {MAX_SIDE:,} per side"
             raise UserError(f"{path}: expected a picture of at most {most}, got {picture.width:,} x {picture.height:,}")
