@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, TypedDict
 
@@ -40,6 +41,12 @@ def run_kernel(inputs: tuple[Tensor, ...], key: Tensor, options: Options) -> Pai
     ops = torch.ops.vae_ext
     pair: Pair = call_kernel(ops.reparam_kl if len(inputs) == 2 else ops.reparam_kl_packed, *inputs, key, **options)
     return pair
+
+
+def run_reference(inputs: Sequence[Tensor], key: Tensor, options: Options) -> Pair:
+    """The same in plain PyTorch."""
+    mu, logvar, *prior = inputs if len(inputs) > 1 else inputs[0].chunk(2, dim=-1)
+    return reference.reparam_kl(mu, logvar, key, **options, **dict(zip(("prior_mu", "prior_logvar"), prior, strict=False)))
 
 
 class RunKernel(torch.autograd.Function):
@@ -93,8 +100,7 @@ def _differentiable(
     may depend on mu.
     """
     inputs = [t.view_as(t) for t in inputs]
-    mu, logvar = inputs if len(inputs) == 2 else inputs[0].chunk(2, dim=-1)
-    pairs = zip(reference.reparam_kl(mu, logvar, key, **options), (grad_z, grad_out), strict=True)
+    pairs = zip(run_reference(inputs, key, options), (grad_z, grad_out), strict=True)
     used = [(out, grad) for out, grad in pairs if grad is not None and out.requires_grad]
     if not used:
         return (None,) * len(inputs)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from vae_ext import reference
-from vae_ext.autograd import SCALES, Options, Output, Pair, RunKernel, run_kernel
+from vae_ext.autograd import SCALES, Options, Output, Pair, RunKernel, run_kernel, run_reference
 from vae_ext.dispatch import FLOATS, by_reference, wants_gradient
 from vae_ext.noise import check_counts, check_key
 
@@ -25,11 +25,14 @@ def reparam_kl(
     row_offset: int = 0,
     kl_reduction: Literal["sum", "none"] = "sum",
     scale: Scale = "exp",
+    prior_mu: Tensor | None = None,
+    prior_logvar: Tensor | None = None,
 ) -> Pair:
-    """Sample of N(mu, sigma^2) and its KL divergence from N(0, 1), in one pass.
+    """Sample of N(mu, sigma^2) and its KL divergence from N(0, 1) or another diagonal Gaussian, in one pass.
 
-    sigma = exp(logvar / 2); z = mu + sigma eps; kl = (mu^2 + exp(logvar) - 1 - logvar) / 2, in nats. Differentiable in both
-    inputs. Nothing is clamped: bound logvar before, where z, KL and gradients all see it.
+    sigma = exp(logvar / 2); z = mu + sigma eps; kl = (mu^2 + exp(logvar) - 1 - logvar) / 2, in nats. With a prior: d^2 and l
+    in the place of mu^2 and logvar, d = (mu - prior_mu) exp(-prior_logvar / 2) and l = logvar - prior_logvar; z is the same.
+    Differentiable in all of these tensors. Nothing is clamped: bound logvar before, where z, KL and gradients all see it.
 
     The backward pass keeps the inputs and z, and no noise. On a CPU, in float32 and float64 and with sigma = exp(logvar / 2),
     it reads sigma eps as z - mu where |mu| <= 64 sigma and 2^-100 <= sigma <= 2^100, which is wrong by at most
@@ -46,6 +49,9 @@ def reparam_kl(
         row_offset: where this batch's first row stands in the global batch; for a shard, or a part of a data set.
         kl_reduction: "sum" over the last dimension, or "none".
         scale: "exp" or "softplus".
+        prior_mu: [D], one prior for all rows, or [..., D] as mu, one for each; dtype of mu. None, as prior_logvar: N(0, 1).
+            The gradient of a [D] prior is summed over the rows in one fixed order.
+        prior_logvar: [D] or [..., D]; a logvar whatever the scale of the posterior.
 
     Returns:
         z: [..., D], or [K, ..., D] with ``num_samples``; dtype of mu.
@@ -58,7 +64,7 @@ def reparam_kl(
     if kl_reduction not in ("sum", "none"):
         raise ValueError(f'kl_reduction: expected "sum" or "none", got {kl_reduction!r}')
     output = Output.KL_SUM if kl_reduction == "sum" else Output.KL
-    return _of_pair(mu, logvar, key, num_samples, row_offset, scale, output)
+    return _of_pair(mu, logvar, prior_mu, prior_logvar, key, num_samples, row_offset, scale, output)
 
 
 def reparam_log_ratio(
@@ -69,11 +75,15 @@ def reparam_log_ratio(
     num_samples: int | None = None,
     row_offset: int = 0,
     scale: Scale = "exp",
+    prior_mu: Tensor | None = None,
+    prior_logvar: Tensor | None = None,
 ) -> Pair:
     """Sample of N(mu, sigma^2) and its log importance ratio log p(z) - log q(z|x), for the importance-weighted bound.
 
     The ratio is sum over D of (logvar + eps^2 - z^2) / 2, in nats (Burda, Grosse, Salakhutdinov: *Importance Weighted
-    Autoencoders*, 2016); its mean over samples is -kl. Differentiable in both inputs, through z as well.
+    Autoencoders*, 2016); its mean over samples is -kl. With a prior p = N(prior_mu, exp(prior_logvar)), logvar - prior_logvar
+    and (z - prior_mu) exp(-prior_logvar / 2) in the place of logvar and z. Differentiable in all of these tensors, through z
+    as well.
 
     All arguments are those of :func:`reparam_kl`.
 
@@ -84,7 +94,7 @@ def reparam_log_ratio(
     Raises:
         TypeError, ValueError: as :func:`reparam_kl`.
     """
-    return _of_pair(mu, logvar, key, num_samples, row_offset, scale, Output.LOG_RATIO)
+    return _of_pair(mu, logvar, prior_mu, prior_logvar, key, num_samples, row_offset, scale, Output.LOG_RATIO)
 
 
 def reparam_kl_packed(
@@ -118,7 +128,15 @@ def reparam_kl_packed(
 
 
 def _of_pair(
-    mu: Tensor, logvar: Tensor, key: Tensor | None, num_samples: int | None, row_offset: int, scale: Scale, output: Output
+    mu: Tensor,
+    logvar: Tensor,
+    prior_mu: Tensor | None,
+    prior_logvar: Tensor | None,
+    key: Tensor | None,
+    num_samples: int | None,
+    row_offset: int,
+    scale: Scale,
+    output: Output,
 ) -> Pair:
     for name, t in (("mu", mu), ("logvar", logvar)):
         if not isinstance(t, Tensor):
@@ -132,7 +150,25 @@ def _of_pair(
         raise ValueError(f"logvar: expected the shape of mu, {list(mu.shape)}, got {list(logvar.shape)}")
     if logvar.device != mu.device:
         raise ValueError(f"logvar: expected the device of mu, {mu.device}, got {logvar.device}")
-    return _run((mu, logvar), key, options)
+    if prior_mu is None and prior_logvar is None:
+        return _run((mu, logvar), key, options)
+    return _run((mu, logvar, *_checked_prior(prior_mu, prior_logvar, mu)), key, options)
+
+
+def _checked_prior(prior_mu: Tensor | None, prior_logvar: Tensor | None, mu: Tensor) -> Iterator[Tensor]:
+    for name, t, other in (("prior_mu", prior_mu, "prior_logvar"), ("prior_logvar", prior_logvar, "prior_mu")):
+        if t is None:
+            raise ValueError(f"{name}: expected a Tensor, as {other} is given, got None")
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{name}: expected a Tensor, got {type(t).__name__}")
+        if t.dtype != mu.dtype:
+            raise TypeError(f"{name}: expected the dtype of mu, {mu.dtype}, got {t.dtype}")
+        if t.shape not in (mu.shape, mu.shape[-1:]):
+            shapes = f"{list(mu.shape[-1:])}, or the shape of mu, {list(mu.shape)}"
+            raise ValueError(f"{name}: expected {shapes}, got {list(t.shape)}")
+        if t.device != mu.device:
+            raise ValueError(f"{name}: expected the device of mu, {mu.device}, got {t.device}")
+        yield t
 
 
 def _common(
@@ -160,13 +196,15 @@ def _common(
 
 
 def _run(inputs: tuple[Tensor, ...], key: Tensor, options: Options) -> Pair:
-    """z, and what comes beside it, of mu and logvar or of one tensor that packs them, whose leading dimensions are rows."""
-    lead = inputs[0].shape[:-1]
+    """z, and what comes beside it, of inputs whose leading dimensions are rows.
+
+    They are one tensor that packs mu and logvar, or the two, or the two and a prior's two, [D] or with rows as well.
+    """
+    *lead, dim = inputs[0].shape
     if len(lead) != 1:
-        inputs = tuple(t.reshape(math.prod(lead), t.shape[-1]) for t in inputs)
-    if by_reference(inputs[0]):
-        mu, logvar = inputs if len(inputs) == 2 else inputs[0].chunk(2, dim=-1)
-        z, out = reference.reparam_kl(mu, logvar, key, **options)
+        inputs = tuple(t.reshape(math.prod(lead), dim) if i < 2 or t.dim() > 1 else t for i, t in enumerate(inputs))
+    if by_reference(inputs[0]) or len(inputs) == 4:
+        z, out = run_reference(inputs, key, options)
     else:
         z, out = RunKernel.apply(key, options, *inputs) if wants_gradient(*inputs) else run_kernel(inputs, key, options)
     if len(lead) == 1:

@@ -20,24 +20,44 @@ def reparam_kl(
     row_offset: int = 0,
     scale: str = "exp",
     output: str = "kl_sum",
+    prior_mu: Tensor | None = None,
+    prior_logvar: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """z, and what the operator gives beside it, of ``[B, D]`` inputs; :mod:`vae_ext.ops` says what the arguments are.
+
+    A prior is ``[B, D]`` or ``[D]``.
 
     The arithmetic is float64 for float64 inputs and float32 for every other; z is rounded to the inputs' dtype at the end.
     Its gradients are autograd's: where exp(logvar) overflows they may be infinite or NaN while the kernels', which multiply
     before they exponentiate, are finite.
     """
     dtype = mu.dtype
-    mu, logvar = (t if t.dtype == torch.float64 else t.float() for t in (mu, logvar))
+    mu, logvar = _at_least_float32(mu), _at_least_float32(logvar)
     if scale == "softplus":
         logvar = logvar_of_softplus(logvar)
     rows, dim = mu.shape
     eps = standard_normal(key, rows, dim, num_samples=num_samples, row_offset=row_offset).to(mu.dtype)
-    z = reparameterize(mu, logvar, eps)
+    whitened = z = reparameterize(mu, logvar, eps)
+    if prior_mu is not None and prior_logvar is not None:
+        mu, logvar = whiten(mu, logvar, _at_least_float32(prior_mu), _at_least_float32(prior_logvar))
+        whitened = reparameterize(mu, logvar, eps) if output == "log_ratio" else z
     if output == "log_ratio":
-        return z.to(dtype), log_ratio(logvar, z, eps).sum(-1)
+        return z.to(dtype), log_ratio(logvar, whitened, eps).sum(-1)
     kl = kl_divergence(mu, logvar)
     return z.to(dtype), kl.sum(-1) if output == "kl_sum" else kl
+
+
+def _at_least_float32(t: Tensor) -> Tensor:
+    return t if t.dtype == torch.float64 else t.float()
+
+
+def whiten(mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance of (z - prior_mu) / prior_sigma: the posterior where the prior is N(0, 1).
+
+    KL and log-ratio are the same there. Each input is subtracted from its like before anything is rounded, so that the KL of
+    two that nearly coincide keeps its digits.
+    """
+    return (mu - prior_mu) * torch.exp(-0.5 * prior_logvar), logvar - prior_logvar
 
 
 def logvar_of_softplus(rho: Tensor) -> Tensor:
@@ -83,7 +103,7 @@ def grey(pixels: Tensor, dtype: torch.dtype) -> Tensor:
 
 def bernoulli_log_prob(logits: Tensor, pixels: Tensor) -> Tensor:
     """log p(x|logits) = sum over pixels of x l - ln(1 + e^l), [..., B] of logits [..., B, D] and bytes [B, D], in nats."""
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = _at_least_float32(logits)
     return (grey(pixels, logits.dtype) * logits - torch.nn.functional.softplus(logits, threshold=50)).sum(-1)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,7 +96,7 @@ def objective_terms(
         return terms.distortion + objective.sparsity * posterior.abs().sum(-1), terms
 
     mu, logvar = posterior.chunk(2, dim=-1)
-    noise = {"num_samples": samples, "row_offset": row_offset}
+    noise: dict[str, Any] = {"num_samples": samples, "row_offset": row_offset}
     if objective.bound == "iwae" or objective.kl == "monte_carlo":
         z, log_ratio = reparam_log_ratio(mu, logvar, key, scale=model.scale, **noise)
         rate = -log_ratio.mean(0)
