@@ -58,7 +58,7 @@ repro: $(READY)
 	$(ACTIVE) dvc metrics show
 
 # After an experiment or an invalid value: resets what those change to the last commit. Nothing else is touched.
-# Refused if it would only delete the model: before the first commit of results made here.
+# Refused if it would delete a model that is not in DVC's cache.
 restore: $(READY)
 	$(ACTIVE) python -m pipeline.studies.restorable
 	git restore --staged --worktree params.yaml dvc.lock results/train results/evaluate results/plot

@@ -109,6 +109,7 @@ TESTS = {
     "python: import pipeline": README,
     "dvc remote add --default storage /some/folder": PULL,
     "dvc push": PULL,
+    "dvc pull": PULL,
     "dvc pull models/default/vae.safetensors models/default/MODEL_CARD.md": PULL,
     # Recipes
     "python3 -c": "tests/test_setup.py::test_make_recipe_asks_for_a_name_before_anything_is_installed",

@@ -1,12 +1,16 @@
-"""Checks that DVC's cache has the weights of the last commit, so that `make restore` can check them out.
+"""Checks that DVC's cache has the current weights or those of the last commit, so that `make restore` loses none.
 
-DVC removes the current files before it looks for the cached ones: without this check, uncommitted weights in models/ would be
+DVC removes the current files before it looks for the cached ones: without this check, weights that are nowhere else would be
 deleted and not replaced.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+from pathlib import Path
+
+from dvc.repo import Repo  # type: ignore[import-untyped]
 
 from pipeline.config.paths import DEFAULT, PARAMS, RESULTS
 from pipeline.runtime.errors import UserError
@@ -16,15 +20,22 @@ from pipeline.studies.runs import find_runs
 
 def main() -> None:
     (last,) = find_runs(["HEAD"])
-    if last.weights is None and DEFAULT.weights.is_file():
+    is_here = DEFAULT.weights.is_file()
+    if last.weights is None and is_here and not _is_cached(DEFAULT.weights):
         raise UserError(
-            f"{DEFAULT.weights}: not restored: the last commit's are not in DVC's cache, and these would only be removed; "
-            'git commit -am "Results here" keeps what is here; git restore params.yaml and make repro train it again'
+            f"{DEFAULT.weights}: not restored: these are not in DVC's cache, nor the last commit's, and would be lost; "
+            "move them out of the repository, or remove them, and make restore again"
         )
     found = ", ".join(f"{name} {value:.2f}" for name in ("elbo", "distortion") if math.isfinite(value := last.value(name)))
     print(f"{PARAMS}, {RESULTS}/ and {DEFAULT.models}/ go back to the last commit's: {found} nats per image")
     if last.weights is None:
-        print(f"{DEFAULT.weights}: not in DVC's cache; dvc pull or make repro brings it")
+        print(f"{DEFAULT.weights}: the last commit's are not in DVC's cache; make repro trains them, dvc pull fetches them")
+        if is_here:
+            print("Those that were here stay in the cache: dvc exp apply, or dvc repro with their parameters, brings them back")
+
+
+def _is_cached(weights: Path) -> bool:
+    return bool(Repo().cache.local.exists(hashlib.md5(weights.read_bytes()).hexdigest()))
 
 
 if __name__ == "__main__":

@@ -17,22 +17,32 @@ from pipeline.studies.runs import Run
 COMMITTED = Run("HEAD", {}, pd.DataFrame({"value": {"elbo": math.nan, "distortion": 78.0}, "standard_error": 0.1}))
 
 
-@pytest.mark.parametrize("is_cached", [False, True])
+@pytest.mark.parametrize("are_these_cached", [False, True])
+@pytest.mark.parametrize("are_the_commit_s_cached", [False, True])
 @pytest.mark.parametrize("is_here", [False, True])
-def test_weights_that_are_here_are_kept_where_the_commit_s_are_not_in_the_cache(
-    is_cached: bool, is_here: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_weights_that_would_be_lost_are_kept_and_others_give_way(
+    are_these_cached: bool,
+    are_the_commit_s_cached: bool,
+    is_here: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    committed = replace(COMMITTED, weights=Path("cache") if is_cached else None)
+    committed = replace(COMMITTED, weights=Path("cache") if are_the_commit_s_cached else None)
     monkeypatch.setattr(restorable, "find_runs", lambda names: [committed])
+    monkeypatch.setattr(restorable, "_is_cached", lambda weights: are_these_cached)
     if is_here:
         DEFAULT.models.mkdir(parents=True)
         DEFAULT.weights.touch()
-    if is_here and not is_cached:
-        with pytest.raises(UserError, match=r"^models/default/vae.safetensors: not restored: the last commit's are not in"):
+    if is_here and not are_these_cached and not are_the_commit_s_cached:
+        with pytest.raises(
+            UserError, match=r"^models/default/vae.safetensors: not restored: these are not in DVC's cache, nor"
+        ):
             restorable.main()
     else:
         restorable.main()
         said = capsys.readouterr().out
         assert "go back to the last commit's: distortion 78.00 nats per image\n" in said
-        assert ("not in DVC's cache; dvc pull or make repro" in said) == (not is_cached)
+        assert ("the last commit's are not in DVC's cache; make repro" in said) == (not are_the_commit_s_cached)
+        assert ("Those that were here stay in the cache" in said) == (is_here and not are_the_commit_s_cached)
