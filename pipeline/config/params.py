@@ -155,7 +155,7 @@ class Train(Section):
     weight_decay: NonNegative = about("L2 penalty, for adam, rmsprop and sgd; decoupled, for adamw and muon.")
     grad_clip_norm: Positive | None = about("Largest norm of the gradient; null: no clipping.")
     precision: Literal["float32", "tf32", "bfloat16"] = about(
-        "Of matrix products: float32; tf32, on a GPU; bfloat16, by autocast."
+        "Of the layers: float32; tf32, on a GPU; bfloat16, where the processor or GPU has arithmetic for it."
     )
     on_nonfinite: Literal["stop", "skip"] = about(
         "If a step's loss or gradient is NaN or infinite: stop ends the run; skip leaves the step out and counts it."

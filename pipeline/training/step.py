@@ -7,6 +7,7 @@ of what it found. So on a GPU it is captured once and replayed, and nothing is r
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,6 +63,7 @@ class TrainStep:
         self.record = torch.zeros(self.steps, len(TERMS), device=device)
 
         self.position = 0  # the cursor's value, on the host
+        self.dtype = torch.bfloat16 if params.train.precision == "bfloat16" else torch.float32  # of the layers
         self.samples = params.objective.samples
         self.by_hand = manual_backward.applies(model, params, self.samples, device)
         self.parts = PARTS[device.type] if group.size == 1 else 1
@@ -131,7 +133,7 @@ class TrainStep:
     def write_gradient(self, pixels: Tensor, x: Tensor, row_offset: int, size: int) -> Terms:
         """Writes the gradient of the mean over the whole batch; returns the terms of this process's images."""
         if self.by_hand:
-            options = {"row_offset": row_offset, "batch": size, "parts": self.parts}
+            options: Any = {"row_offset": row_offset, "batch": size, "parts": self.parts, "dtype": self.dtype}
             terms = manual_backward.write_gradient(self.model, pixels, x, self.key, self.params.beta, **options)
         else:
             self.gradient.zero_()  # each parameter's grad is a view of it, to which backward adds
@@ -143,8 +145,8 @@ class TrainStep:
             def mean(rows: Tensor) -> Tensor:
                 return self.group.all_reduce(rows.sum(0)) / size
 
-            bfloat16 = self.params.train.precision == "bfloat16"
-            with torch.autocast(self.device.type, torch.bfloat16, bfloat16, cache_enabled=False):
+            narrow = self.dtype == torch.bfloat16
+            with torch.autocast(self.device.type, self.dtype, narrow, cache_enabled=False):
                 loss, terms = objective_terms(self.model, pixels, x, self.key, beta, objective, self.samples, row_offset, mean)
             loss.sum().div(size).backward()
         self.group.all_reduce(self.gradient)

@@ -19,6 +19,7 @@ from pipeline.data.batches import InMemoryImages, MemmapImages, byte_means
 from pipeline.data.prepared import read_split
 from pipeline.models.objectives import elbo_terms
 from pipeline.models.vae import VAE
+from pipeline.runtime.device import has_bfloat16
 from pipeline.runtime.errors import Interrupted, UserError
 from pipeline.runtime.machine import machine
 from pipeline.runtime.noise_streams import Stream, stream_key
@@ -66,6 +67,9 @@ class Trainer:
             "machine": machine(),
         }
         self.print_line(", ".join(f"{name} {value}" for name, value in self.environment.items()) + f", seed {params.seed}")
+
+        if params.train.precision == "bfloat16" and not has_bfloat16(device):
+            self.print_line("note: this processor has no bfloat16 arithmetic; train.precision float32 is faster here")
 
     def print_line(self, line: str) -> None:
         if self.group.is_first:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from pipeline.runtime.device import choose_device
+from pipeline.runtime.device import choose_device, has_bfloat16
 
 
 def test_a_model_can_be_exported_after_the_device_was_chosen() -> None:
@@ -17,3 +18,19 @@ def test_convolutions_are_exact_and_the_same_each_time() -> None:
     choose_device()
     assert torch.backends.cudnn.deterministic
     assert not torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, True),
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": True}, True),
+        ({"architecture": "aarch64"}, True),  # PyTorch does not tell
+    ],
+)
+def test_processors_with_bfloat16_arithmetic(
+    capabilities: dict[str, object], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert has_bfloat16(torch.device("cpu")) is expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -51,6 +52,33 @@ def test_gradient_by_hand_is_autograds(hidden: list[int], activation: str, logva
     assert torch.equal(terms.distortion, expected.distortion)
     autograds = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     torch.testing.assert_close(gradient, autograds, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_bfloat16_gradient_is_as_near_to_float64_as_that_of_autocast(activation: str, parts: int) -> None:
+    model, gradient = model_of(hidden=[32, 16], activation=activation)
+    assert serves(hidden=[32, 16], activation=activation, precision="bfloat16")
+    pixels = torch.randint(0, 256, (41, 50), dtype=torch.uint8)
+    key = vae_ext.noise_key(1, 2)
+    write_gradient(model, pixels, as_float(pixels), key, 1.0, parts=parts, dtype=torch.bfloat16)
+    by_hand = gradient.clone()
+    gradient.zero_()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = elbo_terms(model, pixels, key).loss(1.0)
+    loss.backward()
+    by_autocast = gradient.clone()
+
+    exact = copy.deepcopy(model).double()
+    expected = torch.cat(
+        [g.flatten() for g in torch.autograd.grad(elbo_terms(exact, pixels, key).loss(1.0), list(exact.parameters()))]
+    )
+
+    def error(of: Tensor) -> float:
+        return float((of - expected).norm() / expected.norm())
+
+    assert 0 < error(by_hand) < 1.2 * error(by_autocast)
+    assert error(by_autocast) < 0.02
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.7])

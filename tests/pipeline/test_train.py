@@ -23,6 +23,7 @@ from pipeline.models.objectives import Terms
 from pipeline.models.serialization import load_model
 from pipeline.runtime import progress
 from pipeline.runtime.errors import UserError
+from pipeline.training import trainer
 from pipeline.training.step import TrainStep, epoch_order
 from pipeline.training.trainer import Trainer
 from tests.pipeline.conftest import set_params
@@ -221,11 +222,15 @@ def test_memory_mapped_images_are_read_ahead_and_are_those_in_memory(prepared: P
     assert torch.equal(byte_means(images), in_memory.pixels.double().mean(0))
 
 
-def test_bfloat16_trains_about_the_same(prepared: Path) -> None:
+def test_bfloat16_trains_about_the_same_and_says_where_it_is_slow(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     elbos = []
+    monkeypatch.setattr(trainer, "has_bfloat16", lambda _device: False)
     for precision in ("float32", "bfloat16"):
         set_params(prepared / "params.yaml", {"train.precision": precision})
         train.main()
+        assert ("no bfloat16 arithmetic" in capsys.readouterr().out) is (precision == "bfloat16")
         elbos.append(last_metrics()["validation"]["elbo"])
     assert elbos[0] != elbos[1]
     assert elbos[0] == pytest.approx(elbos[1], rel=0.01)

@@ -41,6 +41,18 @@ def test_killed_run_resumes_to_the_same_weights_and_curves(
     assert results() == undisturbed
 
 
+def test_killed_run_resumes_to_the_same_weights_in_bfloat16(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_params(prepared / "params.yaml", {"train.precision": "bfloat16", "train.epochs": 2})
+    train_again(capsys)
+    undisturbed = results()
+    DEFAULT.weights.unlink()
+    train_killed_after(STEPS + 2, monkeypatch)
+    assert "going on after" in train_again(capsys).out
+    assert results() == undisturbed
+
+
 def test_finished_run_leaves_no_checkpoints_and_a_second_one_trains_again(
     undisturbed: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
