@@ -74,6 +74,8 @@ def check_key(key: Tensor, name: str = "key", like: Tensor | None = None) -> Non
     if key.shape != (2,):
         raise ValueError(f"key: expected [2], seed and step, got {list(key.shape)}")
     if like is not None and key.device != like.device:
+        if like.is_meta:  # which has no values: it is the one that does not belong
+            raise ValueError(f"{name}: expected the device of key, {key.device}, got {like.device}")
         raise ValueError(f"key: expected the device of {name}, {like.device}, got {key.device}")
 
 

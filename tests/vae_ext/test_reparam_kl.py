@@ -265,6 +265,7 @@ ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"mu": torch.tensor(1.0)}, ValueError, "mu: expected at least one dimension, [..., D], got a scalar"),
     ({"logvar": torch.zeros(2, 3).double()}, TypeError, "logvar: expected the dtype of mu, torch.float32, got torch.float64"),
     ({"logvar": torch.zeros(2, 4)}, ValueError, "logvar: expected the shape of mu, [2, 3], got [2, 4]"),
+    ({"mu": torch.zeros(2, 3, device="meta")}, ValueError, "mu: expected the device of key, cpu, got meta"),
     ({"logvar": torch.zeros(2, 3, device="meta")}, ValueError, "logvar: expected the device of mu, cpu, got meta"),
     ({"key": 3}, TypeError, "key: expected a Tensor, as noise_key() gives, got int"),
     ({"key": torch.zeros(2)}, TypeError, "key: expected int64, as noise_key() gives, got torch.float32"),
