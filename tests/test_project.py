@@ -60,12 +60,12 @@ def test_everything_that_is_installed_is_pinned() -> None:
 
 
 def test_the_range_of_pythons_is_the_same_everywhere() -> None:
-    """In pyproject.toml, the README and the tools; and the locked packages know its oldest."""
+    """In pyproject.toml, on the documentation's first page and in the tools; and the locked packages know its oldest."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert config["project"]["requires-python"] == ">=3.11,<3.14"
     assert config["tool"]["ruff"]["target-version"] == "py311"
     assert config["tool"]["mypy"]["python_version"] == "3.11"
-    assert "Python 3.11 to 3.13" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "Python 3.11 to 3.13" in (ROOT / "docs/index.md").read_text(encoding="utf-8")
     needed = []
     for name in locked():
         try:

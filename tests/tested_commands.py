@@ -72,6 +72,7 @@ TESTS = {
     "dvc exp run --queue -S 'beta=0.25,0.5,1,2,4' -S train.epochs=1": QUEUE,
     "dvc queue start -j 2": QUEUE,
     "dvc queue status": QUEUE,
+    "dvc queue logs NAME": QUEUE,
     "dvc exp apply NAME": OWN_DATA,
     "dvc metrics diff HEAD~1 HEAD": COMMITS,
     "dvc params diff HEAD~1 HEAD": COMMITS,

@@ -58,6 +58,7 @@ def edited(clone: Clone) -> str:
     # Joins those that run by now, and waits for them: to ask for the status again and again would take the core of one.
     clone.must("dvc", "exp", "run", "--run-all", "--jobs", "2")
     assert clone.must("dvc", "queue", "status").count("Success") == 2
+    assert "ELBO train" in clone.must("dvc", "queue", "logs", "grid-2")
     return digest
 
 
