@@ -10,18 +10,18 @@ from torch import Tensor
 
 import vae_ext
 from pipeline.config.params import Params
-from pipeline.data.prepared import Bytes, read_split
-from pipeline.data.tensors import as_float, to_device
+from pipeline.data.prepared import Bytes, Classes, read_split
+from pipeline.data.tensors import Examples, as_float, labels_to_device, to_device
 from pipeline.runtime.noise_streams import Stream, stream_key
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Examples, Tensor]
 
 
 class InMemoryImages:
-    """All images on the device."""
+    """All images on the device, with their classes, if they are given: int [N]."""
 
-    def __init__(self, images: Bytes, device: torch.device) -> None:
-        self.pixels = to_device(images, device)
+    def __init__(self, images: Bytes, device: torch.device, labels: Classes | None = None) -> None:
+        self.pixels, self.labels = to_device(images, device), labels_to_device(labels, device)
         self.rows_device = device
 
     def __len__(self) -> int:
@@ -36,9 +36,10 @@ class InMemoryImages:
             row_offset: first row of that noise.
 
         Returns:
-            the pixels as bytes [B, D], and as float32 [B, D] in [0, 1].
+            the images, with pixels as bytes [B, D]; and the pixels as float32 [B, D] in [0, 1].
         """
-        return vae_ext.take_pixels(self.pixels, rows, draw_key, row_offset=row_offset)
+        pixels, x = vae_ext.take_pixels(self.pixels, rows, draw_key, row_offset=row_offset)
+        return Examples(pixels, None if self.labels is None else self.labels[rows]), x
 
 
 class MemmapImages:
@@ -47,10 +48,12 @@ class MemmapImages:
     Args:
         images: [N, H, W], memory-mapped.
         device: destination of the batches.
+        labels: class numbers [N], if batches are to have them.
     """
 
-    def __init__(self, images: Bytes, device: torch.device) -> None:
+    def __init__(self, images: Bytes, device: torch.device, labels: Classes | None = None) -> None:
         self.images, self.device = images, device
+        self.labels = labels_to_device(labels, torch.device("cpu"))
         self.rows_device = torch.device("cpu")
         self.reader = ThreadPoolExecutor(max_workers=1)
         self.ahead: tuple[Tensor, Future[Bytes]] | None = None
@@ -65,7 +68,7 @@ class MemmapImages:
         pixels = torch.from_numpy(found).flatten(1).to(self.device)
         if draw_key is not None:
             pixels = vae_ext.binarize(pixels, draw_key, row_offset=row_offset)
-        return pixels, as_float(pixels)
+        return Examples(pixels, None if self.labels is None else self.labels[rows].to(self.device)), as_float(pixels)
 
     def read_ahead(self, rows: Tensor) -> None:
         """Starts reading the rows of the next :meth:`take` in the background."""
@@ -84,7 +87,10 @@ def byte_means(images: Bytes) -> Tensor:
     return torch.from_numpy(images.reshape(len(images), -1).sum(axis=0, dtype=np.int64) / len(images))
 
 
-def test_pixels(params: Params, device: torch.device) -> Tensor:
-    """Returns the test set, bytes [N, D]; with ``binarize``, drawn once with a fixed key."""
-    pixels = to_device(read_split("test").images, device)
-    return vae_ext.binarize(pixels, stream_key(params.seed, Stream.BINARIZE_TEST, device)) if params.binarize else pixels
+def test_examples(params: Params, device: torch.device) -> Examples:
+    """Returns the test set; with ``binarize``, drawn once with a fixed key."""
+    split = read_split("test")
+    pixels = to_device(split.images, device)
+    if params.binarize:
+        pixels = vae_ext.binarize(pixels, stream_key(params.seed, Stream.BINARIZE_TEST, device))
+    return Examples(pixels, labels_to_device(split.labels, device))

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from pipeline.data.tensors import as_float
 from pipeline.models.vae import VAE
-from vae_ext import reparam_log_ratio
 
 SAMPLE_BATCH = 50  # samples drawn at once, so that memory does not grow with their number
 
 
 @torch.no_grad()
-def log_likelihood_bounds(model: VAE, pixels: Tensor, key: Tensor, counts: Sequence[int], row_offset: int = 0) -> Tensor:
+def log_likelihood_bounds(
+    model: VAE, pixels: Tensor, key: Tensor, counts: Sequence[int], row_offset: int = 0, labels: Tensor | None = None
+) -> Tensor:
     """log p(x) >= log 1/S sum_s p(x|z_s) p(z_s) / q(z_s|x), z_s from q(z|x), in expectation; tight as S grows.
 
     Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders. 2016. Samples are decoded one after the other, a whole batch
@@ -27,24 +28,25 @@ def log_likelihood_bounds(model: VAE, pixels: Tensor, key: Tensor, counts: Seque
         key: of the noise.
         counts: the S, rising. Those of a bound are the first of the next one's.
         row_offset: the index of the first image, so that its noise does not depend on how the data are cut into batches.
+        labels: the images' classes, [B], where the model asks for them: then the bound is on log p(x|class).
 
     Returns:
         [len(counts), B], in nats, float64.
     """
-    mu, logvar = model.encode(as_float(pixels).to(model.bound.dtype))
-    total = mu.new_full(mu.shape[:1], -math.inf, dtype=torch.float64)
+    posterior = model.posterior(as_float(pixels).to(model.bound.dtype), labels)
+    total = posterior.new_full(posterior.shape[:1], -math.inf, dtype=torch.float64)
     bounds = []
     for first in range(0, counts[-1], SAMPLE_BATCH):
-        drawn = reparam_log_ratio(
-            mu,
-            logvar,
+        drawn = model.draw_with_log_ratio(
+            posterior,
             key + torch.tensor([0, first // SAMPLE_BATCH], device=key.device),
+            labels,
             num_samples=min(SAMPLE_BATCH, counts[-1] - first),
             row_offset=row_offset,
-            scale=model.scale,
         )
         for sample, (z, log_ratio) in enumerate(zip(*drawn, strict=True), start=first + 1):
-            total = torch.logaddexp(total, (model.likelihood.log_prob(model.decode(z), pixels) + log_ratio).double())
+            log_p = model.likelihood.log_prob(model.decode(z, labels), pixels)
+            total = torch.logaddexp(total, (log_p + log_ratio).double())
             if sample in counts:
                 bounds.append(total - math.log(sample))
     return torch.stack(bounds)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from pipeline.config.params import Params
-from pipeline.data.batches import test_pixels
+from pipeline.data.batches import test_examples
 from pipeline.data.prepared import read_split
-from pipeline.data.tensors import as_float, to_device
+from pipeline.data.tensors import Examples, as_float, labels_to_device, to_device
 from pipeline.evaluation.importance import counts_up_to, log_likelihood_bounds
 from pipeline.evaluation.knn_probe import NEIGHBOURS, nearest_neighbours
 from pipeline.evaluation.mutual_information import mutual_information
@@ -20,7 +19,7 @@ from pipeline.models.codes import encode, numbered_batches, posteriors
 from pipeline.models.vae import VAE
 from pipeline.runtime.noise_streams import Stream, stream_key
 from pipeline.runtime.progress import announce, progress_bar
-from vae_ext import binarize, reparam_kl
+from vae_ext import binarize
 
 # A unit is active if its posterior mean varies with the image by more than this (Burda et al. 2016, section 5.1).
 ACTIVE_VARIANCE = 0.01
@@ -50,25 +49,25 @@ TRACKED = ["elbo", "rate", "distortion", "nll"]  # of DVC, whose table of experi
 
 
 @torch.no_grad()
-def reconstruction_terms(model: VAE, z: Tensor, pixels: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+def reconstruction_terms(model: VAE, z: Tensor, examples: Examples, batch_size: int) -> tuple[Tensor, Tensor]:
     """How well codes z [N, latent_dim] reconstruct their images: -log p(x|z) and the squared error per pixel, [N]."""
     found = []
-    for some, batch in zip(z.split(batch_size), pixels.split(batch_size), strict=True):
-        decoded = model.decode(some)
-        error = (model.likelihood.mean(decoded) - as_float(batch)).square().mean(1)
-        found.append(torch.stack([-model.likelihood.log_prob(decoded, batch), error]).double())
+    for some, batch in zip(z.split(batch_size), examples.split(batch_size), strict=True):
+        decoded = model.decode(some, batch.labels)
+        error = (model.likelihood.mean(decoded) - as_float(batch.pixels)).square().mean(1)
+        found.append(torch.stack([-model.likelihood.log_prob(decoded, batch.pixels), error]).double())
     distortion, error = torch.cat(found, dim=1)
     return distortion, error
 
 
 @torch.no_grad()
-def bounds(model: VAE, pixels: Tensor, seed: int, batch_size: int, samples: int) -> dict[int, Tensor]:
+def bounds(model: VAE, examples: Examples, seed: int, batch_size: int, samples: int) -> dict[int, Tensor]:
     """The importance-weighted bound on -log p(x) of each image, [N], by ``samples`` and by fewer."""
-    key = stream_key(seed, Stream.IMPORTANCE, pixels.device)
+    key = stream_key(seed, Stream.IMPORTANCE, examples.pixels.device)
     counts, found = counts_up_to(samples), []
-    with progress_bar(len(pixels), f"NLL, {samples:,} samples per image") as bar:
-        for row, batch in numbered_batches(pixels, batch_size):
-            found.append(-log_likelihood_bounds(model, batch, key, counts, row_offset=row))
+    with progress_bar(len(examples), f"NLL, {samples:,} samples per image") as bar:
+        for row, batch in numbered_batches(examples, batch_size):
+            found.append(-log_likelihood_bounds(model, batch.pixels, key, counts, row, batch.labels))
             bar.update(len(batch))
     return dict(zip(counts, torch.cat(found, dim=1), strict=True))
 
@@ -84,36 +83,36 @@ def evaluate(model: VAE, params: Params, device: torch.device) -> tuple[dict[str
     Returns:
         each image's value of each quantity, [N]; a row per latent dimension; the NLL's bound by the number of samples.
     """
-    pixels, batch_size = test_pixels(params, device), params.evaluate.batch_size
-    announce(f"posteriors and reconstructions of {len(pixels):,} test images")
-    posterior = posteriors(model, pixels, batch_size)
+    test, batch_size = test_examples(params, device), params.evaluate.batch_size
+    announce(f"posteriors and reconstructions of {len(test):,} test images")
+    posterior = posteriors(model, test, batch_size)
     mu, second = posterior[:, : model.latent_dim], posterior[:, model.latent_dim :]
     images: dict[str, Tensor] = {}
     variance = mu.double().var(dim=0).cpu().numpy()
     dimensions = pd.DataFrame({"mean_variance": variance, "active": variance > ACTIVE_VARIANCE}).rename_axis("dimension")
     by_samples: dict[int, Tensor] = {}
     if model.is_deterministic:
-        images["distortion"], images["squared_error"] = reconstruction_terms(model, mu, pixels, batch_size)
+        images["distortion"], images["squared_error"] = reconstruction_terms(model, mu, test, batch_size)
     else:
         key = stream_key(params.seed, Stream.EVALUATE, device)
-        z, kl = reparam_kl(mu, second, key, kl_reduction="none", scale=model.scale)
+        z, kl = model.draw_with_kl(posterior, key, test.labels, by_dimension=True)
         dimensions.insert(0, "kl", kl.double().mean(0).cpu().numpy())
-        images["distortion"], images["squared_error"] = reconstruction_terms(model, z, pixels, batch_size)
-        images["distortion_at_mu"], images["squared_error_at_mu"] = reconstruction_terms(model, mu, pixels, batch_size)
+        images["distortion"], images["squared_error"] = reconstruction_terms(model, z, test, batch_size)
+        images["distortion_at_mu"], images["squared_error_at_mu"] = reconstruction_terms(model, mu, test, batch_size)
         images["rate"] = kl.double().sum(1)
         images["elbo"] = -(images["distortion"] + images["rate"])
         images["mutual_information"] = mutual_information(z, mu, model.sigma(second))
         images["marginal_kl"] = images["rate"] - images["mutual_information"]
-        by_samples = bounds(model, pixels, params.seed, batch_size, params.evaluate.importance_samples)
+        by_samples = bounds(model, test, params.seed, batch_size, params.evaluate.importance_samples)
         images["nll"] = by_samples[params.evaluate.importance_samples]
-    train, test = read_split("train"), read_split("test")
+    train = read_split("train")
     if train.labels is not None and test.labels is not None:
-        announce(f"probe by {len(train.labels[:PROBED]):,} training images")
+        classes = labels_to_device(train.labels[:PROBED], device)
+        assert classes is not None
+        announce(f"probe by {len(classes):,} training images")
         train_pixels = to_device(train.images[:PROBED], device)
         if params.binarize:
             train_pixels = binarize(train_pixels, stream_key(params.seed, Stream.BINARIZE_PROBE, device))
-        train_mu, _ = encode(model, train_pixels, batch_size)
-        classes, expected = (torch.tensor(labels.astype(np.int64), device=device) for labels in (train.labels, test.labels))
-        predicted = nearest_neighbours(train_mu, classes[:PROBED], mu)
-        images["probe_accuracy"] = (predicted == expected).double()
+        train_mu, _ = encode(model, Examples(train_pixels, classes), batch_size)
+        images["probe_accuracy"] = (nearest_neighbours(train_mu, classes, mu) == test.labels).double()
     return images, dimensions, by_samples

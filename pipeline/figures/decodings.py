@@ -14,10 +14,8 @@ from pipeline.figures.grids import Array, as_images, pictures, show, tiled
 from pipeline.figures.latent import QUANTILES, manifold
 from pipeline.figures.style import figure
 from pipeline.models.codes import EncodedTestSet, elbo_terms_in_batches, line_between
-from pipeline.models.objectives import sample_posterior
 from pipeline.models.vae import VAE
 from pipeline.runtime.noise_streams import Stream, stream_key
-from vae_ext import standard_normal
 
 EXTREMES = 4  # images each of the best, the middle, and the worst
 PAIRS, STEPS = 6, 9  # of interpolations
@@ -45,25 +43,31 @@ def image_square(path: Path, title: str, images: Array, side: int) -> None:
 
 def reconstructions(test: EncodedTestSet, count: int, seed: int, path: Path) -> None:
     """Of the first images: from the posterior's mean, from a sample of it, and a sample of the likelihood too."""
-    model, pixels = test.model, test.pixels[:count]
-    rows = {"x": as_images(model, as_float(pixels)), "E[x|z], z = μ": pictures(model, test.mu[:count])}
+    model, examples = test.model, test.examples[:count]
+    pixels, labels = examples.pixels, examples.labels
+    rows = {"x": as_images(model, as_float(pixels)), "E[x|z], z = μ": pictures(model, test.mu[:count], labels)}
     if not model.is_deterministic:
-        z, _ = sample_posterior(model, pixels, stream_key(seed, Stream.EVALUATE, pixels.device))
-        rows["E[x|z], z ~ q(z|x)"] = pictures(model, z)
-        drawn = model.likelihood.sample(model.decode(z), stream_key(seed, Stream.PIXELS, pixels.device))
+        posterior = model.posterior(as_float(pixels), labels)
+        z, _ = model.draw_with_kl(posterior, stream_key(seed, Stream.EVALUATE, pixels.device), labels)
+        rows["E[x|z], z ~ q(z|x)"] = pictures(model, z, labels)
+        drawn = model.likelihood.sample(model.decode(z, labels), stream_key(seed, Stream.PIXELS, pixels.device))
         rows["x ~ p(x|z)"] = as_images(model, drawn)
     image_rows(path, "Test images x, and reconstructions: E[x|z] should look like x", rows)
 
 
 def extremes(test: EncodedTestSet, seed: int, path: Path) -> None:
     """The test images that the model explains best, as most, and worst, by ELBO (an autoencoder's: by distortion)."""
-    model, pixels = test.model, test.pixels
-    elbo = elbo_terms_in_batches(model, pixels, stream_key(seed, Stream.EVALUATE, pixels.device)).elbo
+    model = test.model
+    elbo = elbo_terms_in_batches(model, test.examples, stream_key(seed, Stream.EVALUATE, test.mu.device)).elbo
     order = elbo.argsort(descending=True)
     count = max(1, min(EXTREMES, len(order) // 3))
     middle = (len(order) - count) // 2
     chosen = torch.cat([order[:count], order[middle : middle + count], order[len(order) - count :]])
-    rows = {"x": as_images(model, as_float(pixels[chosen])), "E[x|z], z = μ": pictures(model, test.mu[chosen])}
+    examples = test.examples[chosen]
+    rows = {
+        "x": as_images(model, as_float(examples.pixels)),
+        "E[x|z], z = μ": pictures(model, test.mu[chosen], examples.labels),
+    }
     with figure(path, width=0.75 * len(chosen) + 1.3, height=2.35) as fig:
         name = "distortion" if model.is_deterministic else "ELBO"
         title = f"Test images of best, median and worst {name} (nats per image), each above its reconstruction"
@@ -78,7 +82,7 @@ def extremes(test: EncodedTestSet, seed: int, path: Path) -> None:
 
 def samples(model: VAE, side: int, seed: int, device: torch.device, path: Path) -> None:
     """Decodings of the prior."""
-    prior = standard_normal(stream_key(seed, Stream.PRIOR, device), side * side, model.latent_dim)
+    prior = model.sample_prior(stream_key(seed, Stream.PRIOR, device), side * side)
     title = "E[x|z] of samples z from N(0, 1)"
     title += ",\nwhich an autoencoder does not learn to decode" if model.is_deterministic else ", the prior"
     image_square(path, title, pictures(model, prior), side)

@@ -28,9 +28,9 @@ def show(axes: Axes, image: Array) -> None:
 
 
 @torch.no_grad()
-def pictures(model: VAE, z: Tensor) -> Array:
-    """E[x|z] as images, [N, H, W]."""
-    return as_images(model, model.likelihood.mean(model.decode(z)))
+def pictures(model: VAE, z: Tensor, labels: Tensor | None = None) -> Array:
+    """E[x|z] as images, [N, H, W], of these classes, [N], where the model asks for them."""
+    return as_images(model, model.likelihood.mean(model.decode(z, labels)))
 
 
 def as_images(model: VAE, x: Tensor) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +16,13 @@ from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from pipeline.data.prepared import Classes
 from pipeline.figures.class_names import legible
 from pipeline.figures.grids import Array, pictures
 from pipeline.figures.projections import principal_plane
 from pipeline.figures.style import TRAIN_COLOR, VALIDATION_COLOR, figure
 from pipeline.models.vae import VAE
 
+Labels = npt.NDArray[np.integer[Any]]
 QUANTILES = (0.05, 0.95)  # between which the manifold lies
 MAX_NAMES = 40  # of classes, beside the figure
 BAR_POINTS = 280  # height of the bar that they stand beside
@@ -41,7 +42,7 @@ def plane(mu: Tensor) -> tuple[npt.NDArray[np.float64], list[str]]:
     return mu.cpu().numpy(), ["dimension 1", "dimension 2" if dim > 1 else ""]
 
 
-def scatter(axes: Axes, points: npt.NDArray[np.float64], labels: Classes | None, count: int) -> PathCollection:
+def scatter(axes: Axes, points: npt.NDArray[np.float64], labels: Labels | None, count: int) -> PathCollection:
     """Points coloured by class, ``count`` being the number of classes; grey without labels. Few points are larger."""
     options = {"s": np.clip(500 / len(points) ** 0.5, 5, 60), "alpha": 0.6, "linewidths": 0}
     if labels is None:
@@ -60,7 +61,7 @@ def manifold(model: VAE, mu: Tensor, side: int) -> Array:
     return pictures(model, z.to(mu))
 
 
-def latent_plane(path: Path, mu: Tensor, labels: Classes | None, names: list[str]) -> None:
+def latent_plane(path: Path, mu: Tensor, labels: Labels | None, names: list[str]) -> None:
     """Posterior means: coloured by class where there are labels, and their density."""
     points, (across, up) = plane(mu)
     with figure(path, width=11.5, height=5.2) as fig:
@@ -86,7 +87,7 @@ def latent_plane(path: Path, mu: Tensor, labels: Classes | None, names: list[str
         fig.colorbar(cells, ax=density, label="images per cell", ticks=MaxNLocator(integer=True))
 
 
-def codes(path: Path, mu: Tensor, labels: Classes | None, count: int) -> None:
+def codes(path: Path, mu: Tensor, labels: Labels | None, count: int) -> None:
     """Posterior means alone, coloured by class, of so many."""
     points, (across, up) = plane(mu)
     with figure(path, width=5, height=5) as fig:

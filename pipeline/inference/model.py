@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from pipeline.data.readers.raw import as_batch, to_bytes
+from pipeline.data.tensors import Examples
 from pipeline.evaluation.importance import log_likelihood_bounds
 from pipeline.models.codes import BATCH, elbo_terms_in_batches, encode, numbered_batches
 from pipeline.models.metadata import weights_of
 from pipeline.models.objectives import Terms
 from pipeline.models.serialization import load_model
 from pipeline.runtime.noise_streams import Stream, stream_key
-from vae_ext import binarize, standard_normal
+from vae_ext import binarize
 
 
 class TrainedModel:
@@ -71,7 +72,7 @@ class TrainedModel:
 
     def encode(self, images: Tensor | npt.NDArray[Any], row_offset: int = 0) -> tuple[Tensor, Tensor]:
         """The posteriors' mu and sigma, [N, latent_dim] each; sigma is 0 for an autoencoder."""
-        return encode(self.model, self.pixels(images, row_offset))
+        return encode(self.model, Examples(self.pixels(images, row_offset)))
 
     @torch.no_grad()
     def decode(self, z: Tensor | npt.NDArray[Any]) -> Tensor:
@@ -84,7 +85,7 @@ class TrainedModel:
 
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """E[x|z] of z from the prior: [count, *image_shape]. The same seed gives the same z on every device."""
-        return self.decode(standard_normal(self.key(Stream.PRIOR, seed), count, self.latent_dim))
+        return self.decode(self.model.sample_prior(self.key(Stream.PRIOR, seed), count))
 
     def log_prob(self, images: Tensor | npt.NDArray[Any], samples: int = 100, row_offset: int = 0) -> Tensor:
         """A lower bound on log p(x) in nats, [N], float64, that is tight as the samples grow (Burda et al. 2016).
@@ -97,12 +98,14 @@ class TrainedModel:
         if samples < 1:
             raise ValueError(f"expected at least one sample, got {samples}")
         key = self.key(Stream.IMPORTANCE)
-        batches = numbered_batches(self.pixels(images, row_offset), first=row_offset)
-        return torch.cat([log_likelihood_bounds(self.model, batch, key, [samples], row)[0] for row, batch in batches])
+        batches = numbered_batches(Examples(self.pixels(images, row_offset)), first=row_offset)
+        return torch.cat([log_likelihood_bounds(self.model, batch.pixels, key, [samples], row)[0] for row, batch in batches])
 
     def elbo(self, images: Tensor | npt.NDArray[Any], row_offset: int = 0) -> Terms:
         """The ELBO's terms by one sample of z, [N] each, in nats."""
-        return elbo_terms_in_batches(self.model, self.pixels(images, row_offset), self.key(Stream.EVALUATE), row_offset)
+        return elbo_terms_in_batches(
+            self.model, Examples(self.pixels(images, row_offset)), self.key(Stream.EVALUATE), row_offset
+        )
 
 
 def _as_array(images: Tensor | npt.NDArray[Any]) -> npt.NDArray[Any]:

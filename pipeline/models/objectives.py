@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from torch import Tensor
 from pipeline.config.params import Objective
 from pipeline.data.tensors import as_float
 from pipeline.models.vae import VAE
-from vae_ext import reparam_kl, reparam_kl_packed, reparam_log_ratio
+from vae_ext import reparam_kl
 
 
 @dataclass(frozen=True)
@@ -36,24 +35,18 @@ class Terms:
         return (self.distortion + beta * self.rate).mean()
 
 
-def elbo_terms(model: VAE, pixels: Tensor, key: Tensor, row_offset: int = 0) -> Terms:
+def elbo_terms(model: VAE, pixels: Tensor, key: Tensor, row_offset: int = 0, labels: Tensor | None = None) -> Terms:
     """Distortion by one sample of z, rate in closed form (Kingma, Welling: Auto-Encoding Variational Bayes. 2014).
 
     Args:
         pixels: [B, D], bytes.
         key: of the noise.
         row_offset: the index of the first image, so that its noise does not depend on how the data are cut into batches.
+        labels: the images' classes, [B], where the model asks for them.
     """
-    z, rate = sample_posterior(model, pixels, key, row_offset)
-    return Terms(-model.likelihood.log_prob(model.decode(z), pixels), rate)
-
-
-def sample_posterior(model: VAE, pixels: Tensor, key: Tensor, row_offset: int = 0) -> tuple[Tensor, Tensor]:
-    """One z from each q(z|x), [B, latent_dim], and KL(q(z|x) || p(z)), [B]; of an autoencoder its code, and 0."""
-    posterior = model.posterior(as_float(pixels).to(model.bound.dtype))
-    if model.is_deterministic:
-        return posterior, posterior.new_zeros(len(pixels))
-    return reparam_kl_packed(posterior, key, row_offset=row_offset, scale=model.scale)
+    posterior = model.posterior(as_float(pixels).to(model.bound.dtype), labels)
+    z, rate = model.draw_with_kl(posterior, key, labels, row_offset=row_offset)
+    return Terms(-model.likelihood.log_prob(model.decode(z, labels), pixels), rate)
 
 
 def objective_terms(
@@ -66,6 +59,7 @@ def objective_terms(
     samples: int,
     row_offset: int = 0,
     batch_mean: Callable[[Tensor], Tensor] = lambda rows: rows.mean(0),
+    labels: Tensor | None = None,
 ) -> tuple[Tensor, Terms]:
     """What is minimised, by so many samples of z, and the ELBO's terms by the same.
 
@@ -86,26 +80,24 @@ def objective_terms(
         samples: of z, per image.
         row_offset: of the noise.
         batch_mean: the mean over the rows of the whole batch, of which these may be a part.
+        labels: the images' classes, [B], where the model asks for them.
 
     Returns:
         the loss of each image, [B], and the terms.
     """
-    posterior = model.posterior(x)
+    posterior = model.posterior(x, labels)
     if model.is_deterministic:
-        terms = Terms(-model.likelihood.log_prob(model.decode(posterior), pixels), posterior.new_zeros(len(x)))
+        terms = Terms(-model.likelihood.log_prob(model.decode(posterior, labels), pixels), posterior.new_zeros(len(x)))
         return terms.distortion + objective.sparsity * posterior.abs().sum(-1), terms
 
-    mu, logvar = posterior.chunk(2, dim=-1)
-    noise: dict[str, Any] = {"num_samples": samples, "row_offset": row_offset}
     if objective.bound == "iwae" or objective.kl == "monte_carlo":
-        z, log_ratio = reparam_log_ratio(mu, logvar, key, scale=model.scale, **noise)
+        z, log_ratio = model.draw_with_log_ratio(posterior, key, labels, num_samples=samples, row_offset=row_offset)
         rate = -log_ratio.mean(0)
-    elif objective.free_bits > 0:
-        z, kl = reparam_kl(mu, logvar, key, scale=model.scale, kl_reduction="none", **noise)
-        rate = kl.sum(-1)
     else:
-        z, rate = reparam_kl_packed(posterior, key, scale=model.scale, **noise)
-    log_p = model.likelihood.log_prob(model.decode(z), pixels)
+        free = objective.free_bits > 0
+        z, kl = model.draw_with_kl(posterior, key, labels, num_samples=samples, row_offset=row_offset, by_dimension=free)
+        rate = kl.sum(-1) if free else kl
+    log_p = model.likelihood.log_prob(model.decode(z, labels), pixels)
     terms = Terms(-log_p.mean(0), rate)
     if objective.bound == "iwae":
         return math.log(samples) - torch.logsumexp(log_p + beta * log_ratio, 0), terms

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.params import Layers, Model
+from pipeline.config.params import Model
 from pipeline.models.likelihoods import likelihood_of
-
-KERNEL = 3  # of the convolutions
+from pipeline.models.networks import decoder, encoder, xavier_
+from pipeline.models.priors import prior_of
+from vae_ext import reparam_kl, reparam_kl_packed, reparam_log_ratio
 
 
 class VAE(nn.Module):
@@ -40,13 +41,8 @@ class VAE(nn.Module):
         likelihood = likelihood_of(params)
         self.encoder = encoder(image_shape, params, len(self.bound), activation)
         self.decoder = decoder(image_shape, params.decoder or params, params.latent_dim, likelihood.outputs, activation)
-        self.likelihood = likelihood
-        # Glorot, Bengio: Understanding the difficulty of training deep feedforward neural networks. 2010.
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.xavier_uniform_(layer.weight)
-                assert layer.bias is not None
-                nn.init.zeros_(layer.bias)
+        self.likelihood, self.prior = likelihood, prior_of(params)
+        xavier_(self)
 
     @torch.no_grad()
     def init_output_bias(self, mean: Tensor) -> None:
@@ -59,85 +55,84 @@ class VAE(nn.Module):
         assert bias is not None
         bias.copy_(self.likelihood.start(mean.view(len(bias) // self.likelihood.outputs, -1).mean(1)))
 
-    def posterior(self, x: Tensor) -> Tensor:
+    def posterior(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """x [B, D] in [0, 1] -> mu and logvar side by side, [B, 2 latent_dim]; mu alone, if the posterior is a point.
 
         logvar, or rho where ``scale`` is softplus, is bounded here, before z, KL and the gradients are made of it, so that they
         agree on it.
         """
-        return torch.clamp(self.encoder(x), -self.bound, self.bound)
+        return torch.clamp(self.encoder_output(x, labels), -self.bound, self.bound)
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def encoder_output(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """The posterior before it is bounded."""
+        output: Tensor = self.encoder(x)
+        return output
+
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [B, D] in [0, 1] -> mu [B, latent_dim], logvar [B, latent_dim] (or rho)."""
-        mu, logvar = self.posterior(x).chunk(2, dim=-1)
+        mu, logvar = self.posterior(x, labels).chunk(2, dim=-1)
         return mu, logvar
 
     def sigma(self, logvar: Tensor) -> Tensor:
         """The posterior's standard deviation: exp(logvar / 2), or softplus(rho)."""
         return torch.exp(logvar / 2) if self.scale == "exp" else nn.functional.softplus(logvar)
 
-    def decode(self, z: Tensor) -> Tensor:
+    def draw_with_kl(
+        self,
+        posterior: Tensor,
+        key: Tensor,
+        labels: Tensor | None = None,
+        *,
+        num_samples: int | None = None,
+        row_offset: int = 0,
+        by_dimension: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """z from q(z|x), and KL(q(z|x) || p(z)) in closed form; of an autoencoder its code, and 0.
+
+        Args:
+            posterior: as :meth:`posterior` gives it.
+            key: of the noise.
+            labels: the images' classes, [B], which a prior by class asks for.
+            num_samples: of z; None: one, without an axis of its own.
+            row_offset: of the noise.
+            by_dimension: the KL of each latent dimension, in place of their sum.
+
+        Returns:
+            z [B, latent_dim], or [num_samples, B, latent_dim]; the KL in nats, [B] or [B, latent_dim].
+        """
+        if self.is_deterministic:
+            return posterior, posterior.new_zeros(len(posterior))
+        options = self._options(labels, num_samples, row_offset)
+        if not by_dimension:
+            return reparam_kl_packed(posterior, key, **options)
+        mu, logvar = posterior.chunk(2, dim=-1)
+        return reparam_kl(mu, logvar, key, kl_reduction="none", **options)
+
+    def draw_with_log_ratio(
+        self, posterior: Tensor, key: Tensor, labels: Tensor | None = None, *, num_samples: int, row_offset: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """z from q(z|x), [num_samples, B, latent_dim], and log p(z) - log q(z|x) of each, [num_samples, B], in nats.
+
+        All arguments are those of :meth:`draw_with_kl`.
+        """
+        mu, logvar = posterior.chunk(2, dim=-1)
+        return reparam_log_ratio(mu, logvar, key, **self._options(labels, num_samples, row_offset))
+
+    def _options(self, labels: Tensor | None, num_samples: int | None, row_offset: int) -> dict[str, Any]:
+        """The operators' keyword arguments."""
+        options = {"scale": self.scale, "num_samples": num_samples, "row_offset": row_offset}
+        return {**options, **self.prior.operands(labels)}
+
+    def sample_prior(self, key: Tensor, count: int, labels: Tensor | None = None) -> Tensor:
+        """z from p(z), [count, latent_dim]."""
+        return self.prior.sample(key, count, labels)
+
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """z [..., latent_dim] -> the likelihood's parameters [..., outputs D]."""
-        decoded: Tensor = self.decoder(z.reshape(-1, self.latent_dim))
+        given = self.decoder_input(z, labels)
+        decoded: Tensor = self.decoder(given.reshape(-1, given.shape[-1]))
         return decoded.view(*z.shape[:-1], decoded.shape[-1])
 
-
-class FeatureMaps(nn.Unflatten):
-    """Rows [B, C H W] as feature maps [B, C, H, W]; on a CPU channels last in memory, as its convolutions are faster."""
-
-    def forward(self, rows: Tensor) -> Tensor:
-        maps: Tensor = super().forward(rows)
-        # A copy: maps of one channel are contiguous in either order, and a convolution takes them to be in the other.
-        return maps.clone(memory_format=torch.channels_last) if maps.is_cpu else maps
-
-
-def encoder(image_shape: Sequence[int], params: Layers, outputs: int, activation: type[nn.Module]) -> nn.Sequential:
-    """Convolutions, if there are any, then linear layers."""
-    layers: list[nn.Module] = []
-    channels, sizes = feature_maps(image_shape, params)
-    if params.conv:
-        layers.append(FeatureMaps(1, (channels[0], *sizes[0])))
-        for (before, after), (_, stride) in zip(pairwise(channels), params.conv, strict=True):
-            layers += [nn.Conv2d(before, after, KERNEL, stride, padding=KERNEL // 2), activation()]
-        layers.append(nn.Flatten())
-    return nn.Sequential(*layers, *linear_layers([channels[-1] * math.prod(sizes[-1]), *params.hidden, outputs], activation))
-
-
-def decoder(
-    image_shape: Sequence[int], params: Layers, latent_dim: int, outputs: int, activation: type[nn.Module]
-) -> nn.Sequential:
-    """The same layers backwards: linear ones, then transposed convolutions, to so many outputs per pixel."""
-    channels, sizes = feature_maps(image_shape, params)
-    last = channels[-1] * math.prod(sizes[-1]) * (1 if params.conv else outputs)
-    layers = linear_layers([latent_dim, *reversed(params.hidden), last], activation)
-    if params.conv:
-        layers += [activation(), FeatureMaps(1, (channels[-1], *sizes[-1]))]
-        channels[0] *= outputs
-        for i in reversed(range(len(params.conv))):
-            stride = params.conv[i][1]
-            # A stride rounds sizes up: what is added to the output's edge brings back the size that there was.
-            added = [size - (smaller - 1) * stride - 1 for size, smaller in zip(sizes[i], sizes[i + 1], strict=True)]
-            layers += [
-                nn.ConvTranspose2d(channels[i + 1], channels[i], KERNEL, stride, KERNEL // 2, (added[0], added[1])),
-                activation(),
-            ]
-        layers[-1] = nn.Flatten()
-    return nn.Sequential(*layers)
-
-
-def feature_maps(image_shape: Sequence[int], params: Layers) -> tuple[list[int], list[list[int]]]:
-    """The channels of the image and after each convolution, and as many sizes [H, W]."""
-    *colours, height, width = image_shape
-    channels, sizes = [math.prod(colours)], [[height, width]]
-    for count, stride in params.conv:
-        channels.append(count)
-        sizes.append([math.ceil(size / stride) for size in sizes[-1]])
-    return channels, sizes
-
-
-def linear_layers(widths: list[int], activation: type[nn.Module]) -> list[nn.Module]:
-    """Linear layers of these widths, with activations between them."""
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), activation()]
-    return layers[:-1]
+    def decoder_input(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """What the decoder's first layer is given of z [..., latent_dim]."""
+        return z

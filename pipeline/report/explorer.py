@@ -12,7 +12,6 @@ from pipeline.figures.projections import principal_plane, tsne_plane
 from pipeline.models.codes import EncodedTestSet, elbo_terms_in_batches, encode
 from pipeline.report.packing import LEVELS, Blob, is_large, layer_descriptions, storage_error
 from pipeline.runtime.noise_streams import Stream, stream_key
-from vae_ext import standard_normal
 
 EXPLORED = 1000  # test images, the first, whose codes are shown
 PIXEL_BYTES = 800_000  # of the first of them: those of MNIST all, of 64 x 64 pixels in colour 65
@@ -92,11 +91,12 @@ def explorer(test: EncodedTestSet, axes: list[int], sliders: list[int], seed: in
         sliders: the dimensions that have one.
         seed: of the noise.
     """
-    blob, model, pixels = Blob(), test.model, test.pixels[:EXPLORED]
+    blob, model, examples = Blob(), test.model, test.examples[:EXPLORED]
+    pixels = examples.pixels
     layers = layer_descriptions(model.decoder, blob)
-    mu, sigma = encode(model, pixels)
-    terms = elbo_terms_in_batches(model, pixels, stream_key(seed, Stream.EVALUATE, pixels.device))
-    prior = standard_normal(stream_key(seed, Stream.PRIOR, pixels.device), *mu.shape)
+    mu, sigma = encode(model, examples)
+    terms = elbo_terms_in_batches(model, examples, stream_key(seed, Stream.EVALUATE, pixels.device))
+    prior = model.sample_prior(stream_key(seed, Stream.PRIOR, pixels.device), len(mu))
     centre = mu.mean(0) if model.is_deterministic else torch.zeros_like(mu[0])
     *colours, height, width = model.image_shape
     held = min(len(pixels), max(1, PIXEL_BYTES // model.pixels))

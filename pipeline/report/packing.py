@@ -103,5 +103,6 @@ def storage_error(model: VAE, z: Tensor) -> float:
     """The most that any pixel of E[x|z] changes by the way that the page holds the decoder's weights, and z [N, latent_dim]."""
     large = is_large(model.decoder)
     stored = {name: as_stored(p, large=large) for name, p in model.decoder.named_parameters()}
-    decoded = torch.func.functional_call(model.decoder, stored, z.half().to(z.dtype))
+    given = model.decoder_input(z.half().to(z.dtype), None)
+    decoded = torch.func.functional_call(model.decoder, stored, given)
     return (model.likelihood.mean(model.decode(z)) - model.likelihood.mean(decoded)).abs().max().item()

@@ -12,7 +12,6 @@ from pipeline.data.tensors import as_float
 from pipeline.figures.style import figure
 from pipeline.models.vae import VAE
 from pipeline.runtime.noise_streams import Stream, stream_key
-from vae_ext import reparam_kl, reparam_log_ratio
 
 SAMPLES = (1, 2, 5, 10, 20, 50)  # per image, for both estimators
 REPEATS = 100
@@ -25,14 +24,12 @@ def estimators(model: VAE, pixels: Tensor) -> pd.DataFrame:
     Kingma, Welling 2014, section 2.3: the ELBO as the mean over samples of log p(x|z), minus the KL in closed form, or of
     log p(x|z) + log p(z) - log q(z|x). Variances are per image, over repetitions with other noise, averaged over images.
     """
-    x = as_float(pixels)
-    mu, logvar = model.encode(x)
-    scale = model.scale
+    posterior = model.posterior(as_float(pixels))
     rows = []
     for samples in SAMPLES:
-        key = stream_key(0, Stream.EVALUATE, x.device, step=samples)
-        z, log_ratio = reparam_log_ratio(mu, logvar, key, num_samples=samples * REPEATS, scale=scale)
-        _, kl = reparam_kl(mu, logvar, key, scale=scale)
+        key = stream_key(0, Stream.EVALUATE, pixels.device, step=samples)
+        z, log_ratio = model.draw_with_log_ratio(posterior, key, num_samples=samples * REPEATS)
+        _, kl = model.draw_with_kl(posterior, key)
         log_p = torch.stack([model.likelihood.log_prob(model.decode(one), pixels) for one in z])
         by_samples = -log_ratio.double().view(REPEATS, samples, -1).mean(1)
         log_p = log_p.double().view(REPEATS, samples, -1).mean(1)

@@ -19,7 +19,6 @@ from pipeline.runtime.device import choose_device
 from pipeline.runtime.files import write_csv
 from pipeline.runtime.noise_streams import Stream, stream_key
 from pipeline.studies.estimators import estimators, estimators_figure
-from vae_ext import standard_normal
 
 FIGURES = RECIPES / "comparisons"
 # The recipes in each figure, in order.
@@ -64,7 +63,7 @@ def side_by_side(path: Path, title: str, columns: dict[str, EncodedTestSet], row
                     upper.text(*point, letter, ha="center", va="center", fontsize=10, fontweight="bold", bbox=LABEL)
                 lower.set_title(f"E[x|z] at a to {ascii_lowercase[GAPS - 1]}, half way between two classes", fontsize=9)
             else:
-                z = standard_normal(stream_key(0, Stream.PRIOR, test.mu.device), 2 * GAPS, test.mu.shape[1])
+                z = test.model.sample_prior(stream_key(0, Stream.PRIOR, test.mu.device), 2 * GAPS)
                 upper.scatter(*z.cpu().numpy().T, marker="x", color="black", s=18)
                 lower.set_title("E[x|z] of samples from the prior, which the crosses are", fontsize=9)
             show(lower, tiled(pictures(test.model, z), GAPS))

@@ -15,6 +15,7 @@ from torch import Tensor
 import vae_ext
 from pipeline.config.params import Params
 from pipeline.data.batches import Batch, InMemoryImages, MemmapImages
+from pipeline.data.tensors import Examples
 from pipeline.models.objectives import Terms, corrupt, objective_terms
 from pipeline.models.vae import VAE
 from pipeline.runtime.noise_streams import Stream, stream_key
@@ -109,8 +110,8 @@ class TrainStep:
     def step(self, size: int) -> None:
         """The step at the cursor, on so many images."""
         share = self.group.share(size)
-        pixels, x = self.take(share)
-        terms = self.write_gradient(pixels, x, share.start, size)
+        examples, x = self.take(share)
+        terms = self.write_gradient(examples, x, share.start, size)
 
         sums = self.group.all_reduce(torch.stack([terms.rate.sum(), terms.distortion.sum()]))
         found = torch.cat([sums, torch.dot(self.gradient, self.gradient)[None]])
@@ -130,11 +131,11 @@ class TrainStep:
             self.images.read_ahead(self.order[self.position + 1, self.group.share(self.size_of(self.position + 1))])
         return batch
 
-    def write_gradient(self, pixels: Tensor, x: Tensor, row_offset: int, size: int) -> Terms:
+    def write_gradient(self, examples: Examples, x: Tensor, row_offset: int, size: int) -> Terms:
         """Writes the gradient of the mean over the whole batch; returns the terms of this process's images."""
         if self.by_hand:
             options: Any = {"row_offset": row_offset, "batch": size, "parts": self.parts, "dtype": self.dtype}
-            terms = manual_backward.write_gradient(self.model, pixels, x, self.key, self.params.beta, **options)
+            terms = manual_backward.write_gradient(self.model, examples.pixels, x, self.key, self.params.beta, **options)
         else:
             self.gradient.zero_()  # each parameter's grad is a view of it, to which backward adds
             objective = self.params.objective
@@ -147,7 +148,9 @@ class TrainStep:
 
             narrow = self.dtype == torch.bfloat16
             with torch.autocast(self.device.type, self.dtype, narrow, cache_enabled=False):
-                loss, terms = objective_terms(self.model, pixels, x, self.key, beta, objective, self.samples, row_offset, mean)
+                loss, terms = objective_terms(
+                    self.model, examples.pixels, x, self.key, beta, objective, self.samples, row_offset, mean, examples.labels
+                )
             loss.sum().div(size).backward()
         self.group.all_reduce(self.gradient)
         return Terms(terms.distortion.detach(), terms.rate.detach())

@@ -234,8 +234,8 @@ def validate(model: VAE, images: InMemoryImages | MemmapImages, params: Params, 
         share = group.share(min(VALIDATION_BATCH, len(images) - start))
         first = start + share.start
         rows = torch.arange(first, start + share.stop, device=images.rows_device)
-        pixels, _ = images.take(rows, draw_key if params.binarize else None, first)
-        terms = elbo_terms(model, pixels, key, row_offset=first)
+        examples, _ = images.take(rows, draw_key if params.binarize else None, first)
+        terms = elbo_terms(model, examples.pixels, key, row_offset=first, labels=examples.labels)
         sums[RATE] += terms.rate.sum()
         sums[DISTORTION] += terms.distortion.sum()
     return averages(model, group.all_reduce(sums), len(images))

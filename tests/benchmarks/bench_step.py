@@ -98,9 +98,9 @@ def check(train_step: TrainStep) -> None:
     train_step.begin(0)
     model, key, size = train_step.model, train_step.key, train_step.size_of(0)
     example = Example(model).to(train_step.device)
-    pixels, x = train_step.images.take(torch.arange(size, device=train_step.device))
-    terms = train_step.write_gradient(pixels, x, 0, size)
-    loss = objective.elbo_terms(model, pixels, key).loss(train_step.params.beta)
+    examples, x = train_step.images.take(torch.arange(size, device=train_step.device))
+    terms = train_step.write_gradient(examples, x, 0, size)
+    loss = objective.elbo_terms(model, examples.pixels, key).loss(train_step.params.beta)
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     close(train_step.gradient, torch.cat([g.flatten() for g in gradients]))
     with torch.no_grad():

@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
+from pipeline.data.tensors import Examples
 from pipeline.figures.style import figure
 from pipeline.models.codes import EncodedTestSet, encode
 from pipeline.models.metadata import DataInfo, ModelMetadata
@@ -44,7 +44,8 @@ def page_of(
     counts = {"train": 20_000, "test": COUNT}
     data = DataInfo(source="<mnist>", classes=classes, values="grey", counts=counts, sha256={"train_images.npy": "0"})
     metadata = ModelMetadata(image_shape=[*shape], params=params, data=data, versions={"Python": "3"})
-    test = EncodedTestSet(model, metadata, pixels, encode(model, pixels)[0], np.arange(count, dtype=np.uint8) % 10)
+    examples = Examples(pixels, torch.arange(count) % 10)
+    test = EncodedTestSet(model, metadata, examples, encode(model, examples)[0])
     write_page(path, test, table, report, folder, seed=1, changes=recipe)
     return path, model
 

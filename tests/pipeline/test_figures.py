@@ -17,6 +17,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from pipeline.data.tensors import Examples
 from pipeline.figures.curves import learning_curves, learning_curves_of_runs, nll_by_samples
 from pipeline.figures.decodings import decoding_figures, image_rows, samples
 from pipeline.figures.grids import as_images
@@ -85,8 +86,8 @@ def encoded(
     data = DataInfo(source="noise", classes=names, values="grey", counts={}, sha256={})
     model = VAE(shape, params.model)
     metadata = ModelMetadata(image_shape=[*shape], params=params, data=data, versions={})
-    labels = (np.arange(count) % len(names)).astype(np.uint16) if names else None
-    return EncodedTestSet(model, metadata, pixels, encode(model, pixels)[0], labels)
+    examples = Examples(pixels, torch.arange(count) % len(names) if names else None)
+    return EncodedTestSet(model, metadata, examples, encode(model, examples)[0])
 
 
 def write_curves(folder: Path, quantities: list[str], epochs: int) -> None:

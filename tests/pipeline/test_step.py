@@ -156,9 +156,9 @@ def test_the_first_epochs_take_their_own_number_of_samples(monkeypatch: pytest.M
     this = train_step("cpu", bound="iwae", samples=5, initial_samples=2, initial_epochs=1)
     decode, shapes = this.model.decode, []
 
-    def noting(z: torch.Tensor) -> torch.Tensor:
+    def noting(z: torch.Tensor, *args: Any) -> torch.Tensor:
         shapes.append(z.shape[0])
-        return decode(z)
+        return decode(z, *args)
 
     monkeypatch.setattr(this.model, "decode", noting)
     for epoch in (0, 1):
@@ -172,9 +172,9 @@ def test_what_the_encoder_sees_is_corrupted_and_what_the_decoder_explains_is_not
     seen, explained = [], []
     posterior, log_prob = this.model.posterior, this.model.likelihood.log_prob
 
-    def noting_x(x: torch.Tensor) -> torch.Tensor:
+    def noting_x(x: torch.Tensor, *args: Any) -> torch.Tensor:
         seen.append(x)
-        return posterior(x)
+        return posterior(x, *args)
 
     def noting_pixels(decoded: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         explained.append(pixels)
@@ -183,7 +183,7 @@ def test_what_the_encoder_sees_is_corrupted_and_what_the_decoder_explains_is_not
     monkeypatch.setattr(this.model, "posterior", noting_x)
     monkeypatch.setattr(this.model.likelihood, "log_prob", noting_pixels)
     this.begin(0)
-    clean = this.images.take(this.order[0])
+    examples, x = this.images.take(this.order[0])
     this.step(BATCH)
-    assert torch.equal(explained[0], clean[0])
-    assert (seen[0] - clean[1]).std().item() == pytest.approx(0.5, rel=0.1)
+    assert torch.equal(explained[0], examples.pixels)
+    assert (seen[0] - x).std().item() == pytest.approx(0.5, rel=0.1)

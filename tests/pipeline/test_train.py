@@ -19,6 +19,7 @@ from pipeline.config.paths import CHECKPOINTS, DEFAULT
 from pipeline.config.validation import load_params
 from pipeline.data.batches import InMemoryImages, MemmapImages, byte_means
 from pipeline.data.prepared import read_split
+from pipeline.data.tensors import Examples
 from pipeline.models.objectives import Terms
 from pipeline.models.serialization import load_model
 from pipeline.runtime import progress
@@ -212,11 +213,17 @@ def test_how_it_is_computed_changes_no_bit(prepared: Path, changes: dict[str, ob
 
 
 def test_memory_mapped_images_are_read_ahead_and_are_those_in_memory(prepared: Path) -> None:
-    images = read_split("train").images
-    in_memory, memmap = InMemoryImages(images, CPU), MemmapImages(images, CPU)
+    images, labels = read_split("train").images, read_split("train").labels
+    assert labels is not None
+    in_memory, memmap = InMemoryImages(images, CPU, labels), MemmapImages(images, CPU, labels)
     rows = epoch_order(1, 0, len(images))[:50]
     memmap.read_ahead(rows)
-    assert torch.equal(memmap.take(rows)[0], in_memory.take(rows)[0])
+    read, held = memmap.take(rows)[0], in_memory.take(rows)[0]
+    assert torch.equal(read.pixels, held.pixels)
+    assert read.labels is not None
+    assert read.labels.tolist() == labels[rows].tolist()
+    assert held.labels is not None
+    assert torch.equal(read.labels, held.labels)
     memmap.read_ahead(rows[:10])  # and then something else is asked for
     assert torch.equal(memmap.take(rows[5:])[1], in_memory.take(rows[5:])[1])
     assert torch.equal(byte_means(images), in_memory.pixels.double().mean(0))
@@ -241,9 +248,9 @@ def test_binarized_images_are_black_and_white_and_drawn_anew(prepared: Path, mon
     seen: list[torch.Tensor] = []
     write_gradient = TrainStep.write_gradient
 
-    def watching(self: TrainStep, pixels: torch.Tensor, *args: Any) -> Terms:
-        seen.append(pixels)
-        return write_gradient(self, pixels, *args)
+    def watching(self: TrainStep, examples: Examples, *args: Any) -> Terms:
+        seen.append(examples.pixels)
+        return write_gradient(self, examples, *args)
 
     monkeypatch.setattr(TrainStep, "write_gradient", watching)
     train.main()

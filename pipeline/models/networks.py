@@ -1,0 +1,84 @@
+"""The networks: convolutions and linear layers from an image to numbers, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config.params import Layers
+
+KERNEL = 3  # of the convolutions
+
+
+class FeatureMaps(nn.Unflatten):
+    """Rows [B, C H W] as feature maps [B, C, H, W]; on a CPU channels last in memory, as its convolutions are faster."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        maps: Tensor = super().forward(rows)
+        # A copy: maps of one channel are contiguous in either order, and a convolution takes them to be in the other.
+        return maps.clone(memory_format=torch.channels_last) if maps.is_cpu else maps
+
+
+def encoder(image_shape: Sequence[int], params: Layers, outputs: int, activation: type[nn.Module]) -> nn.Sequential:
+    """Convolutions, if there are any, then linear layers."""
+    layers: list[nn.Module] = []
+    channels, sizes = feature_maps(image_shape, params)
+    if params.conv:
+        layers.append(FeatureMaps(1, (channels[0], *sizes[0])))
+        for (before, after), (_, stride) in zip(pairwise(channels), params.conv, strict=True):
+            layers += [nn.Conv2d(before, after, KERNEL, stride, padding=KERNEL // 2), activation()]
+        layers.append(nn.Flatten())
+    return nn.Sequential(*layers, *linear_layers([channels[-1] * math.prod(sizes[-1]), *params.hidden, outputs], activation))
+
+
+def decoder(
+    image_shape: Sequence[int], params: Layers, latent_dim: int, outputs: int, activation: type[nn.Module]
+) -> nn.Sequential:
+    """The same layers backwards: linear ones, then transposed convolutions, to so many outputs per pixel."""
+    channels, sizes = feature_maps(image_shape, params)
+    last = channels[-1] * math.prod(sizes[-1]) * (1 if params.conv else outputs)
+    layers = linear_layers([latent_dim, *reversed(params.hidden), last], activation)
+    if params.conv:
+        layers += [activation(), FeatureMaps(1, (channels[-1], *sizes[-1]))]
+        channels[0] *= outputs
+        for i in reversed(range(len(params.conv))):
+            stride = params.conv[i][1]
+            # A stride rounds sizes up: what is added to the output's edge brings back the size that there was.
+            added = [size - (smaller - 1) * stride - 1 for size, smaller in zip(sizes[i], sizes[i + 1], strict=True)]
+            layers += [
+                nn.ConvTranspose2d(channels[i + 1], channels[i], KERNEL, stride, KERNEL // 2, (added[0], added[1])),
+                activation(),
+            ]
+        layers[-1] = nn.Flatten()
+    return nn.Sequential(*layers)
+
+
+def feature_maps(image_shape: Sequence[int], params: Layers) -> tuple[list[int], list[list[int]]]:
+    """The channels of the image and after each convolution, and as many sizes [H, W]."""
+    *colours, height, width = image_shape
+    channels, sizes = [math.prod(colours)], [[height, width]]
+    for count, stride in params.conv:
+        channels.append(count)
+        sizes.append([math.ceil(size / stride) for size in sizes[-1]])
+    return channels, sizes
+
+
+def linear_layers(widths: list[int], activation: type[nn.Module]) -> list[nn.Module]:
+    """Linear layers of these widths, with activations between them."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), activation()]
+    return layers[:-1]
+
+
+def xavier_(network: nn.Module) -> None:
+    """Initial weights by Glorot, Bengio: Understanding the difficulty of training deep feedforward neural networks. 2010."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.xavier_uniform_(layer.weight)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
