@@ -9,6 +9,7 @@ COMMITS = f"{PIPELINE}/test_experiments.py::test_metrics_and_params_of_two_commi
 PLOTS = f"{PIPELINE}/test_experiments.py::test_plots_are_shown_and_compared_without_a_network"
 QUEUE = f"{PIPELINE}/test_experiments.py::test_queued_experiments_run_the_sources_of_their_own_snapshot"
 SEEDS = f"{PIPELINE}/test_experiments.py::test_a_run_is_verified_against_the_band_of_seeds"
+KILLED = f"{PIPELINE}/test_dvc.py::test_a_killed_training_goes_on_when_it_is_run_again"
 OWN_DATA = f"{PIPELINE}/test_dvc.py::test_other_data_are_an_experiment_like_any"
 RECIPE = f"{PIPELINE}/test_dvc.py::test_recipes_are_a_project_of_their_own_and_their_parameters_vary_like_any"
 RECIPES = f"{PIPELINE}/test_recipes.py::test_every_recipe_runs"
@@ -64,6 +65,8 @@ TESTS = {
     "vae compare main NAME vae_k5 --html out/comparison.html": (
         f"{PIPELINE}/test_comparison_page.py::test_which_run_is_better_stands_first_and_pictures_stand_side_by_side"
     ),
+    "dvc exp run": KILLED,
+    "git switch -": KILLED,
     "git restore -SW .": RECIPE,
     "python -m pipeline.studies.restorable": BETA,
     "git restore --staged --worktree params.yaml dvc.lock results/train results/evaluate results/plot": BETA,
