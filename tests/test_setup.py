@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.conftest import start_history
+from tests.pipeline.conftest import init_git
 from tests.programs import outside_make, script
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,7 +56,7 @@ def test_an_environment_of_another_place_is_refused(unpacked: Path) -> None:
 
 
 def test_make_recipe_asks_for_a_name_before_anything_is_installed(unpacked: Path) -> None:
-    start_history(unpacked)
+    init_git(unpacked)
     assert make(unpacked, "recipe").startswith("error: recipes: no recipe ''; expected one of aevb_mlp_2d,")
     assert make(unpacked, "recipe", "NAME=iwae_k6").startswith("error: recipes: no recipe 'iwae_k6'; did you mean iwae_k")
 

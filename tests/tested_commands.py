@@ -4,19 +4,19 @@ from __future__ import annotations
 
 SHOWN, PIPELINE, BENCHMARKS = "tests/test_commands_shown.py", "tests/pipeline", "tests/benchmarks"
 VAE = f"{PIPELINE}/trained/test_commands.py::test_every_command_runs_on_every_kind_of_model"
-BETA = f"{PIPELINE}/test_dvc.py::test_another_beta_skips_prepare_and_trades_rate_for_distortion_and_one_command_leads_back"
-COMMITS = f"{PIPELINE}/test_experiments.py::test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache"
+BETA = f"{PIPELINE}/test_dvc.py::test_another_beta_skips_prepare_trades_rate_for_distortion_and_can_be_restored"
+COMMITS = f"{PIPELINE}/test_experiments.py::test_two_commits_can_be_compared_in_a_clone_without_a_cache"
 PLOTS = f"{PIPELINE}/test_experiments.py::test_plots_are_shown_and_compared_without_a_network"
 QUEUE = f"{PIPELINE}/test_experiments.py::test_queued_experiments_run_the_sources_of_their_own_snapshot"
 SEEDS = f"{PIPELINE}/test_experiments.py::test_a_run_is_verified_against_the_band_of_seeds"
-KILLED = f"{PIPELINE}/test_dvc.py::test_a_killed_training_goes_on_when_it_is_run_again"
-OWN_DATA = f"{PIPELINE}/test_dvc.py::test_other_data_are_an_experiment_like_any"
-RECIPE = f"{PIPELINE}/test_dvc.py::test_recipes_are_a_project_of_their_own_and_their_parameters_vary_like_any"
+KILLED = f"{PIPELINE}/test_dvc.py::test_a_killed_training_resumes_when_run_again"
+OWN_DATA = f"{PIPELINE}/test_dvc.py::test_other_data_can_be_used_in_an_experiment"
+RECIPE = f"{PIPELINE}/test_dvc.py::test_recipes_are_a_separate_dvc_project_with_experiments_of_their_own"
 RECIPES = f"{PIPELINE}/test_recipes.py::test_every_recipe_runs"
 PULL = f"{PIPELINE}/test_dvc.py::test_a_fresh_clone_pulls_the_model_and_samples_without_training_or_a_compiler"
-README = f"{PIPELINE}/test_readme.py::test_the_python_that_is_shown_runs"
-WORKED = f"{PIPELINE}/test_worked_examples.py::test_a_likelihood_an_optimizer_and_a_figure_are_added_as_shown"
-COMPARED = f"{PIPELINE}/test_readme.py::test_the_comparison_that_is_shown_is_what_is_printed"
+README = f"{PIPELINE}/test_readme.py::test_the_python_code_shown_runs"
+WORKED = f"{PIPELINE}/test_worked_examples.py::test_the_likelihood_optimizer_and_figure_examples_work"
+COMPARED = f"{PIPELINE}/test_readme.py::test_the_comparison_shown_is_the_one_printed"
 LAYERS = "tests/test_docs.py::test_the_layers_that_are_shown_are_those_that_are_checked"
 SETUP = f"{SHOWN}::test_setup_makes_an_environment_of_the_lock_with_a_command_vae"
 LOCK = f"{SHOWN}::test_lock_names_every_file_by_its_checksum_and_leaves_torch_to_make"
@@ -44,13 +44,13 @@ TESTS = {
     "ruff format --check .": CHECKS,
     "clang-format --dry-run --Werror csrc/*.h csrc/*/* tests/*/*.h tests/*/*.cpp": CHECKS,
     "mypy": CHECKS,
-    "lint-imports --no-cache": "tests/pipeline/test_dependencies.py::test_an_import_from_a_package_above_is_refused",
+    "lint-imports --no-cache": "tests/pipeline/test_dependencies.py::test_an_import_from_a_higher_package_fails_the_check",
     "pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m 'not long'": CHECKS,
     "pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder": CHECKS,
     # The experiment, and others
-    "dvc repro": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_what_is_run_again_leaves_the_same_bytes",
-    "dvc repro --force": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_what_is_run_again_leaves_the_same_bytes",
-    "python -m pipeline.check": f"{PIPELINE}/test_main.py::test_the_locale_does_not_decide_how_files_are_read",
+    "dvc repro": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_forced_stages_write_the_same_bytes",
+    "dvc repro --force": f"{PIPELINE}/test_dvc.py::test_second_repro_runs_nothing_and_forced_stages_write_the_same_bytes",
+    "python -m pipeline.check": f"{PIPELINE}/test_main.py::test_reading_files_does_not_depend_on_the_locale",
     "dvc metrics show": COMMITS,
     "python -m pipeline.studies.verify": SEEDS,
     'git commit -am "Results here"': COMMITS,
@@ -63,7 +63,7 @@ TESTS = {
     "output: run         beta          ELBO    rate  distortion           NLL  active  min": COMPARED,
     "vae compare HEAD~1 HEAD": COMMITS,
     "vae compare main NAME vae_k5 --html out/comparison.html": (
-        f"{PIPELINE}/test_comparison_page.py::test_which_run_is_better_stands_first_and_pictures_stand_side_by_side"
+        f"{PIPELINE}/test_comparison_page.py::test_the_verdict_comes_first_and_pictures_are_side_by_side"
     ),
     "dvc exp run": KILLED,
     "git switch -": KILLED,
@@ -87,12 +87,12 @@ TESTS = {
     "dvc exp run --queue -S 'seed=1,2,3,4,5'": QUEUE,
     "dvc exp run --run-all --jobs 2": QUEUE,
     "python -m pipeline.studies.rate_distortion out": (
-        f"{PIPELINE}/test_experiments.py::test_rate_and_distortion_of_experiments_are_drawn"
+        f"{PIPELINE}/test_experiments.py::test_rate_and_distortion_of_experiments_are_plotted"
     ),
     "python -m pipeline.studies.seeds": SEEDS,
-    "dvc exp run -S train.processes=2": f"{PIPELINE}/test_distributed.py::test_two_processes_have_the_curves_of_one",
+    "dvc exp run -S train.processes=2": f"{PIPELINE}/test_distributed.py::test_two_processes_reproduce_the_curves_of_one",
     "torchrun --nproc-per-node 2 -m pipeline.train": (
-        f"{PIPELINE}/test_distributed.py::test_a_run_of_one_process_goes_on_with_two_of_torchrun_also_with_empty_shares_and_by_autograd"
+        f"{PIPELINE}/test_distributed.py::test_a_run_resumes_with_two_processes_under_torchrun_with_empty_shares_and_autograd"
     ),
     # Own images
     "dvc add data/raw/mine": OWN_DATA,
@@ -100,7 +100,7 @@ TESTS = {
     "dvc exp run -S data.path=data/raw/mine": OWN_DATA,
     # The model in use
     "python -m pipeline": PULL,
-    "vae COMMAND --help": f"{PIPELINE}/trained/test_commands.py::test_help_teaches_by_examples",
+    "vae COMMAND --help": f"{PIPELINE}/trained/test_commands.py::test_the_help_of_every_command_has_an_example",
     "vae sample -n 64 --seed 1 -o out/grid.png": VAE,
     "vae reconstruct data/prepared/test_images.npy:17 -o out/": VAE,
     "vae interpolate data/prepared/test_images.npy:0 data/prepared/test_images.npy:1 -o out/way.png": VAE,
@@ -108,7 +108,7 @@ TESTS = {
     "vae score data/prepared/test_images.npy -o out/scores.csv": VAE,
     "vae info": VAE,
     "vae export --format onnx -o out/": (
-        f"{PIPELINE}/trained/test_commands.py::test_onnxruntime_computes_what_pytorch_does_in_batches_of_any_size"
+        f"{PIPELINE}/trained/test_commands.py::test_onnxruntime_matches_pytorch_for_any_batch_size"
     ),
     "python: import pipeline": README,
     "dvc remote add --default storage /some/folder": PULL,
@@ -132,12 +132,12 @@ TESTS = {
     "output: --- a/pipeline/figures/decodings.py": WORKED,
     "dvc exp run -S model.likelihood=laplace": WORKED,
     "dvc exp run -S train.optimizer=lion -S train.learning_rate=0.0001": WORKED,
-    "output: about:": f"{PIPELINE}/test_worked_examples.py::test_a_recipe_is_as_shown",
+    "output: about:": f"{PIPELINE}/test_worked_examples.py::test_the_recipe_example_works",
     "output: prerequisites  __main__  check  prepare  train  evaluate  plot": LAYERS,
     # The operator
     "python: import torch, vae_ext": README,
     "output: vae_ext on torch 2.13.0+cpu, Python 3.11.7, x86_64": (
-        f"{PIPELINE}/test_readme.py::test_the_backends_report_is_as_it_is_shown"
+        f"{PIPELINE}/test_readme.py::test_the_backend_report_is_as_shown"
     ),
     "pip install .": "tests/vae_ext/test_backend.py::test_pip_install_gives_a_working_module_elsewhere",
     "pip install '.[cuda]'": "tests/vae_ext/test_cuda_source.py::test_pip_alone_compiles_and_links_the_kernels",

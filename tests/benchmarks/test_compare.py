@@ -25,7 +25,7 @@ def compare_status(monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("rounds", "failures", "status", "said"),
+    ("rounds", "failures", "status", "message"),
     [
         ([1.0], {}, 0, "none of 24 cases became slower than at HEAD by more than 8%"),
         ([1.2] * 5, {}, 1, "slower: cpu 128x2 both: at least 1.20 times the time of HEAD, in each of 5 measurements"),
@@ -34,14 +34,14 @@ def compare_status(monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
     ],
 )
 def test_a_case_became_slower_if_it_looks_so_each_time(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rounds: Any, failures: Any, status: int, said: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rounds: Any, failures: Any, status: int, message: str
 ) -> None:
     found = iter(rounds)
     slow = "cpu 128x2 both"
     monkeypatch.setattr(compare, "DEVICES", ["cpu"])
     monkeypatch.setattr(compare, "ratios_of", lambda lines, _: (dict.fromkeys(lines, 1.0) | {slow: next(found)}, failures))
     assert compare_status(monkeypatch) == status
-    assert said in capsys.readouterr().out
+    assert message in capsys.readouterr().out
     assert next(found, None) is None
 
 
@@ -94,8 +94,8 @@ def test_make_bench_pythae_takes_turns_with_a_process_of_its_own(
         monkeypatch.setattr(against_pythae, name, value)
     monkeypatch.setattr(sys, "argv", ["against_pythae", "--python", python])
     against_pythae.main()
-    said = capsys.readouterr().out
-    assert "pythae       128.0 images/s" in said and "pythae        25.0 images/s" in said
+    output = capsys.readouterr().out
+    assert "pythae       128.0 images/s" in output and "pythae        25.0 images/s" in output
     script(tmp_path / "python", "exit 1")
     with pytest.raises(UserError, match="ended, as said above"):
         against_pythae.main()

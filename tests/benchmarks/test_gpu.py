@@ -121,8 +121,8 @@ for expression in {expressions}:
     code = code.format(expressions=[command[-1] for command in commands.values()], files=measure.BENCHMARKS)
     done = run_forked(run_code, code, folder=ROOT)
     providers = {}
-    for name, said in zip(commands, done.stdout.split("next\n")[:-1], strict=True):
-        found = re.findall(r"\[0-(\w+)-.*-(?:forward|backward|both|step)-(.*)\]", said)
+    for name, output in zip(commands, done.stdout.split("next\n")[:-1], strict=True):
+        found = re.findall(r"\[0-(\w+)-.*-(?:forward|backward|both|step)-(.*)\]", output)
         assert {device for device, _ in found} == {"cuda"}
         providers[name] = {provider for _, provider in found}
     assert providers.pop("rest") > {"fused", "eager", "compile", "example", "reference"}

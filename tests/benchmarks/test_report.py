@@ -17,7 +17,7 @@ from tests.benchmarks import measure, report
 from tests.benchmarks.cases import CASES
 from tests.benchmarks.report import lines, metrics_of, read_report, write_results
 from tests.forked import run_code, run_forked, run_module
-from tests.pipeline.conftest import start_history
+from tests.pipeline.conftest import init_git
 from vae_ext.source import ROOT
 
 
@@ -196,15 +196,15 @@ def test_the_kernel_s_numbers_of_two_commits_compare(tmp_path: Path) -> None:
     report = tmp_path / "1.json"
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
-    def must(*command: str) -> str:
+    def run_ok(*command: str) -> str:
         return subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
 
     write_results(read_report(write_report(report, times(fused=2e-4))), tmp_path / "results/benchmarks")
-    start_history(tmp_path)
+    init_git(tmp_path)
     write_results(read_report(write_report(report, times(fused=1e-4))), tmp_path / "results/benchmarks")
-    must("git", "commit", "--quiet", "--all", "--message", "Faster")
+    run_ok("git", "commit", "--quiet", "--all", "--message", "Faster")
     commits = ("diff", "HEAD~1", "HEAD", "--targets")
-    shown = must("dvc", "metrics", *commits, "results/benchmarks/metrics.json")
+    shown = run_ok("dvc", "metrics", *commits, "results/benchmarks/metrics.json")
     assert re.search(r"cpu\.forward\.128x20\.fused_us +200.0 +100.0 +-100.0", shown)
-    must("dvc", "plots", *commits, "results/benchmarks/figures")
+    run_ok("dvc", "plots", *commits, "results/benchmarks/figures")
     assert "speedup-cpu.png" in (tmp_path / "dvc_plots/index.html").read_text(encoding="utf-8")

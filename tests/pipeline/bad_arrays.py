@@ -1,4 +1,4 @@
-"""Bad arrays, bad IDX files and bad parameters of data, with the line that is said of each."""
+"""Invalid arrays, IDX files and data parameters, with the expected error line of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from tests.pipeline.conftest import write_idx
 from tests.pipeline.own_images import GOOD, GREY, SPLIT
 
-Maker = Callable[[Path], str]  # makes data in a folder, and returns their name in it
+Maker = Callable[[Path], str]  # creates data in a folder, and returns their name in it
 DARK = (
     "params.yaml: data.white: expected the value that is white, {1} perhaps, or {2} if the images are that dark, since no "
     "training image of {0} has a pixel above {1} of {2}"
@@ -23,7 +23,7 @@ DARK = (
 
 
 def after(make: Maker, change: Callable[[Path], object]) -> Maker:
-    """These data, changed."""
+    """Creates data with ``make``, then applies a change."""
 
     def make_and_change(raw: Path) -> str:
         name = make(raw)
@@ -34,7 +34,7 @@ def after(make: Maker, change: Callable[[Path], object]) -> Maker:
 
 
 def case(make: Maker, line: str, **data: object) -> tuple[Maker, str, dict[str, object]]:
-    """Data with parameters of theirs, and how the message begins."""
+    """A case: data, their parameters, and how the error message begins."""
     return make, line, {**SPLIT, **{f"data.{name}": value for name, value in data.items()}}
 
 
@@ -47,21 +47,21 @@ def file(name: str, content: bytes) -> Maker:
 
 
 def saved(save: Callable[..., None]) -> bytes:
-    """The file that NumPy makes of good images."""
+    """Returns the file that NumPy writes for valid images."""
     stream = io.BytesIO()
     save(stream, GOOD)
     return stream.getvalue()
 
 
 def header(*shape: int) -> bytes:
-    """Of an array of bytes."""
+    """Returns the .npy header of an array of bytes."""
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return stream.getvalue()
 
 
 def bomb(raw: Path) -> str:
-    """An archive whose one array is announced, and packed, as nine gigabytes of zeros: nobody unpacks it to find out."""
+    """Writes an archive whose only array is nine gigabytes of zeros, compressed, as its directory announces."""
     announced = header(9 * 2**30 // 64, 8, 8)
     with zipfile.ZipFile(raw / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("images.npy", announced)
@@ -70,7 +70,7 @@ def bomb(raw: Path) -> str:
 
 
 def header_bomb(raw: Path) -> str:
-    """An archive of a kilobyte, whose array says of itself that it has a petabyte."""
+    """Writes an archive of a kilobyte, whose array header announces a petabyte."""
     with zipfile.ZipFile(raw / "x.npz", "w") as archive:
         archive.writestr("images.npy", header(2**44, 8, 8) + bytes(64))
     return "x.npz"

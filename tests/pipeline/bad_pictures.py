@@ -1,4 +1,4 @@
-"""Bad pictures and folders of them, with the line that is said of each."""
+"""Invalid pictures and folders of pictures, with the expected error line of each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def png(image: Any, form: str = "PNG") -> bytes:
 
 
 def huge_png() -> bytes:
-    """A hundred bytes that announce 100,000 x 100,000 pixels."""
+    """Returns a PNG of a hundred bytes that announces 100,000 x 100,000 pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -49,7 +49,7 @@ def pictures(raw: Path, images: Any = GOOD, folders: tuple[str, ...] = ("picture
 
 
 def with_file(content: bytes, name: str = "x.png") -> Maker:
-    """Pictures, and one more."""
+    """Valid pictures, and one more file."""
     return after(pictures, lambda raw: (raw / "pictures" / name).write_bytes(content))
 
 
@@ -61,12 +61,12 @@ classes = partial(pictures, folders=("classes/cat", "classes/dog", "elsewhere"))
 
 
 def linked(link: str, to: str) -> Maker:
-    """Classes, with a link among them."""
+    """Classes, one of which is a link."""
     return after(classes, lambda raw: (raw / link).symlink_to(raw / to))
 
 
 def named(name: bytes) -> Maker:
-    """A class of that name."""
+    """Classes, one of which has this name."""
     return after(classes, lambda raw: (raw / "classes/dog").rename(raw / "classes" / os.fsdecode(name)))
 
 

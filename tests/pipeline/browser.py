@@ -1,4 +1,4 @@
-"""Headless Chromium: pages as their readers see them, without a network."""
+"""Headless Chromium without network access, to test pages as readers see them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 @contextmanager
 def launched() -> Iterator[Any]:
-    """A browser that asks no network for anything."""
+    """Launches a browser that blocks all network requests."""
     from playwright.sync_api import sync_playwright  # not on every machine that runs other tests of this folder
 
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -27,8 +27,8 @@ def launched() -> Iterator[Any]:
 
 
 def opened(browser: Any, path: Path, **context: Any) -> Any:
-    """A page with a list of its ``troubles``: messages on the console, errors, and requests; it closes the one before."""
-    for before in browser.contexts:  # a page that nobody sees goes on drawing
+    """Opens a page, closing the previous one; ``troubles`` lists console messages, errors and requests."""
+    for before in browser.contexts:  # a hidden page would keep drawing
         before.close()
     page = browser.new_context(**context).new_page()
     troubles: list[str] = []
@@ -41,7 +41,7 @@ def opened(browser: Any, path: Path, **context: Any) -> Any:
 
 
 def barriers(page: Any) -> list[str]:
-    """What keeps some readers out: axe-core's serious and critical findings, and a page that is wider than its screen."""
+    """Returns accessibility problems: serious and critical findings of axe-core, and a page wider than its screen."""
     from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 
     found = [

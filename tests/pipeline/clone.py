@@ -1,4 +1,4 @@
-"""A copy of the repository, with small data, in which DVC is used as a user would."""
+"""A copy of the repository with small data, in which tests use DVC as a user would."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ BIN = Path(sys.executable).parent
 
 
 def dvc(*arguments: str) -> None:
-    """What the program dvc does."""
+    """Runs the program dvc in this process."""
     from dvc.cli import main  # type: ignore[import-untyped]  # not on every GPU machine, where tests of this folder run
 
     sys.exit(main(list(arguments)))
 
 
 class Clone:
-    """A copy of the repository, and commands run in it as a user would."""
+    """A copy of the repository, and commands run in it."""
 
     def __init__(self, folder: Path, cache: Path) -> None:
         self.folder = folder
         self.cache = cache
-        # On the CPU everywhere, with a build cache of its own: another run must not have built what is built here.
+        # Always on the CPU, with its own build cache: another run must not have built what is built here.
         path = f"{BIN}:{os.environ['PATH']}"
         self.environment = {"PATH": path, "CUDA_VISIBLE_DEVICES": "", "VAE_EXT_CACHE_DIR": str(self.cache)}
 
@@ -44,13 +44,13 @@ class Clone:
         env = {**os.environ, **self.environment}
         return subprocess.Popen(command, cwd=self.folder, env=env, stdout=stdout, stderr=subprocess.STDOUT, text=True)
 
-    def must(self, *command: str, **environment: str) -> str:
+    def run_ok(self, *command: str, **environment: str) -> str:
         done = self.run(*command, **environment)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
     def read(self, *command: str) -> dict[str, Any]:
-        """What a command prints as JSON; DVC's warnings go elsewhere."""
+        """Returns what a command prints as JSON; DVC's warnings go to standard error."""
         done = self.run(*command, "--json")
         assert done.returncode == 0, done.stdout + done.stderr
         printed: dict[str, Any] = json.loads(done.stdout)
@@ -61,14 +61,14 @@ class Clone:
         return metrics
 
     def status(self) -> str:
-        """What git says has changed."""
-        return self.must("git", "status", "--porcelain")
+        """Returns the changes that git reports."""
+        return self.run_ok("git", "status", "--porcelain")
 
     def commit(self, message: str) -> None:
-        self.must("git", "add", "--all")
-        self.must("git", "commit", "--quiet", "--message", message)
+        self.run_ok("git", "add", "--all")
+        self.run_ok("git", "commit", "--quiet", "--message", message)
 
     def restore(self) -> None:
-        """Back to the last commit, without running a stage."""
-        self.must("git", "restore", "--staged", "--worktree", ".")
-        self.must("dvc", "checkout", "--quiet")
+        """Restores the last commit without running a stage."""
+        self.run_ok("git", "restore", "--staged", "--worktree", ".")
+        self.run_ok("dvc", "checkout", "--quiet")

@@ -1,4 +1,4 @@
-"""A small MNIST in the layout of the real one, and a place to run the stages."""
+"""A small MNIST in its original format, and folders to run the stages in."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def write_idx(folder: Path, name: str, array: npt.NDArray[np.uint8]) -> None:
 
 
 def small_mnist(folder: Path, train: int = 400, test: int = 200) -> Path:
-    """The first training and test images of MNIST."""
+    """Writes the first training and test images of MNIST, as IDX files."""
     folder.mkdir(parents=True)
     for prefix, count in (("train", train), ("t10k", test)):
         for kind, header, size in (("images-idx3", 16, 784), ("labels-idx1", 8, 1)):
             name = f"{prefix}-{kind}-ubyte"
-            with gzip.open(RAW / f"{name}.gz") as file:  # of which the rest need not be unpacked
+            with gzip.open(RAW / f"{name}.gz") as file:  # the rest need not be decompressed
                 content = file.read(header + count * size)[header:]
             shape = (count, 28, 28) if size > 1 else (count,)
             write_idx(folder, name, np.frombuffer(content, np.uint8).reshape(shape))
@@ -51,7 +51,7 @@ def small_mnist(folder: Path, train: int = 400, test: int = 200) -> Path:
 
 
 def set_params(file: Path, changes: dict[str, object]) -> None:
-    """Changes dotted keys of a params.yaml, and leaves the rest as it is."""
+    """Changes dotted keys of a params.yaml, and keeps everything else."""
     from ruamel.yaml import YAML  # not on every GPU machine, where other tests of this folder run
 
     yaml = YAML()
@@ -67,7 +67,7 @@ def set_params(file: Path, changes: dict[str, object]) -> None:
 
 
 def error_of(program: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> str:
-    """What a program says that must end with status 2."""
+    """Returns the error output of a program that must end with status 2."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
         run(program)
@@ -87,8 +87,8 @@ SMALL: dict[str, object] = {
 }
 
 
-def start_history(folder: Path) -> None:
-    """A git repository with all that is in the folder as its first commit."""
+def init_git(folder: Path) -> None:
+    """Makes a folder a git repository, with its files as the first commit."""
     subprocess.run(["git", "init", "--quiet", "--initial-branch", "main"], cwd=folder, check=True)
     for name, value in (("name", "A Tester"), ("email", "tester@example.org")):
         subprocess.run(["git", "config", f"user.{name}", value], cwd=folder, check=True)
@@ -98,18 +98,18 @@ def start_history(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def fresh_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small data and small parameters in a folder with a history, which is made once, and copied."""
+    """A folder with small data, small parameters and a git history; made once and copied."""
     folder = tmp_path_factory.mktemp("fresh_workspace")
     small_mnist(folder / "data" / "raw" / "small")
     shutil.copy(ROOT / "params.yaml", folder)
     set_params(folder / "params.yaml", SMALL)
-    start_history(folder)
+    init_git(folder)
     return folder
 
 
 @pytest.fixture
 def workspace(fresh_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with small data and small parameters, in which stages can be called as functions."""
+    """A folder with small data and small parameters, in which stages are called as functions."""
     shutil.copytree(fresh_workspace, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -117,7 +117,7 @@ def workspace(fresh_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def prepared(workspace: Path) -> Path:
-    """A workspace after the stage prepare."""
+    """A workspace after the prepare stage."""
     from pipeline import prepare  # as above
 
     prepare.main()
@@ -133,7 +133,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A place for data, beside which the stage prepare can be called: quicker made than a workspace."""
+    """A folder for data beside which the prepare stage can run; quicker to make than a workspace."""
     (tmp_path / "data/raw").mkdir(parents=True)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -141,35 +141,35 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def first_results(folder: Path, cache: Path) -> None:
-    """Every file that git tracks or would track, with small data in place of MNIST, after its first `dvc repro`."""
+    """Copies every file that git tracks or would track, with small data in place of MNIST, and runs `dvc repro`."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     ours = ("data/raw", "results/", "recipes/results", "recipes/comparisons", "recipes/prepared.json")
     for name in listed.stdout.splitlines():
         dropped = name.endswith("dvc.lock") or (name.startswith(ours) and not name.startswith("results/benchmarks/"))
-        # Each recipe is a matrix of stages, which take DVC time whether they run or not.
+        # Each recipe adds stages that cost DVC time even if they do not run.
         dropped = dropped or (name.startswith("recipes/") and name.endswith(".yaml") and name != "recipes/dvc.yaml")
         if not dropped and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     small_mnist(folder / "data/raw/small")
     set_params(folder / "params.yaml", SMALL)
-    start_history(folder)
+    init_git(folder)
     clone = Clone(folder, cache)
-    clone.must("dvc", "repro")
+    clone.run_ok("dvc", "repro")
     clone.commit("First results")
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
-    """A copy of the repository after its first `dvc repro`, which is run once for all files of tests, and processes."""
+    """A copy of the repository after its first `dvc repro`, which is run once for all test files and processes."""
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     ready, cache = base / "first_results", base / "cache"
     with FileLock(base / "first_results.lock"):
         if not ready.exists():
-            # The kernels of the tree need not be compiled again: only edited ones.
+            # Reuses the compiled module of this tree: only edited kernels are compiled.
             module = compiled_module()
             built = Path(module.__file__ or "").parent if module is not None else Path()
             if built.name.startswith(source_digest()[:16]):
@@ -184,7 +184,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
     yield clone
     import psutil  # type: ignore[import-untyped]  # as above
 
-    # Not by DVC: a worker that was busy when its queue ran empty misses that, and what it is told afterwards.
+    # Not by DVC: a worker that was busy when its queue became empty misses DVC's shutdown message, and later ones.
     for pid in (folder / ".dvc/tmp/exps/celery").glob("*.pid"):
         with contextlib.suppress(psutil.NoSuchProcess):
             worker = psutil.Process(int(pid.read_text(encoding="utf-8")))

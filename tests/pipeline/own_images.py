@@ -1,4 +1,4 @@
-"""Images as users have them, and the parameters of ``data`` that they need."""
+"""Data sets as users may have them, each with the ``data`` parameters that it needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DRAWN = {"data.validation": 0.1, "data.test": 0.2, "data.split_seed": 1}
 
 
 def colours(count: int, height: int, width: int) -> Bytes:
-    """Discs of any colour on any other, [N, H, W, 3]."""
+    """Discs of random colours on random backgrounds, [N, H, W, 3]."""
     random = np.random.RandomState(0)
     y, x = np.mgrid[:height, :width]
     images = np.empty((count, height, width, 3), np.uint8)
@@ -48,7 +48,7 @@ def digits_rows(raw: Path) -> dict[str, object]:
 
 
 def pngs_in_classes(raw: Path) -> dict[str, object]:
-    """2,000 pictures."""
+    """2,000 pictures in class folders."""
     digits = load_digits()
     for i in range(2000):
         one = i % len(digits.target)
@@ -59,7 +59,7 @@ def pngs_in_classes(raw: Path) -> dict[str, object]:
 
 
 def jpegs_in_colour(raw: Path) -> dict[str, object]:
-    """64 x 64, without classes."""
+    """64 x 64 colour pictures, without classes."""
     (raw / "jpg").mkdir()
     for i, image in enumerate(colours(300, 64, 64)):
         Image.fromarray(image).save(raw / "jpg" / f"{i:03d}.jpg")
@@ -68,7 +68,7 @@ def jpegs_in_colour(raw: Path) -> dict[str, object]:
 
 
 def photos_of_all_sizes(raw: Path) -> dict[str, object]:
-    """Two splits, two classes, four formats, sizes and kinds as they come; brought to an odd size."""
+    """Two splits, two classes, and mixed formats, sizes and modes; resized to an odd size."""
     random = np.random.RandomState(0)
     for split, count in (("train", 60), ("test", 20)):
         for name in ("left", "right"):
@@ -88,7 +88,7 @@ def photos_of_all_sizes(raw: Path) -> dict[str, object]:
 
 
 def fashion(raw: Path) -> dict[str, object]:
-    """IDX files as they are distributed, without checksums; the first two not gzipped."""
+    """IDX files as distributed, without checksums; the first two uncompressed."""
     (raw / "fashion").mkdir()
     for prefix, count in (("train", 300), ("t10k", 100)):
         images = colours(count, 28, 28)[..., 0]
@@ -102,7 +102,7 @@ def fashion(raw: Path) -> dict[str, object]:
 
 
 def medical(raw: Path) -> dict[str, object]:
-    """Colours in one archive with splits of its own, as MedMNIST's are."""
+    """Colour images in one archive with its own splits, like MedMNIST."""
     for_splits = {"train": 200, "val": 40, "test": 50}
     arrays: dict[str, Any] = {f"{split}_images": colours(count, 28, 28) for split, count in for_splits.items()}
     arrays |= {f"{split}_labels": (np.arange(count) % 2)[:, None] for split, count in for_splits.items()}

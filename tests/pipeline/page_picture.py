@@ -1,4 +1,4 @@
-"""Makes docs/page.png of the page that `make repro` wrote: python -m tests.pipeline.page_picture. It needs Chromium."""
+"""Draws docs/page.png from the page that `make repro` wrote: python -m tests.pipeline.page_picture. Needs Chromium."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.pipeline.browser import launched, opened
 
 PICTURE = Path("docs/page.png")
 WIDTH, HEIGHT = 750, 1080
-CHOSEN = (0.65, 0.30)  # the point of the plane that is decoded, as shares of its width and height
+CHOSEN = (0.65, 0.30)  # the selected point, as fractions of the plane's width and height
 
 
 def draw_page(browser: Any, page: Path, picture: Path) -> None:
-    """Writes a picture of a page in light colours, and beside it in dark ones, in another plane; with a point of it chosen."""
+    """Writes a picture of the page in light colours, and beside it in dark colours with another plane; a point is selected."""
     both = Image.new("RGB", (2 * WIDTH, HEIGHT))
     for i, (scheme, plane) in enumerate((("light", "Two dimensions"), ("dark", "t-SNE"))):
         shown = opened(browser, page, color_scheme=scheme, viewport={"width": WIDTH, "height": HEIGHT})

@@ -1,4 +1,4 @@
-"""A report page of a small untrained model."""
+"""The report page of a small untrained model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHAPE, COUNT = (8, 6), 30
 def page_of(
     folder: Path, shape: tuple[int, ...] = SHAPE, recipe: dict[str, Any] | None = None, count: int = COUNT, **changes: Any
 ) -> tuple[Path, VAE]:
-    """The page of an untrained model whose posteriors differ all the same; as if it were a recipe's with such changes."""
+    """Writes the page of an untrained model with distinct posteriors; with ``recipe``, as a recipe's with such changes."""
     torch.manual_seed(0)
     params = plain_params(**{"hidden": [32], "latent_dim": 4, **changes})
     model = VAE(shape, params.model)
@@ -51,7 +51,7 @@ def page_of(
 
 
 def opened(browser: Any, path: Path, **context: Any) -> Any:
-    """The page, ready."""
+    """Opens the page, and waits until it is ready."""
     page = opened_page(browser, path, **context)
     page.wait_for_selector("body[data-ready]")
     return page

@@ -1,4 +1,4 @@
-"""Parameters and commands that do not fit the data or the model: one line, exit status 2, nothing half-written."""
+"""Parameters and commands that do not fit the data or the model: one error line, exit status 2, no partial output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.pipeline.conftest import error_of, set_params
 from tests.pipeline.own_images import GREY, SPLIT
 
 
-def test_pixels_that_the_likelihood_was_not_made_for_are_said(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pixels_that_do_not_fit_the_likelihood_are_reported(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(workspace / "data/raw/x.npy", (GREY > 99) | (np.arange(20) % 2 == 0)[:, None, None])
     cases: list[tuple[dict[str, object], str | None]] = [
         ({}, None),
@@ -37,13 +37,13 @@ def test_pixels_that_the_likelihood_was_not_made_for_are_said(workspace: Path, c
         prepare.main()
         capsys.readouterr()
         train.main()
-        said = capsys.readouterr().out
-        assert line in said if line is not None else "note:" not in said
+        output = capsys.readouterr().out
+        assert line in output if line is not None else "note:" not in output
 
 
 @pytest.fixture
 def model(workspace: Path) -> Path:
-    """A workspace with a model of 28 x 28, and some pictures."""
+    """A workspace with a model of 28 x 28 images, and some pictures."""
     set_params(workspace / "params.yaml", {"train.epochs": 1})
     prepare.main()
     train.main()
@@ -111,7 +111,7 @@ COMMANDS = [
 ]
 
 
-def test_bad_commands_say_what_was_expected_and_write_nothing(
+def test_bad_commands_report_what_was_expected_and_write_nothing(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(model.rglob("*"))

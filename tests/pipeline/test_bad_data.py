@@ -1,4 +1,4 @@
-"""Bad data, of many kinds: one line that names the parameter or the file, exit status 2, nothing half-written."""
+"""Invalid data of many kinds: one error line with the parameter or file, exit status 2, no partial output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DATA = ARRAYS | PICTURES
 
 
 @pytest.mark.parametrize(("make", "line", "data"), DATA.values(), ids=DATA)
-def test_bad_data_is_one_line_and_leaves_nothing(
+def test_bad_data_is_one_error_line_and_writes_nothing(
     raw: Path, make: Maker, line: str, data: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     set_params(PARAMS, {"data.path": f"data/raw/{make(raw)}", **data})
@@ -29,17 +29,17 @@ def test_bad_data_is_one_line_and_leaves_nothing(
 @pytest.mark.parametrize(
     "name",
     [
-        # What DVC hangs at or misses.
+        # Sources at which DVC would hang, or whose changes it would miss.
         "no file",
         "a class that is a link",
         "a named pipe among pictures",
         "a class whose name is not UTF-8",
-        # Parameters that the data do not fit.
+        # Parameters that do not fit the data.
         "all held out",
         "a split that is there",
     ],
 )
-def test_check_says_what_is_wrong_before_dvc_reads_the_data(raw: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reports_errors_before_dvc_reads_the_data(raw: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     make, line, data = DATA[name]
     set_params(PARAMS, {"data.path": f"data/raw/{make(raw)}", **data})
     assert error_of(check.main, capsys).startswith(f"error: {line}")

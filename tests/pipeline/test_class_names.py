@@ -1,4 +1,4 @@
-"""Figures name classes legibly, whatever they are called and however many there are."""
+"""Figures show class names legibly, whatever and how many they are."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from pipeline.runtime.progress import announce, progress_bar
 LONG = ("a_class_with_a_very_long_name_" * 4)[:120]
 
 
-def test_a_long_name_loses_its_middle_and_names_stay_apart() -> None:
+def test_long_names_are_shortened_in_the_middle_and_stay_distinct() -> None:
     names, _ = legible([LONG, "short", f"{LONG[:60]}x{LONG[60:]}"])
     assert names == ["0: a_class_with…_long_name_", "short", "2: a_class_with…_long_name_"]
     assert shortened("猫" * 30) == f"{'猫' * 6}…{'猫' * 5}"
     assert shortened("two\nlines") == "two lines"
 
 
-def test_names_that_no_font_can_draw_are_given_by_number_with_a_note(
+def test_names_without_a_font_are_replaced_by_numbers_with_a_note(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
@@ -35,7 +35,7 @@ def test_names_that_no_font_can_draw_are_given_by_number_with_a_note(
     assert capsys.readouterr().out == "note: figures number 1 of 3 classes: no font here can draw '猫'\n"
 
 
-def test_a_font_that_has_the_characters_draws_them(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_font_with_the_characters_is_used(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     own = class_names._characters
     font = font_manager.FontEntry(fname="cjk.ttf", name="Noto Sans CJK SC")
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [font])
@@ -45,16 +45,14 @@ def test_a_font_that_has_the_characters_draws_them(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("names", [["猫", "犬"], [LONG, "$5"], [str(i) for i in range(3000)]], ids=["cjk", "long", "many"])
-def test_the_latent_figure_is_drawn_without_a_warning_and_keeps_its_planes(tmp_path: Path, names: list[str]) -> None:
+def test_latent_figure_is_drawn_without_warnings_and_keeps_its_planes(tmp_path: Path, names: list[str]) -> None:
     labels = (np.arange(60) % len(names)).astype(np.uint16)
-    with warnings.catch_warnings():  # of missing glyphs, of a layout without room
+    with warnings.catch_warnings():  # about missing glyphs, or a layout without room
         warnings.simplefilter("error")
         latent_plane(tmp_path / "x.png", torch.randn(60, 3), labels, names)
 
 
-def test_a_log_has_a_line_now_and_then_of_what_is_done(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_log_has_occasional_progress_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert not sys.stderr.isatty()
     monkeypatch.setattr(progress, "EVERY", 0)
     announce("figures")

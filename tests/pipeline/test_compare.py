@@ -1,4 +1,4 @@
-"""`vae compare`: the table says which run is better, and whether by more than another seed would make it."""
+"""`vae compare`: the table shows which run is better, and whether the difference exceeds that of other seeds."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def compared(*runs: Run) -> Comparison:
     return Comparison(list(runs), SPREAD, 5)
 
 
-def test_better_by_more_than_chance_is_told_from_what_other_seeds_may_make() -> None:
-    """Three seeds lie within 5.04 standard deviations, 95 times in 100: 1.01 nats here."""
+def test_differences_larger_than_chance_are_marked() -> None:
+    """In 95% of cases three seeds lie within 5.04 standard deviations: here 1.01 nats."""
     text = compared(run("main"), run("lower", 95.3, params={"beta": 0.5}), run("higher", 97.2, params={"beta": 2.0})).text()
     heading, main, lower, higher = (line.split() for line in text.splitlines()[:4])
     assert heading == ["run", "beta", "ELBO", "rate", "distortion", "NLL", "active", "min"]
@@ -72,8 +72,8 @@ def test_better_by_more_than_chance_is_told_from_what_other_seeds_may_make() -> 
 
 
 @pytest.mark.parametrize("count", [2, 3, 7, 20])
-def test_chance_is_how_far_apart_runs_of_other_seeds_lie_by_tukey(count: int) -> None:
-    """The studentised range's 95% quantile, with the four degrees of freedom of five seeds; of two, sqrt(2) Student's t."""
+def test_chance_is_tukeys_range_of_runs_with_other_seeds(count: int) -> None:
+    """The 95% quantile of the studentised range with four degrees of freedom; for two runs, sqrt(2) times Student's t."""
     expected = studentized_range.ppf(0.95, count, 4)
     assert compared().chance("nll", count) / SPREAD["nll"] == pytest.approx(expected, abs=0.01)
     assert compared().chance("nll", 2) / SPREAD["nll"] == pytest.approx(2**0.5 * 2.7764, abs=0.01)
@@ -88,40 +88,40 @@ def test_chance_is_how_far_apart_runs_of_other_seeds_lie_by_tukey(count: int) ->
         (run("other", 90.0, source="def"), "other images"),
     ],
 )
-def test_runs_in_other_units_or_of_other_images_are_not_ranked_together(other: Run, reason: str) -> None:
+def test_runs_with_other_units_or_images_are_not_ranked_together(other: Run, reason: str) -> None:
     text = compared(run("main"), other).text()
     assert f"Not comparable with main: other ({reason})." in text
     assert "best" not in text
     assert "*" not in text.splitlines()[2]
 
 
-def test_what_compares_among_itself_is_ranked_beside_what_does_not() -> None:
+def test_each_group_of_comparable_runs_is_ranked() -> None:
     binarized = [run(name, nll, params={"binarize": True, "seed": nll}) for name, nll in (("k1", 87.5), ("k5", 86.5))]
     text = compared(run("main"), *binarized).text()
     assert "NLL: best is k5 (seed 86.5), 86.50 nats per image" in text
     assert "k1 (seed 87.5): 1.00 worse, more than chance" in text
 
 
-def test_the_test_sets_checksums_say_which_images_they_are_where_both_are_known() -> None:
-    """Of files that moved, or that have more images for training, and of a recipe, of whose files nothing is known."""
+def test_checksums_of_the_test_set_identify_its_images() -> None:
+    """After files moved, with more training images, and for a recipe, whose source files are unknown."""
     moved = run("moved", params={"data.path": "data/raw/mine"}, source="def", test_images="123")
     recipe, other = run("recipe", source=None), run("other", test_images="456")
     groups = compared(run("main", test_images="123"), moved, recipe, other).groups
     assert [[one.name for one in group] for group in groups] == [["main", "moved", "recipe"], ["other"]]
 
 
-def test_runs_of_other_seeds_are_repeats_and_those_of_one_seed_are_not() -> None:
+def test_runs_with_different_seeds_are_repeats_and_with_the_same_seed_are_not() -> None:
     runs = [run(f"seed {seed}", params={"seed": seed}) for seed in (1, 2, 3)]
     again, other = run("again", params={"seed": 1}), run("other", params={"seed": 4, "beta": 0.5})
     repeats = compared(runs[0], other, *runs[1:], again).repeats
     assert [[one.name for one in group] for group in repeats] == [["seed 1", "seed 2", "seed 3"], ["other"], ["again"]]
 
 
-def test_equal_runs_are_called_the_same() -> None:
+def test_equal_runs_are_reported_as_the_same() -> None:
     assert "  other (seed 2): the same\n" in compared(run("main"), run("other", params={"seed": 2})).text()
 
 
-def test_nll_by_other_numbers_of_samples_is_not_ranked_together_and_the_elbo_is() -> None:
+def test_nlls_with_different_numbers_of_samples_are_not_ranked_but_elbos_are() -> None:
     text = compared(run("main"), run("quick", 97.5, params={"evaluate.importance_samples": 10})).text()
     assert "NLL: best" not in text
     assert "ELBO: best is main (importance_samples 1000), -99.50 nats per image" in text
@@ -129,7 +129,7 @@ def test_nll_by_other_numbers_of_samples_is_not_ranked_together_and_the_elbo_is(
     assert "NLLs by other numbers of evaluate.importance_samples are not compared" in text
 
 
-def test_levels_matter_to_the_categorical_alone_and_threads_to_nobody() -> None:
+def test_levels_affect_only_categorical_likelihoods_and_threads_no_comparison() -> None:
     found = compared(run("main"), run("other", params={"model.levels": 8, "train.threads": 1, "data.validation": 100}))
     assert len(found.groups) == 1
     assert found.keys == ["data.validation", "model.levels"]
@@ -137,7 +137,7 @@ def test_levels_matter_to_the_categorical_alone_and_threads_to_nobody() -> None:
     assert len(compared(*levels).groups) == 2
 
 
-def test_an_autoencoder_has_no_elbo_and_is_ranked_with_nobody() -> None:
+def test_an_autoencoder_has_no_elbo_and_is_not_ranked() -> None:
     nan = float("nan")
     text = compared(run("main"), run("ae", nan, params={"model.posterior": "deterministic"}, elbo=nan)).text()
     assert text.splitlines()[2].split() == ["ae", "deterministic", "-", "21.50", "78.00", "-", "14", "2.8"]
@@ -160,7 +160,7 @@ BIG: dict[str, Any] = {"elbo": -123456.78, "rate": 2345.67, "distortion": 121111
     ],
     ids=["parameters", "twelve runs", "large numbers", "an autoencoder", "no number"],
 )
-def test_the_table_fits_80_columns_tells_runs_apart_and_leaves_out_no_parameter(
+def test_table_fits_80_columns_with_distinct_names_and_every_parameter_is_listed(
     monkeypatch: pytest.MonkeyPatch, others: list[Run]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -176,14 +176,14 @@ def test_the_table_fits_80_columns_tells_runs_apart_and_leaves_out_no_parameter(
                 assert re.sub(r"\s", "", format_value(one.params[key])) in listed
 
 
-def test_without_a_spread_nothing_is_called_chance(workspace: Path) -> None:
+def test_without_measured_deviations_no_difference_is_attributed_to_chance(workspace: Path) -> None:
     found = Comparison.of([run("main"), run("other", 90.0)])
     assert "What chance does is not known: results/expected.json is missing" in found.text()
     assert "more than chance" not in found.text()
     band = {"seeds": [1, 2, 3, 4, 5], "quantities": {"nll": {"standard_deviation": 0.2}}}
     write_json(EXPECTED, {**band, "params": {"data.path": "data/raw/mnist"}})
     assert "6.00 worse, more than chance" in Comparison.of([run("main"), run("other", 90.0)]).text()
-    # Of other data, which may vary by more.
+    # Other data may have another deviation.
     write_json(EXPECTED, {**band, "params": {"data.path": "data/raw/other"}})
     mine = {"data.path": "data/raw/mine"}
     text = Comparison.of([run("main", params=mine), run("other", 90.0, params=mine)]).text()
@@ -191,15 +191,15 @@ def test_without_a_spread_nothing_is_called_chance(workspace: Path) -> None:
     assert "What chance does is not known: results/expected.json is of runs on data/raw/other;" in " ".join(text.split())
 
 
-def test_a_damaged_spread_is_one_line(workspace: Path) -> None:
+def test_a_damaged_expected_file_is_one_error_line(workspace: Path) -> None:
     EXPECTED.parent.mkdir(exist_ok=True)
     EXPECTED.write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"^results/expected.json: expected JSON, as make seeds writes it"):
         Comparison.of([run("main"), run("other")])
 
 
-def test_recipes_compare_by_what_they_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those in git: Burda et al.'s bound with five samples is better by NLL, and the ELBO's by ELBO."""
+def test_recipes_are_compared_by_their_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The committed ones: the importance-weighted bound with five samples has the better NLL, the ELBO the better ELBO."""
     monkeypatch.chdir(ROOT)
     text = Comparison.of(find_runs(["vae_k5", "iwae_k5"])).text()
     assert text.splitlines()[1].split()[:2] == ["vae_k5", "elbo"]
@@ -219,7 +219,7 @@ def test_recipes_compare_by_what_they_found(monkeypatch: pytest.MonkeyPatch) -> 
         (["HEAD"], "expected two runs or more, got HEAD; dvc exp run makes some"),
     ],
 )
-def test_a_name_of_nothing_and_one_run_alone_are_a_line(
+def test_unknown_names_and_a_single_run_are_one_error_line(
     names: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -229,7 +229,7 @@ def test_a_name_of_nothing_and_one_run_alone_are_a_line(
     assert "\n" not in str(error.value)
 
 
-def test_a_recipe_that_has_the_name_of_a_branch_is_taken_and_a_note_says_by_what_the_branch_goes(
+def test_a_recipe_takes_precedence_over_a_branch_of_the_same_name_with_a_note(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("same", "same-2", "same/below"):
@@ -246,14 +246,12 @@ def test_a_recipe_that_has_the_name_of_a_branch_is_taken_and_a_note_says_by_what
 
 
 @pytest.mark.parametrize("failures", [2, TRIES])
-def test_a_commit_is_read_again_where_an_experiment_that_ends_just_then_kept_dvc_from_it(
-    failures: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_a_commit_is_retried_while_an_experiment_ends(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
     errors = [SCMError("unknown Git revision 'refs/exps/exec/EXEC_BASELINE'") for _ in range(failures)]
 
     class BesideOne(DVCFileSystem):  # type: ignore[misc]
         @property
-        def repo(self) -> Any:  # where it looks for the revision
+        def repo(self) -> Any:  # DVC looks for the revision here
             if errors:
                 raise errors.pop()
             return super().repo
@@ -269,7 +267,7 @@ def test_a_commit_is_read_again_where_an_experiment_that_ends_just_then_kept_dvc
     assert errors == []
 
 
-def test_what_dvc_cannot_tell_at_all_is_asked_once() -> None:
+def test_other_dvc_errors_are_not_retried() -> None:
     asked = []
 
     def ask() -> None:
@@ -281,14 +279,14 @@ def test_what_dvc_cannot_tell_at_all_is_asked_once() -> None:
     assert len(asked) == 1
 
 
-def test_outside_of_a_repository_commits_are_said_to_need_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_a_repository_the_error_says_that_commits_need_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"in the root of the repository$"):
         find_runs(["HEAD"])
 
 
-def test_a_run_has_the_parameters_that_it_was_made_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Not those that params.yaml has got since."""
+def test_a_run_has_the_parameters_it_was_trained_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not the current params.yaml."""
     for name in ("params.yaml", "dvc.lock", "results/evaluate/report.csv"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)

@@ -1,4 +1,4 @@
-"""The page of `vae compare --html` in a browser, without a network."""
+"""The page of `vae compare --html` in a browser without network access."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome 
 
 
 def run(name: str, beta: float, nll: float, folder: Path, *, trained: bool = True) -> Run:
-    """One whose curves have two epochs, and whose weights are those of an untrained model, if there are some."""
+    """A run whose curves have two epochs and, if ``trained``, with the weights of an untrained model."""
     names = ("elbo", "distortion", "rate")
     curves = {quantity: pd.DataFrame({"step": [0, 1], quantity: [nll + 9, nll]}) for quantity in names}
     params, weights = load_params(PARAMS), None
@@ -44,7 +44,7 @@ def run(name: str, beta: float, nll: float, folder: Path, *, trained: bool = Tru
 
 @pytest.fixture(scope="module")
 def page(fresh_workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of three runs, one of which has no weights here."""
+    """The comparison of three runs, one of which has no weights here."""
     folder = Path(shutil.copytree(fresh_workspace, tmp_path_factory.mktemp("compared"), dirs_exist_ok=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -58,7 +58,7 @@ def page(fresh_workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder / "comparison.html"
 
 
-def test_which_run_is_better_stands_first_and_pictures_stand_side_by_side(browser: Any, page: Path) -> None:
+def test_the_verdict_comes_first_and_pictures_are_side_by_side(browser: Any, page: Path) -> None:
     shown = opened(browser, page, viewport=DESKTOP)
     assert shown.locator("h1 + p").inner_text() == "NLL: best is lower (beta 0.5), 95.00 nats per image"
     assert shown.locator("table").first.locator("tr").nth(1).inner_text().split()[:2] == ["main", "1"]
@@ -72,7 +72,7 @@ def test_which_run_is_better_stands_first_and_pictures_stand_side_by_side(browse
     assert shown.troubles == []
 
 
-def test_runs_of_other_seeds_are_one_curve_and_those_without_curves_are_none() -> None:
+def test_runs_with_different_seeds_share_a_curve_and_runs_without_curves_are_left_out() -> None:
     runs = [run("main", 1.0, 96.0, Path(), trained=False), run("lower", 0.5, 95.0, Path(), trained=False)]
     runs.append(replace(runs[0], name="again", params=runs[0].params | {"seed": 2}))
     curves = learning_curves(Comparison([*runs, replace(runs[1], params=runs[0].params | {"beta": 9}, curves=None)], {}, 0))
@@ -81,15 +81,15 @@ def test_runs_of_other_seeds_are_one_curve_and_those_without_curves_are_none() -
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_everybody_can_read_it_on_any_screen(browser: Any, page: Path, screen: dict[str, int], scheme: str) -> None:
+def test_the_page_is_accessible_on_any_screen(browser: Any, page: Path, screen: dict[str, int], scheme: str) -> None:
     shown = opened(browser, page, viewport=screen, color_scheme=scheme)
     assert barriers(shown) == []
-    for table in shown.locator(".scroll").all():  # whose first column stays in sight
+    for table in shown.locator(".scroll").all():  # the first column stays visible
         table.evaluate("table => table.scrollLeft = 1000")
         assert table.locator("tr:last-child th").bounding_box()["x"] == table.bounding_box()["x"]
 
 
-def test_without_prepared_images_it_says_so_and_holds_the_rest_by_group(prepared: Path, browser: Any) -> None:
+def test_without_prepared_images_the_page_has_notes_and_tables_by_group(prepared: Path, browser: Any) -> None:
     runs = [run("one", 1.0, 96.0, prepared / "one"), run("two", 0.5, 95.0, prepared / "two")]
     runs.insert(1, replace(runs[0], name="<three>", params=runs[0].params | {"model.likelihood": "gaussian"}))
     shutil.rmtree(prepared / PREPARED)

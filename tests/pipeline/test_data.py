@@ -1,4 +1,4 @@
-"""Raw files in, prepared files out; damage is one line that names the file, and leaves nothing behind."""
+"""From raw to prepared files; damage is one error line with the file's name, and leaves no partial output."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_mnist_has_its_counts_and_first_label() -> None:
         assert part.classes[:5].tolist() == first
 
 
-def test_prepare_keeps_bytes_splits_off_the_last_images_and_says_so_in_the_manifest(workspace: Path) -> None:
+def test_prepare_keeps_the_bytes_and_holds_out_the_last_images_as_the_manifest_says(workspace: Path) -> None:
     prepare.main()
     raw = read_idx(workspace / "data/raw/small").splits["train"]
     images = raw.images.read(np.arange(400))
@@ -64,7 +64,7 @@ def flip_a_byte(path: Path) -> None:
 
 
 def flip_a_pixel(path: Path) -> None:
-    """Well compressed, wrong content."""
+    """Valid compression, wrong content."""
     content = bytearray(gzip.decompress(path.read_bytes()))
     content[1000] ^= 1
     path.write_bytes(gzip.compress(bytes(content)))
@@ -88,7 +88,7 @@ def not_gzip(path: Path) -> None:
         (Path.unlink, "missing; expected the four IDX files"),
     ],
 )
-def test_a_damaged_raw_file_is_one_line_that_names_it(workspace: Path, damage: object, message: str) -> None:
+def test_a_damaged_raw_file_is_one_error_line_with_its_name(workspace: Path, damage: object, message: str) -> None:
     assert callable(damage)
     damage(workspace / "data/raw/small" / IMAGES)
     with pytest.raises(UserError, match=message) as caught:
@@ -99,7 +99,7 @@ def test_a_damaged_raw_file_is_one_line_that_names_it(workspace: Path, damage: o
     assert list((workspace / "data").iterdir()) == [workspace / "data/raw"]
 
 
-def test_a_failure_leaves_the_last_good_data(workspace: Path) -> None:
+def test_a_failed_prepare_keeps_the_previous_data(workspace: Path) -> None:
     prepare.main()
     before = (PREPARED / "manifest.json").read_text(encoding="utf-8")
     truncate(workspace / "data/raw/small" / IMAGES)

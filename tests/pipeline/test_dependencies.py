@@ -1,4 +1,4 @@
-"""What a result depends on is known by pipeline's packages: to DVC, which runs a stage again, and to a checkpoint's key."""
+"""DVC's stage dependencies and the checkpoint key cover the packages that a result depends on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STAGES = [
 
 
 def imported(module: str, seen: set[str]) -> set[str]:
-    """The pipeline's modules that one imports, directly or not, itself among them; ``training.step``, for example."""
+    """Returns the pipeline's modules that a module imports, directly or not, including itself; such as ``training.step``."""
     seen.add(module)
     for node in ast.walk(ast.parse((ROOT / "pipeline" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline."):
@@ -43,9 +43,9 @@ def packages(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize(("file", "name", "stage"), STAGES, ids=[f"{file.parent.name}-{name}" for file, name, _ in STAGES])
-def test_a_stage_depends_on_the_packages_that_it_imports_from(file: Path, name: str, stage: dict[str, Any]) -> None:
+def test_a_stage_depends_on_the_packages_it_imports(file: Path, name: str, stage: dict[str, Any]) -> None:
     module = stage["cmd"].split("python -m pipeline.")[1].split()[0]
-    # What config allows, the schema says, which every stage depends on; check writes it, and resolve is written by it.
+    # The schema covers config, and every stage depends on it; check writes it, and resolve is validated by it.
     wanted = packages(module) - ({"config"} if name not in ("check", "resolve") else set())
     deps = {dep.removeprefix("../") for dep in stage["deps"]}
     if file.parent == ROOT:
@@ -61,7 +61,7 @@ def test_a_stage_depends_on_the_packages_that_it_imports_from(file: Path, name: 
 
 
 @pytest.mark.parametrize("planted", ["", "from pipeline.figures import style"])
-def test_an_import_from_a_package_above_is_refused(tmp_path: Path, planted: str) -> None:
+def test_an_import_from_a_higher_package_fails_the_check(tmp_path: Path, planted: str) -> None:
     shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     with (tmp_path / "pipeline/training/step.py").open("a", encoding="utf-8") as file:
@@ -91,7 +91,7 @@ print(json.dumps(keys))
 """
 
 
-def test_an_edit_in_each_package_that_training_imports_changes_the_key_of_its_checkpoints(tmp_path: Path) -> None:
+def test_an_edit_in_any_package_that_training_imports_changes_the_checkpoint_key(tmp_path: Path) -> None:
     for folder in ("pipeline", "vae_ext", "csrc"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("setup.py", "params.yaml"):
@@ -114,7 +114,7 @@ def test_an_edit_in_each_package_that_training_imports_changes_the_key_of_its_ch
     ("edited", "changed"),
     [("figures/style.py", {"plot"}), ("report/page.py", {"plot"}), ("training/schedules.py", {"train"})],
 )
-def test_an_edit_in_a_package_changes_the_stages_that_use_it_alone(clone: Clone, edited: str, changed: set[str]) -> None:
+def test_an_edit_in_a_package_invalidates_only_the_stages_that_use_it(clone: Clone, edited: str, changed: set[str]) -> None:
     with (clone.folder / "pipeline" / edited).open("a", encoding="utf-8") as file:
         file.write("# an edit\n")
     assert clone.read("dvc", "status").keys() == changed

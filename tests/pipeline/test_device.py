@@ -1,4 +1,4 @@
-"""What the stages set for the whole process must not break what else is done in it."""
+"""Process-wide settings of the stages do not break other uses of torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_a_model_can_be_exported_after_the_device_was_chosen() -> None:
     assert exported.module()(torch.ones(4, 1, 8, 8)).shape == (4, 2, 6, 6)
 
 
-def test_convolutions_are_exact_and_the_same_each_time() -> None:
+def test_convolutions_are_full_precision_and_deterministic() -> None:
     choose_device()
     assert torch.backends.cudnn.deterministic
     assert not torch.backends.cudnn.allow_tf32

@@ -1,4 +1,4 @@
-"""Several processes train what one does: the same batches, order and noise, and the same curves but for rounding."""
+"""Several processes train like one: the same batches, order and noise, and the same curves up to rounding."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def weights() -> torch.Tensor:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 @pytest.mark.parametrize("count", [1, 2, 80, 128])
-def test_shares_are_those_of_tensor_split(size: int, count: int) -> None:
+def test_shares_equal_tensor_split(size: int, count: int) -> None:
     rows = torch.arange(count)
     assert all(torch.equal(rows[Group(i, size).share(count)], part) for i, part in enumerate(rows.tensor_split(size)))
 
 
-def test_noise_of_the_shares_is_that_of_the_batch_bit_for_bit() -> None:
+def test_shares_have_bitwise_the_noise_of_the_whole_batch() -> None:
     mu, logvar = torch.randn(2, 81, 20)
     pixels = torch.randint(0, 256, (81, 784), dtype=torch.uint8)
     key = vae_ext.noise_key(1, 2)
@@ -97,7 +97,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> list[Forked]:
 
 @pytest.fixture
 def launch(forked: list[Forked], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Launch]:
-    """Lets this process be the one that starts the others: exit status, output and errors of all."""
+    """Runs the launcher in this process; returns exit status, output and errors of all."""
     monkeypatch.setattr(sys, "argv", ["train"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, PARENT_ENDED)
@@ -114,20 +114,20 @@ def launch(forked: list[Forked], monkeypatch: pytest.MonkeyPatch, capfd: pytest.
         signal.signal(number, handler)
 
 
-def test_two_processes_have_the_curves_of_one(prepared: Path, launch: Launch) -> None:
-    # 300 images in batches of 64: the last has 44.
+def test_two_processes_reproduce_the_curves_of_one(prepared: Path, launch: Launch) -> None:
+    # 300 images in batches of 64: the last batch has 44.
     set_params(prepared / "params.yaml", {"train.batch_size": 64, "train.epochs": 5, "binarize": True, "beta": 0.7})
     train.main()
     alone, of_one = curves(), weights()
-    # By the parameter, which starts them.
+    # The parameter starts the processes.
     set_params(prepared / "params.yaml", {"train.processes": 2})
     status, out, err = launch()
     assert status == 0, err
     assert "processes 2" in out
-    assert out.count("ELBO train") == 5  # one of them speaks
+    assert out.count("ELBO train") == 5  # only the first process prints
     assert_close(curves(), alone, 1e-4)
-    # With the default's layers these are the same bits where this was written; of such small ones not every BLAS computes a row
-    # alike in another batch.
+    # With the default's layers the bits are equal on the development machine; with small ones, some BLAS compute a row
+    # differently in a batch of another size.
     torch.testing.assert_close(weights(), of_one, rtol=1e-3, atol=1e-4)
 
 
@@ -145,18 +145,18 @@ train.main()
 
 
 @pytest.mark.long
-def test_a_run_of_one_process_goes_on_with_two_of_torchrun_also_with_empty_shares_and_by_autograd(
+def test_a_run_resumes_with_two_processes_under_torchrun_with_empty_shares_and_autograd(
     prepared: Path,
 ) -> None:
     objective = {"free_bits": 0.02, "input_noise": 0.2, "input_dropout": 0.2, "samples": 2}
     changes: dict[str, object] = {f"objective.{name}": value for name, value in objective.items()}
-    # 300 images in batches of 299: one is left, for two processes.
+    # 300 images in batches of 299: the last batch has one image for two processes.
     more = {"train.epochs": 4, "train.batch_size": 299, "train.learning_rate": 0.003, "train.threads": 1}
     set_params(prepared / "params.yaml", {**changes, **more})
     train.main()
     alone = curves()
     DEFAULT.weights.unlink()
-    # Other processes, since other modules are in use here, and a checkpoint belongs to the code that made it.
+    # New processes, since this one has loaded other modules, and a checkpoint belongs to the code that wrote it.
     outside = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     assert run_forked(run_code, KILLED_AFTER_TWO_EPOCHS, folder=prepared, environment=outside).returncode == 9
     torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pipeline.train")
@@ -170,7 +170,7 @@ def test_a_run_of_one_process_goes_on_with_two_of_torchrun_also_with_empty_share
 
 
 @pytest.mark.long
-def test_processes_end_together_and_one_says_why(prepared: Path, launch: Launch) -> None:
+def test_processes_fail_together_and_one_reports_the_error(prepared: Path, launch: Launch) -> None:
     set_params(prepared / "params.yaml", {"train.processes": 2, "train.learning_rate": 1e20})
     status, _, err = launch()
     assert status == 2
@@ -180,7 +180,7 @@ def test_processes_end_together_and_one_says_why(prepared: Path, launch: Launch)
 
 
 @pytest.mark.long
-def test_process_that_is_killed_ends_all_with_a_line(prepared: Path, launch: Launch, forked: list[Forked]) -> None:
+def test_a_killed_process_ends_all_with_one_error_line(prepared: Path, launch: Launch, forked: list[Forked]) -> None:
     set_params(prepared / "params.yaml", {"train.processes": 2, "train.epochs": 10_000})
 
     def kill_second() -> None:
@@ -195,19 +195,19 @@ def test_process_that_is_killed_ends_all_with_a_line(prepared: Path, launch: Lau
     assert (status, err) == (2, "error: process 1 was ended by signal 9; run it again, and it goes on\n")
 
 
-def test_workers_of_a_killed_launcher_save_and_end(prepared: Path) -> None:
+def test_workers_of_a_killed_launcher_save_and_exit(prepared: Path) -> None:
     set_params(prepared / "params.yaml", {"train.processes": 2, "train.epochs": 10_000})
     with start_python("-m", "pipeline.train") as running:
         wait_for_line(running, "ELBO train")
         running.kill()
-        _, said = running.communicate()  # to the end of what the workers write
-    steps = re.search(r"^interrupted after (\d+) steps; run it again, and it goes on from there$", said, re.MULTILINE)
-    assert steps, said
+        _, output = running.communicate()  # to the end of the workers' output
+    steps = re.search(r"^interrupted after (\d+) steps; run it again, and it goes on from there$", output, re.MULTILINE)
+    assert steps, output
     assert list((prepared / CHECKPOINTS).glob(f"*/step-{int(steps[1]):010d}"))
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "message"),
     [
         (
             {"MASTER_ADDR": None},
@@ -228,15 +228,15 @@ def test_workers_of_a_killed_launcher_save_and_end(prepared: Path) -> None:
         ({"RANK": "first"}, "RANK: expected a whole number from 0 to 1, as torchrun sets it with RANK, got first"),
     ],
 )
-def test_environment_that_describes_no_group_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str | None], said: str
+def test_an_invalid_group_environment_is_one_error_line(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str | None], message: str
 ) -> None:
     whole = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
     for name, value in {**whole, **environment}.items():
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
     with pytest.raises(UserError) as error:
         group_of_environment()
-    assert str(error.value) == said
+    assert str(error.value) == message
 
 
 def test_environment_without_a_rank_means_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

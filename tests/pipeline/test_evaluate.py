@@ -1,4 +1,4 @@
-"""The stage evaluate: its quantities, and weights that it refuses."""
+"""The evaluate stage: its quantities, and invalid weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.pipeline.conftest import set_params
 CPU = torch.device("cpu")
 
 
-def test_evaluation_of_weights_without_finite_results_is_one_line(prepared: Path) -> None:
+def test_nonfinite_results_are_one_error_line(prepared: Path) -> None:
     train.main()
     with safe_open(DEFAULT.weights, framework="pt") as file:
         made, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -30,7 +30,7 @@ def test_evaluation_of_weights_without_finite_results_is_one_line(prepared: Path
     assert not DEFAULT.metrics.exists()
 
 
-def test_evaluation_adds_up(prepared: Path) -> None:
+def test_evaluated_quantities_are_consistent(prepared: Path) -> None:
     import pandas as pd
 
     train.main()
@@ -48,7 +48,7 @@ def test_evaluation_adds_up(prepared: Path) -> None:
     assert nll["nll"].iloc[-1] == pytest.approx(metrics["nll"], rel=1e-5)
 
 
-def test_standard_errors_are_what_the_mean_varies_by() -> None:
+def test_standard_errors_equal_the_standard_deviation_of_the_mean() -> None:
     values = torch.randn(400, 900, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3 + 7
     found = [mean_and_error(row) for row in values]
     means, errors = zip(*found, strict=True)
@@ -56,8 +56,8 @@ def test_standard_errors_are_what_the_mean_varies_by() -> None:
     assert torch.tensor(means).std().item() == pytest.approx(0.1, rel=0.1)
 
 
-def test_figures_of_one_dimension_and_of_binarized_images(prepared: Path) -> None:
-    """Of two dimensions, and of more, they are drawn of recipes."""
+def test_figures_of_one_dimension_and_of_binarized_images_are_drawn(prepared: Path) -> None:
+    """Those of two dimensions and of more are drawn in the tests of recipes."""
     set_params(prepared / "params.yaml", {"model.latent_dim": 1, "train.epochs": 1, "binarize": True})
     train.main()
     evaluate.main()
@@ -76,7 +76,7 @@ def test_evaluation_does_not_depend_on_the_batch_size(prepared: Path) -> None:
         assert value == pytest.approx(results[1][name], rel=1e-5)
 
 
-def test_weights_that_are_missing_or_something_else_are_named(workspace: Path) -> None:
+def test_missing_or_invalid_weights_are_named(workspace: Path) -> None:
     with pytest.raises(UserError, match=r"models/default/vae.safetensors: missing; in .*, make repro trains it"):
         load_model(DEFAULT.weights, CPU)
     DEFAULT.weights.parent.mkdir(parents=True)

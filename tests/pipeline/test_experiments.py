@@ -1,4 +1,4 @@
-"""Experiments under DVC: queued, compared, verified, drawn; in a fresh copy of the repository, on a few hundred images."""
+"""Experiments under DVC: queued, compared, verified, plotted; in a fresh copy of the repository, on a few hundred images."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ RECORD_TEXTS = """
 
 
 def digest_of(folder: Path) -> str:
-    """Of the sources there, as their own vae_ext computes it: torch need not be imported for it."""
+    """Returns the digest of the sources in a folder, computed by its own vae_ext without importing torch."""
     digest: str = runpy.run_path(str(folder / "vae_ext/source.py"))["source_digest"]()
     return digest
 
 
 def edit_kernel(clone: Clone) -> str:
-    """Changes the sources; returns their digest."""
+    """Edits the sources; returns their new digest."""
     kernel = clone.folder / "csrc/gaussian.h"
     kernel.write_text(kernel.read_text(encoding="utf-8") + EDIT, encoding="utf-8")
     return digest_of(clone.folder)
@@ -45,38 +45,38 @@ def edit_kernel(clone: Clone) -> str:
 
 @pytest.fixture(scope="module")
 def edited(clone: Clone) -> str:
-    """Two experiments of another seed, queued by a grid while the sources were edited; their digest.
+    """Queues two experiments with another seed as a grid while the sources are edited; returns the sources' digest.
 
-    On the reference: a compiler is tried elsewhere, and here what counts is which sources a run takes for its own.
+    They run on the reference: compilation is tested elsewhere, and here only the sources of a run matter.
     """
     clone.environment["VAE_EXT_BACKEND"] = "reference"
     digest = edit_kernel(clone)
-    clone.must("dvc", "exp", "run", "--queue", "--name", "grid", "-S", "beta=1.0,4.0", "-S", "seed=2", "evaluate")
+    clone.run_ok("dvc", "exp", "run", "--queue", "--name", "grid", "-S", "beta=1.0,4.0", "-S", "seed=2", "evaluate")
     clone.restore()
     assert digest_of(clone.folder) != digest
     clone.start("dvc", "queue", "start", "-j", "2", stdout=subprocess.DEVNULL).wait()
-    # Joins those that run by now, and waits for them: to ask for the status again and again would take the core of one.
-    clone.must("dvc", "exp", "run", "--run-all", "--jobs", "2")
-    assert clone.must("dvc", "queue", "status").count("Success") == 2
-    assert "ELBO train" in clone.must("dvc", "queue", "logs", "grid-2")
+    # Joins the running ones and waits: polling the status would take the core of one.
+    clone.run_ok("dvc", "exp", "run", "--run-all", "--jobs", "2")
+    assert clone.run_ok("dvc", "queue", "status").count("Success") == 2
+    assert "ELBO train" in clone.run_ok("dvc", "queue", "logs", "grid-2")
     return digest
 
 
 def test_queued_experiments_run_the_sources_of_their_own_snapshot(clone: Clone, edited: str) -> None:
     for name in ("grid-1", "grid-2"):
-        clone.must("dvc", "exp", "apply", name)
-        assert edited in clone.must("python", "-m", "pipeline", "info")
+        clone.run_ok("dvc", "exp", "apply", name)
+        assert edited in clone.run_ok("python", "-m", "pipeline", "info")
         clone.restore()
 
 
-def test_an_experiment_in_a_copy_compiles_and_runs_the_kernel_that_it_was_started_with(clone: Clone, tmp_path: Path) -> None:
+def test_an_experiment_in_a_temporary_copy_compiles_the_kernel_of_its_snapshot(clone: Clone, tmp_path: Path) -> None:
     digest = edit_kernel(clone)
-    # The edit changes nothing but the digest: what is compiled is this tree's module, with the other one's.
+    # The edit changes only the digest: what is compiled is this tree's module with another digest.
     module = compiled_module()
     assert module is not None and module.__file__ is not None
     compiler = quick_compiler(tmp_path, Path(module.__file__), instead={source_digest(): digest})
     compiled = {"VAE_EXT_BACKEND": "cpu", "VAE_EXT_CACHE_DIR": str(tmp_path), "CXX": compiler}
-    log = clone.must("dvc", "exp", "run", "--temp", "train", **compiled)
+    log = clone.run_ok("dvc", "exp", "run", "--temp", "train", **compiled)
     assert "built just now, into the cache" in log
     assert f"digest: {digest}" in log
     assert "backend cpu" in log
@@ -86,50 +86,48 @@ def test_an_experiment_in_a_copy_compiles_and_runs_the_kernel_that_it_was_starte
 @pytest.fixture(scope="module")
 def higher(clone: Clone, edited: str) -> str:
     """A branch with a commit of the experiment with the higher beta."""
-    clone.must("dvc", "exp", "apply", "grid-2")
-    clone.must("git", "checkout", "--quiet", "-b", "higher")
+    clone.run_ok("dvc", "exp", "apply", "grid-2")
+    clone.run_ok("git", "checkout", "--quiet", "-b", "higher")
     clone.commit("beta 4")
-    clone.must("git", "checkout", "--quiet", "main")
+    clone.run_ok("git", "checkout", "--quiet", "main")
     clone.restore()
     return "higher"
 
 
-def test_metrics_and_params_of_two_commits_compare_in_a_clone_without_a_cache(
-    clone: Clone, higher: str, tmp_path: Path
-) -> None:
-    clone.must("git", "clone", "--quiet", "--branch", higher, str(clone.folder), str(tmp_path / "other"))
+def test_two_commits_can_be_compared_in_a_clone_without_a_cache(clone: Clone, higher: str, tmp_path: Path) -> None:
+    clone.run_ok("git", "clone", "--quiet", "--branch", higher, str(clone.folder), str(tmp_path / "other"))
     other = Clone(tmp_path / "other", clone.cache)
     assert not (other.folder / "models/default/vae.safetensors").exists()
     metrics = other.read("dvc", "metrics", "diff", "HEAD~1", "HEAD")
     assert metrics["results/evaluate/metrics.json"]["rate"]["diff"] < 0
     params = other.read("dvc", "params", "diff", "HEAD~1", "HEAD")
     assert (params["params.yaml"]["beta"]["old"], params["params.yaml"]["beta"]["new"]) == (1.0, 4.0)
-    assert "results/evaluate/metrics.json" in other.must("dvc", "metrics", "show")
-    compared = other.must("python", "-m", "pipeline", "compare", "HEAD~1", "HEAD")
+    assert "results/evaluate/metrics.json" in other.run_ok("dvc", "metrics", "show")
+    compared = other.run_ok("python", "-m", "pipeline", "compare", "HEAD~1", "HEAD")
     assert re.search(r"^HEAD +2 +4 ", compared, re.MULTILINE)
 
 
-def test_rate_and_distortion_of_experiments_are_drawn(clone: Clone, edited: str) -> None:
-    clone.must("python", "-m", "pipeline.studies.rate_distortion", "out")
+def test_rate_and_distortion_of_experiments_are_plotted(clone: Clone, edited: str) -> None:
+    clone.run_ok("python", "-m", "pipeline.studies.rate_distortion", "out")
     table = pd.read_csv(clone.folder / "out/rate_distortion.csv")
     rates = table[table["else"] == "seed=2"].set_index("beta")["rate"].to_dict()
     assert rates[4.0] < rates[1.0]
     assert (clone.folder / "out/rate_distortion.png").is_file()
-    clone.must("git", "clean", "--quiet", "--force", "results")
+    clone.run_ok("git", "clean", "--quiet", "--force", "results")
 
 
 def test_a_run_is_verified_against_the_band_of_seeds(clone: Clone, edited: str) -> None:
-    # Five whole runs would take minutes: two, and a band for which that is enough.
+    # Five whole runs would take minutes: two, and a band that allows two.
     two_are_enough = "from pipeline.studies import seeds; seeds.FEWEST = 2; seeds.main()"
-    assert "from seeds 1, 2" in clone.must("python", "-c", two_are_enough)
-    verified = clone.must("python", "-m", "pipeline.studies.verify")
+    assert "from seeds 1, 2" in clone.run_ok("python", "-c", two_are_enough)
+    verified = clone.run_ok("python", "-m", "pipeline.studies.verify")
     assert f"all {len(METRICS)} quantities are inside" in verified
-    clone.must("git", "clean", "--quiet", "--force", "results")
+    clone.run_ok("git", "clean", "--quiet", "--force", "results")
 
 
 def test_plots_are_shown_and_compared_without_a_network(clone: Clone, higher: str) -> None:
     for command in (("show",), ("diff", "main", higher)):
-        clone.must("dvc", "plots", *command)
+        clone.run_ok("dvc", "plots", *command)
         page = (clone.folder / "dvc_plots/index.html").read_text(encoding="utf-8")
         assert '"field": "nll"' in page
         assert "reconstructions.png" in page
@@ -143,4 +141,4 @@ def test_plots_are_shown_and_compared_without_a_network(clone: Clone, higher: st
             for title in ("ELBO, train", "rate, validation", "KL per latent dimension", "NLL by samples of z", "Test set"):
                 shown.wait_for_function(f"texts.has('{title}')")
             assert shown.troubles == []
-    clone.must("git", "clean", "--quiet", "--force", "-d", "dvc_plots")
+    clone.run_ok("git", "clean", "--quiet", "--force", "-d", "dvc_plots")

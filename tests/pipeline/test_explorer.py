@@ -1,4 +1,4 @@
-"""The page's latent space in a browser, without a network: what it decodes, and what it shows of test images."""
+"""The page's latent space in a browser without network access: what it decodes, and what it shows of test images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome 
 
 @pytest.fixture
 def page(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """The page of a small model, without troubles to the end of the test."""
+    """The page of a small model, which must have no errors until the end of the test."""
     page = opened(browser, page_of(tmp_path)[0])
     yield page
     assert page.troubles == []
@@ -42,7 +42,7 @@ MODELS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_browser_decodes_a_known_z_to_pytorchs_image_within_the_stated_error(
+def test_the_browser_decodes_z_like_pytorch_within_the_stated_error(
     browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     shape, changes = MODELS[name]
@@ -54,7 +54,7 @@ def test_the_browser_decodes_a_known_z_to_pytorchs_image_within_the_stated_error
     assert 0 < stated < (0.2 if large else 0.01)
     assert ("7 bits each" if large else "half precision") in page.inner_text("p:has(#error)")
     assert page.locator("[name=projection]").count() == (2 if model.latent_dim > 2 else 0)
-    # Halves themselves, so that the script is held to the weights' rounding alone.
+    # z in half precision, so that the script's error is that of the rounded weights only.
     z = torch.randn(5, model.latent_dim).half().float()
     found = torch.tensor([page.evaluate("z => Array.from(decode(z))", row) for row in z.tolist()])
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_the_browser_decodes_a_known_z_to_pytorchs_image_within_the_stated_error
     assert page.troubles == []
 
 
-def test_a_class_is_shown_alone_without_telling_colours_apart(page: Any) -> None:
+def test_a_class_can_be_shown_alone_without_relying_on_colour(page: Any) -> None:
     def plane() -> Any:
         return page.evaluate("document.getElementById('plane').toDataURL()")
 
@@ -100,7 +100,7 @@ def test_moving_the_pointer_decodes_the_point_below_it(page: Any) -> None:
     assert seen[0][1] != seen[1][1]
 
 
-def test_a_click_shows_the_nearest_test_image_its_posterior_and_what_it_costs(page: Any) -> None:
+def test_a_click_shows_the_nearest_test_image_with_its_posterior_and_elbo(page: Any) -> None:
     assert not page.is_visible("#chosen")
     page.click("#plane")
     assert page.is_visible("#chosen")
@@ -127,7 +127,7 @@ def test_keys_move_the_point_and_enter_shows_an_image(page: Any) -> None:
     assert page.text_content("#z2 + span") == "0.00"
 
 
-def test_a_finger_does_what_a_pointer_does_on_a_small_screen(browser: Any, tmp_path: Path) -> None:
+def test_touch_works_like_a_pointer_on_a_small_screen(browser: Any, tmp_path: Path) -> None:
     path, _ = page_of(tmp_path)
     page = opened(browser, path, has_touch=True, is_mobile=True, viewport={"width": 380, "height": 700})
     before = page.text_content("#where")
@@ -138,7 +138,7 @@ def test_a_finger_does_what_a_pointer_does_on_a_small_screen(browser: Any, tmp_p
     assert page.troubles == []
 
 
-def test_a_plane_of_principal_components_moves_z_along_it_and_keeps_the_rest(browser: Any, tmp_path: Path) -> None:
+def test_the_pca_plane_moves_z_along_it_and_keeps_the_other_components(browser: Any, tmp_path: Path) -> None:
     page = opened(browser, page_of(tmp_path, latent_dim=3)[0])
     axes = page.locator("#across, #up")
     assert axes.all_inner_texts() == ["z[1] →", "↑ z[0]"]
@@ -165,7 +165,7 @@ def test_a_plane_of_principal_components_moves_z_along_it_and_keeps_the_rest(bro
     assert page.troubles == []
 
 
-def test_in_the_plane_of_t_sne_the_nearest_images_code_is_decoded(browser: Any, tmp_path: Path) -> None:
+def test_in_the_t_sne_plane_the_code_of_the_nearest_image_is_decoded(browser: Any, tmp_path: Path) -> None:
     page = opened(browser, page_of(tmp_path, count=MIN_CODES)[0])
     page.check("label:text('t-SNE') input")
     assert page.locator("#across, #up").all_inner_texts() == ["", ""]

@@ -1,4 +1,4 @@
-"""No figure cuts a text or draws one over another, whatever the model and however small the data."""
+"""Figures clip no text and draw no text over another, for any model and small data."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def texts(monkeypatch: pytest.MonkeyPatch) -> Texts:
-    """Where each text was last drawn, as shares of its canvas."""
+    """Where each text was last drawn, as fractions of its canvas."""
     drawn: Texts = {}
     draw_text = Text.draw
 
@@ -63,7 +63,7 @@ def texts(monkeypatch: pytest.MonkeyPatch) -> Texts:
 
 @pytest.fixture
 def legible(tmp_path: Path, texts: Texts) -> Iterator[Path]:
-    """A folder for figures, whose texts must not touch each other or, as nothing may, the edge."""
+    """A folder for figures, whose texts must not overlap, and in which nothing may touch the edge."""
     yield tmp_path
     figures = list(tmp_path.rglob("*.png"))
     assert figures
@@ -79,7 +79,7 @@ def legible(tmp_path: Path, texts: Texts) -> Iterator[Path]:
 def encoded(
     latent_dim: int, count: int = 200, shape: tuple[int, ...] = (8, 8), names: list[str] = NAMES, **changes: Any
 ) -> EncodedTestSet:
-    """Noise as a test set, and its codes by an untrained model."""
+    """Random images as a test set, and their codes by an untrained model."""
     torch.manual_seed(0)
     params = plain_params(hidden=[16], latent_dim=latent_dim, **changes)
     pixels = torch.randint(0, 256, (count, math.prod(shape)), dtype=torch.uint8)
@@ -113,7 +113,7 @@ def test_figures_of_every_kind_of_model_are_legible(legible: Path, kind: dict[st
 
 
 def curve(elbo: list[float]) -> dict[str, pd.DataFrame]:
-    """A run's curves, of which there is one."""
+    """The curves of a run, with one quantity."""
     return {"elbo": pd.DataFrame({"step": range(len(elbo)), "elbo": elbo})}
 
 
@@ -146,9 +146,7 @@ def test_figures_of_studies_are_legible(legible: Path, study: Callable[[Path, En
     study(legible / "study.png", encoded(2))
 
 
-def test_curves_of_several_seeds_are_their_mean_in_a_band_of_their_range(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_curves_of_several_seeds_show_their_mean_and_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Axes] = []
     monkeypatch.setattr("pipeline.figures.curves.frame", lambda axes, values: drawn.append(axes))
     alone, seeds = [curve([-9.0, -8.0])], [curve([-4.0, -3.0]), curve([-2.0, -2.5]), curve([-3.0, -2.0])]
@@ -159,13 +157,13 @@ def test_curves_of_several_seeds_are_their_mean_in_a_band_of_their_range(
     assert {(x, y) for x, y in np.asarray(band.get_paths()[0].vertices).tolist()} == {(1, -4), (2, -3), (1, -2), (2, -2)}
 
 
-def test_a_text_that_is_wider_than_its_figure_is_whole(legible: Path) -> None:
+def test_a_text_wider_than_its_figure_is_not_clipped(legible: Path) -> None:
     image_rows(
         legible / "x.png", "A title much longer than the image below it " * 2, {"dimension 15": np.ones((1, 8, 8), np.float32)}
     )
 
 
-def test_colours_are_of_the_classes_there_are_and_few_points_are_larger(tmp_path: Path) -> None:
+def test_colours_cover_the_classes_and_few_points_are_drawn_larger(tmp_path: Path) -> None:
     with figure(tmp_path / "x.png", width=3, height=3) as fig:
         axes = fig.subplots()
         few, many = (

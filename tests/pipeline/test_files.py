@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: whoever else writes there, whatever waits there, and when a process or the disk ends."""
+"""Files are written atomically, also with concurrent writers, existing links, killed processes and a full disk."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def hidden(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def test_a_file_is_written_under_a_name_that_nobody_can_foresee_in_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_a_file_is_written_in_a_private_folder_with_an_unpredictable_name(tmp_path: Path) -> None:
     seen = set()
     for _ in range(2):
         with whole_file(tmp_path / "x.png") as temporary:
             assert temporary.suffix == ".png"  # by which libraries choose the format
-            assert temporary.parent.parent == tmp_path  # on the same disk
+            assert temporary.parent.parent == tmp_path  # on the same file system
             assert temporary.parent.stat().st_mode & 0o777 == 0o700
             temporary.write_text("new", encoding="utf-8")
             seen.add(temporary)
@@ -31,7 +31,7 @@ def test_a_file_is_written_under_a_name_that_nobody_can_foresee_in_a_folder_of_i
     assert hidden(tmp_path) == []
 
 
-def test_files_and_folders_have_the_permissions_that_the_umask_leaves(tmp_path: Path) -> None:
+def test_files_and_folders_respect_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_json(tmp_path / "x.json", {})
@@ -43,7 +43,7 @@ def test_files_and_folders_have_the_permissions_that_the_umask_leaves(tmp_path: 
     assert modes == [0o640, 0o750, 0o640]
 
 
-def test_a_link_that_has_the_name_is_replaced_and_what_it_points_to_stays(tmp_path: Path) -> None:
+def test_a_link_is_replaced_and_its_target_is_unchanged(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other/x.json").write_text("keep", encoding="utf-8")
     (tmp_path / "x.json").symlink_to("other/x.json")
@@ -57,7 +57,7 @@ def test_a_link_that_has_the_name_is_replaced_and_what_it_points_to_stays(tmp_pa
     assert not any(path.is_symlink() for path in tmp_path.iterdir())
 
 
-def test_two_writers_of_one_name_do_not_meet_and_the_last_one_stays(tmp_path: Path) -> None:
+def test_concurrent_writers_do_not_interfere_and_the_last_one_wins(tmp_path: Path) -> None:
     for whole in (whole_file, whole_folder):
         target = tmp_path / whole.__name__
         with whole(target) as first, whole(target) as second:
@@ -72,7 +72,7 @@ def test_two_writers_of_one_name_do_not_meet_and_the_last_one_stays(tmp_path: Pa
     assert hidden(tmp_path) == []
 
 
-def test_an_exception_leaves_what_was_there(tmp_path: Path) -> None:
+def test_an_exception_keeps_the_previous_file(tmp_path: Path) -> None:
     write_json(tmp_path / "x", 1)
     with whole_folder(tmp_path / "folder") as folder:
         (folder / "y").write_text("old", encoding="utf-8")
@@ -86,7 +86,7 @@ def test_an_exception_leaves_what_was_there(tmp_path: Path) -> None:
     assert hidden(tmp_path) == hidden(tmp_path / "folder") == []
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_and_a_living_ones_is_not(tmp_path: Path) -> None:
+def test_leftovers_of_killed_processes_are_removed_and_those_of_running_ones_are_kept(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from pipeline.runtime.files import whole_file\n"
         f"with whole_file(Path({str(tmp_path / 'x')!r})) as temporary:\n"
@@ -101,19 +101,19 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_a_living_ones_is_
     writer.kill()
     writer.wait()
     assert left.exists()
-    (tmp_path / f"{files.PREFIX}link").symlink_to(ROOT / "pipeline")  # somebody else's, which leads elsewhere
+    (tmp_path / f"{files.PREFIX}link").symlink_to(ROOT / "pipeline")  # somebody else's, which points elsewhere
     write_json(tmp_path / "y", 2)
     assert not left.parent.exists()
     assert (ROOT / "pipeline").is_dir()
     assert not (tmp_path / "x").exists()
 
 
-def test_errors_name_the_file_that_was_to_be_written(tmp_path: Path) -> None:
+def test_errors_name_the_target_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     places = {
-        tmp_path / "file/x": tmp_path / "file",  # no folder
+        tmp_path / "file/x": tmp_path / "file",  # not a folder
         tmp_path / "file/y/x": tmp_path / "file/y",
-        Path("/proc/x.json"): Path("/proc/x.json"),  # where nothing can be written
+        Path("/proc/x.json"): Path("/proc/x.json"),  # not writable
         tmp_path: tmp_path,  # a folder
     }
     for place, named in places.items():
@@ -126,5 +126,5 @@ def test_errors_name_the_file_that_was_to_be_written(tmp_path: Path) -> None:
             raise unnumbered
         assert caught.value.filename == str(tmp_path / "z")
     with pytest.raises(FileNotFoundError) as caught, whole_file(tmp_path / "z"):
-        (tmp_path / "missing").read_text(encoding="utf-8")  # what is read meanwhile has a name of its own
+        (tmp_path / "missing").read_text(encoding="utf-8")  # other files are reported under their own name
     assert caught.value.filename == str(tmp_path / "missing")

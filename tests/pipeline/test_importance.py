@@ -1,4 +1,4 @@
-"""The importance-weighted bound, against likelihoods that are known."""
+"""The importance-weighted bound, compared with known likelihoods."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def linear_gaussian(pixels: Tensor) -> tuple[VAE, Tensor]:
         covariance = torch.linalg.inv(torch.eye(LATENT, dtype=torch.float64) + w.T @ w / SIGMA**2)
         to_mu = covariance @ w.T / SIGMA**2
         encoder.weight.copy_(torch.cat([to_mu, torch.zeros_like(to_mu)]))
-        # The true posterior's dimensions are not independent; one of a diagonal covariance that is as wide serves.
+        # The true posterior's dimensions are correlated; a diagonal Gaussian of the same width is close enough.
         encoder.bias.copy_(torch.cat([-to_mu @ b, covariance.diagonal().mul(1.2).log()]))
         marginal = torch.distributions.MultivariateNormal(b, w @ w.T + SIGMA**2 * torch.eye(PIXELS, dtype=torch.float64))
         return model, marginal.log_prob(as_float(pixels).double())
@@ -54,7 +54,7 @@ COUNTS = [1, 10, 100, 1000]
 
 @pytest.fixture(scope="module")
 def known() -> tuple[VAE, Tensor, Tensor]:
-    """A model, the exact log p(x), [B], and its bounds by 20 seeds and these counts of samples, [20, C, B]."""
+    """A model, the exact log p(x), [B], and its bounds for 20 seeds and these numbers of samples, [20, C, B]."""
     pixels = images()
     model, exact = linear_gaussian(pixels)
     keys = (stream_key(seed, Stream.IMPORTANCE, CPU) for seed in range(20))
@@ -78,26 +78,26 @@ def test_the_bound_of_a_known_likelihood_tightens_from_below(known: tuple[VAE, T
     assert gaps[0].item() == pytest.approx((exact - elbos).mean().item(), abs=0.1)
 
 
-def test_the_bound_is_the_likelihood_where_the_decoder_ignores_z() -> None:
+def test_the_bound_equals_the_likelihood_if_the_decoder_ignores_z() -> None:
     model, pixels = bernoulli(), images()
     with torch.no_grad():
         model.decoder[0].weight.zero_()  # type: ignore[operator]
         model.encoder[-1].weight.zero_()  # type: ignore[operator]
-    # q(z|x) is the prior and p(x|z) = p(x): every importance weight is p(x) itself.
+    # q(z|x) is the prior and p(x|z) = p(x): every importance weight equals p(x).
     exact = model.likelihood.log_prob(model.decode(torch.zeros(40, LATENT, dtype=torch.float64)), pixels)
     torch.testing.assert_close(log_likelihood_bounds(model, pixels, KEY, [5])[0], exact)
 
 
-def test_images_that_are_all_but_impossible_have_a_finite_bound() -> None:
+def test_extremely_unlikely_images_have_a_finite_bound() -> None:
     model, pixels = bernoulli(), images()
     with torch.no_grad():
         model.decoder[-1].weight.mul_(1e6)  # type: ignore[operator]
     bounds = log_likelihood_bounds(model, pixels, KEY, [1, 20])
     assert bounds.isfinite().all()
-    assert bounds.max() < -1000  # exp of which is 0
+    assert bounds.max() < -1000  # its exp is 0
 
 
-def test_fewer_samples_are_the_first_of_more() -> None:
+def test_fewer_samples_are_a_prefix_of_more() -> None:
     model, pixels = bernoulli(), images()
     counts = counts_up_to(2 * SAMPLE_BATCH + 7)
     bounds = log_likelihood_bounds(model, pixels, KEY, counts)
@@ -105,7 +105,7 @@ def test_fewer_samples_are_the_first_of_more() -> None:
         assert torch.equal(log_likelihood_bounds(model, pixels, KEY, [count])[0], bound)
 
 
-def test_noise_does_not_depend_on_how_images_are_cut_into_batches() -> None:
+def test_noise_does_not_depend_on_the_batch_size() -> None:
     model, pixels = bernoulli(), images()
     whole = log_likelihood_bounds(model, pixels, KEY, [60])
     parts = [
@@ -114,7 +114,7 @@ def test_noise_does_not_depend_on_how_images_are_cut_into_batches() -> None:
     torch.testing.assert_close(torch.cat(parts, dim=1), whole)
 
 
-def test_counts_rise_to_the_number_itself() -> None:
+def test_sample_counts_end_at_the_given_number() -> None:
     assert counts_up_to(1) == [1]
     assert counts_up_to(3) == [1, 2, 3]
     assert counts_up_to(1000) == [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]

@@ -1,4 +1,4 @@
-"""Own images in: every format through the stages, by the parameters of `data` alone; splits."""
+"""Own images: every format through all stages with only `data` parameters; splits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.pipeline.own_images import (
     pngs_in_classes,
 )
 
-# Of these the figures are drawn, which takes longest: grey with classes, and colour without; prepared, the others are alike.
+# Figures are drawn for these, as they take longest: grey with classes, colour without; once prepared, the others are similar.
 SHOWN = (digits_archive, jpegs_in_colour)
 
 
@@ -51,7 +51,7 @@ SHOWN = (digits_archive, jpegs_in_colour)
         pytest.param(medical, [3, 28, 28], {"train": 200, "validation": 40, "test": 50}, marks=pytest.mark.long),
     ],
 )
-def test_the_whole_pipeline_runs_on_them_by_data_parameters_alone(
+def test_the_whole_pipeline_runs_on_each_format_with_data_parameters_alone(
     workspace: Path,
     make: Callable[[Path], dict[str, object]],
     shape: list[int],
@@ -73,7 +73,7 @@ def test_the_whole_pipeline_runs_on_them_by_data_parameters_alone(
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_convolutions_take_colours_and_odd_sizes(workspace: Path) -> None:
+def test_convolutions_support_colours_and_odd_sizes(workspace: Path) -> None:
     data = photos_of_all_sizes(workspace / "data/raw")
     set_params(workspace / "params.yaml", {**data, "train.epochs": 1, "model.conv": [[4, 2], [8, 2]], "plot.samples": 2})
     for stage in (prepare, train, evaluate, plot):
@@ -101,7 +101,7 @@ def test_classes_of_one_image_stay_in_training(workspace: Path, capsys: pytest.C
     assert "note: 1 classes that test has, and training has not" in capsys.readouterr().out
 
 
-def test_the_same_seed_draws_the_same_split_and_another_another(workspace: Path) -> None:
+def test_the_same_seed_gives_the_same_split_and_another_seed_another(workspace: Path) -> None:
     changes = digits_archive(workspace / "data/raw")
     first, again = (prepared(workspace, changes)[0] for _ in range(2))
     other = prepared(workspace, {**changes, "data.split_seed": 2})[0]
@@ -109,7 +109,7 @@ def test_the_same_seed_draws_the_same_split_and_another_another(workspace: Path)
     assert not np.array_equal(first, other)
 
 
-def test_a_draw_holds_out_each_class_by_its_share(workspace: Path) -> None:
+def test_a_random_split_is_stratified_by_class(workspace: Path) -> None:
     random = np.random.RandomState(0)
     labels = np.repeat([0, 1, 2], [700, 200, 100])
     np.savez(workspace / "data/raw/uneven.npz", images=random.randint(0, 256, (1000, 2, 2)).astype(np.uint8), labels=labels)
@@ -120,7 +120,7 @@ def test_a_draw_holds_out_each_class_by_its_share(workspace: Path) -> None:
 
 
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=60), st.data())
-def test_held_out_rows_are_of_the_wanted_number_and_no_row_is_lost(classes: list[int], data: st.DataObject) -> None:
+def test_hold_out_takes_the_requested_number_and_loses_no_row(classes: list[int], data: st.DataObject) -> None:
     count = data.draw(st.integers(1, len(classes) - 1))
     rows = permutation(len(classes), seed=3)
     own = np.array(classes)[rows]
@@ -131,20 +131,20 @@ def test_held_out_rows_are_of_the_wanted_number_and_no_row_is_lost(classes: list
     sizes = np.bincount(own)
     shares = share_out(count, sizes)
     assert shares.sum() == count
-    # Each class keeps an image for training, where there are enough of others.
+    # Each class keeps an image for training if the others have enough.
     able = np.maximum(sizes - 1, 0)
     assert np.all(shares <= (able if count <= able.sum() else sizes))
     if np.all(count * sizes / len(own) <= able):
         assert np.all(np.abs(shares - count * sizes / len(own)) < 1)
 
 
-def test_below_one_a_number_is_a_share() -> None:
+def test_a_number_below_one_is_a_share() -> None:
     assert [as_count(wanted, 50) for wanted in (0.1, 0.001, 1, 7)] == [5, 1, 1, 7]
 
 
-def test_a_killed_prepare_leaves_no_half_data_set_and_the_next_one_is_whole(workspace: Path) -> None:
+def test_a_killed_prepare_leaves_no_partial_data_and_the_next_one_succeeds(workspace: Path) -> None:
     set_params(workspace / "params.yaml", jpegs_in_colour(workspace / "data/raw"))
-    slow = (  # a quarter of a second a picture
+    slow = (  # a quarter of a second per picture
         "import time, pipeline.data.readers.image_folder as f, pipeline.prepare as p\n"
         "p.READ_BATCH = 4\nopened = f.Pictures._open\n"
         "f.Pictures._open = lambda self, path: (time.sleep(0.25), opened(self, path))[1]\n"
@@ -164,7 +164,7 @@ def test_a_killed_prepare_leaves_no_half_data_set_and_the_next_one_is_whole(work
     assert not half[0].exists()
 
 
-def test_archives_write_nothing_outside_their_folder_or_in_it(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reading_archives_unpacks_no_file(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = workspace / "data/raw"
     stream = io.BytesIO()
     np.save(stream, GOOD)

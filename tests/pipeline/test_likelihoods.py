@@ -1,4 +1,4 @@
-"""The likelihoods against torch.distributions; their means against their samples."""
+"""The likelihoods compared with torch.distributions, and their means with their samples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def decoded_and_pixels(likelihood: Likelihood, *lead: int) -> tuple[Tensor, Tens
 
 
 def expected_log_prob(likelihood: Likelihood, decoded: Tensor, pixels: Tensor) -> Tensor:
-    """By torch.distributions."""
+    """Returns the log-probability by torch.distributions."""
     x = pixels.double() / 255
     by_pixel: Tensor
     if isinstance(likelihood, Gaussian):
@@ -40,13 +40,13 @@ def expected_log_prob(likelihood: Likelihood, decoded: Tensor, pixels: Tensor) -
 
 @pytest.mark.parametrize("likelihood", KINDS)
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
-def test_log_prob_is_the_distributions(likelihood: Likelihood, lead: tuple[int, ...]) -> None:
+def test_log_prob_equals_torch_distributions(likelihood: Likelihood, lead: tuple[int, ...]) -> None:
     decoded, pixels = decoded_and_pixels(likelihood, *lead)
     torch.testing.assert_close(likelihood.log_prob(decoded, pixels), expected_log_prob(likelihood, decoded, pixels))
 
 
 @pytest.mark.parametrize("likelihood", KINDS)
-def test_mean_is_that_of_many_samples(likelihood: Likelihood) -> None:
+def test_mean_equals_the_mean_of_many_samples(likelihood: Likelihood) -> None:
     decoded, _ = decoded_and_pixels(likelihood)
     count = 20_000
     rows = decoded[:1].expand(count, -1)
@@ -56,7 +56,7 @@ def test_mean_is_that_of_many_samples(likelihood: Likelihood) -> None:
     assert ((samples.mean(0) - likelihood.mean(decoded[:1])[0]).abs() / error).max() < 4.5
 
 
-def test_samples_are_of_the_kind_that_the_likelihood_is_of() -> None:
+def test_samples_are_in_the_support_of_the_likelihood() -> None:
     for likelihood in KINDS:
         decoded, _ = decoded_and_pixels(likelihood)
         found = set(likelihood.sample(decoded, noise_key(1)).flatten().tolist())
@@ -69,13 +69,13 @@ def test_samples_are_of_the_kind_that_the_likelihood_is_of() -> None:
 
 
 @pytest.mark.parametrize("likelihood", [Bernoulli(), Gaussian(0.2), Gaussian(None)])
-def test_a_decoder_that_starts_at_the_mean_has_that_mean(likelihood: Likelihood) -> None:
+def test_the_initial_output_bias_gives_the_mean_image(likelihood: Likelihood) -> None:
     mean = torch.linspace(0.01, 0.99, DIM)
     torch.testing.assert_close(likelihood.mean(likelihood.start(mean)[None])[0], mean)
 
 
 @pytest.mark.parametrize("levels", [2, 3, 16, 256])
-def test_a_categorical_starts_at_the_mean_and_mostly_at_its_ends(levels: int) -> None:
+def test_a_categorical_starts_at_the_mean_with_most_weight_on_its_extremes(levels: int) -> None:
     likelihood = Categorical(levels)
     mean = torch.tensor([0.001, 0.2, 0.5, 0.9, 0.999])
     start = likelihood.start(mean)
@@ -84,13 +84,13 @@ def test_a_categorical_starts_at_the_mean_and_mostly_at_its_ends(levels: int) ->
 
 
 @pytest.mark.parametrize("likelihood", KINDS)
-def test_log_prob_of_narrow_numbers_is_summed_in_wide_ones(likelihood: Likelihood) -> None:
+def test_bfloat16_outputs_are_evaluated_in_float32(likelihood: Likelihood) -> None:
     decoded, pixels = decoded_and_pixels(likelihood)
     narrow = decoded.bfloat16()
     torch.testing.assert_close(likelihood.log_prob(narrow, pixels), likelihood.log_prob(narrow.float(), pixels))
 
 
-def test_a_learned_sigma_goes_to_the_error_that_there_is() -> None:
+def test_a_learned_sigma_converges_to_the_reconstruction_error() -> None:
     likelihood = Gaussian(None)
     decoded, pixels = decoded_and_pixels(likelihood)
     optimizer = torch.optim.Adam(likelihood.parameters(), lr=0.05)

@@ -1,4 +1,4 @@
-"""How a program of the pipeline ends: in a line, whatever its terminal, its locale or its machine lacks."""
+"""A program of the pipeline ends with one line, whatever its terminal, locale or machine lacks."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def failing(error: BaseException) -> Callable[[], None]:
         (PermissionError(13, "Permission denied", "results"), "error: results: Permission denied"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_error_is_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run(failing(error))
-    said = capsys.readouterr().err
-    assert (ended.value.code, said.count("\n")) == (2, 1)
-    assert said.startswith(line)
+    output = capsys.readouterr().err
+    assert (ended.value.code, output.count("\n")) == (2, 1)
+    assert output.startswith(line)
 
 
-def test_a_fault_of_our_own_keeps_its_traceback() -> None:
+def test_an_internal_error_keeps_its_traceback() -> None:
     with pytest.raises(RuntimeError, match="a shape"):
         run(failing(RuntimeError("a shape")))
 
 
-def test_a_terminal_without_unicode_shows_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_without_unicode_gets_escape_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
     printed = io.BytesIO()
     stdout = io.TextIOWrapper(printed, "ascii")
     monkeypatch.setattr(sys, "stdout", stdout)
@@ -56,13 +56,13 @@ def test_a_terminal_without_unicode_shows_what_it_can(monkeypatch: pytest.Monkey
     assert printed.getvalue() == b"\\u03c0\n"
 
 
-def test_a_value_in_a_message_is_short_and_in_one_line() -> None:
+def test_a_value_in_a_message_is_short_and_on_one_line() -> None:
     assert quoted("a\nb") == r"'a\nb'"
     assert len(quoted(list(range(10**5)))) == 80
     assert in_line("a \n b\x00") == r"a b\x00"
 
 
-def test_the_locale_does_not_decide_how_files_are_read(tmp_path: Path) -> None:
+def test_reading_files_does_not_depend_on_the_locale(tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     (tmp_path / "params.yaml").write_text(f"# β\n{text}", encoding="utf-8")
     shutil.copytree(ROOT / "data/raw/mnist", tmp_path / "data/raw/mnist", copy_function=os.symlink)
@@ -85,7 +85,9 @@ OUTPUTS = {
 
 
 @pytest.mark.parametrize(("shell", "code", "status", "output", "error"), OUTPUTS.values(), ids=OUTPUTS)
-def test_output_that_cannot_be_written(tmp_path: Path, shell: str, code: str, status: int, output: str, error: str) -> None:
+def test_unwritable_output_ends_with_the_right_status_and_message(
+    tmp_path: Path, shell: str, code: str, status: int, output: str, error: str
+) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         f"from pipeline.runtime.errors import UserError\nfrom pipeline.runtime.main import run\nrun(lambda: exec({code!r}))\n",
@@ -100,5 +102,5 @@ def test_output_that_cannot_be_written(tmp_path: Path, shell: str, code: str, st
         check=False,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (status, output, error)
-    if "file" in code:  # to which nothing else was written, as if it were the output
+    if "file" in code:  # its descriptor is not that of the closed output
         assert (tmp_path / "file").read_text(encoding="utf-8") == "x"

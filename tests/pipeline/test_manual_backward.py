@@ -1,4 +1,4 @@
-"""The gradient by hand is the one that autograd makes of the objective."""
+"""The manual gradient equals autograd's gradient of the objective."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def serves(**changes: Any) -> bool:
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("hidden", [[], [32], [32, 16], [32, 16, 8]])
-@pytest.mark.parametrize("logvar_bound", [20.0, 0.3])  # with the second, some are at the bound, where no gradient passes
+@pytest.mark.parametrize("logvar_bound", [20.0, 0.3])  # 0.3: some values reach the bound, where the gradient is zero
 @pytest.mark.parametrize("beta", [1.0, 0.0, 4.0])
-def test_gradient_by_hand_is_autograds(hidden: list[int], activation: str, logvar_bound: float, beta: float) -> None:
+def test_manual_gradient_equals_autograd(hidden: list[int], activation: str, logvar_bound: float, beta: float) -> None:
     changes = {"hidden": hidden, "activation": activation, "logvar_bound": logvar_bound}
     model, gradient = model_of(**changes)
     assert serves(**changes)
@@ -82,7 +82,7 @@ def test_bfloat16_gradient_is_as_near_to_float64_as_that_of_autocast(activation:
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.7])
-def test_two_parts_are_the_sum_of_two_halves(beta: float) -> None:
+def test_gradient_of_two_parts_is_the_sum_of_two_half_batches(beta: float) -> None:
     model, gradient = model_of(hidden=[32, 16])
     pixels = torch.randint(0, 256, (41, 50), dtype=torch.uint8)
     key = vae_ext.noise_key(1, 2)
@@ -110,17 +110,17 @@ def test_two_parts_are_the_sum_of_two_halves(beta: float) -> None:
         {"conv": [[4, 2]]},
     ],
 )
-def test_what_it_does_not_support_is_left_to_autograd(changes: dict[str, Any]) -> None:
+def test_unsupported_models_and_objectives_use_autograd(changes: dict[str, Any]) -> None:
     assert serves()
     assert not serves(**changes)
 
 
-def test_the_reference_is_left_to_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_backend_uses_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vae_ext, "backend", lambda _device: "reference")
     assert not serves()
 
 
-def test_flat_parameters_are_the_models_own() -> None:
+def test_flat_parameters_share_memory_with_the_model() -> None:
     model, gradient = model_of(hidden=[32])
     flat, _ = flatten_parameters(model)
     assert flat.numel() == gradient.numel() == sum(p.numel() for p in model.parameters())

@@ -1,4 +1,4 @@
-"""A model that is missing: one line, with the command that makes it."""
+"""A missing model is one error line, with the command that makes it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.runtime.errors import UserError
         ("mine", "expected a model's folder, as models/default, or its weights"),
     ],
 )
-def test_a_missing_model_leads_to_the_command_that_makes_it(
+def test_the_error_for_a_missing_model_names_the_command_that_makes_it(
     model: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metadata, "ROOT", tmp_path)
@@ -31,7 +31,7 @@ def test_a_missing_model_leads_to_the_command_that_makes_it(
         assert str(error.value) == f"{name}: missing; {how}"
 
 
-def test_elsewhere_the_repository_is_named_where_the_model_is_or_is_made(
+def test_outside_the_repository_the_error_says_where_the_model_is_or_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository, elsewhere = tmp_path / "repository", tmp_path / "elsewhere"

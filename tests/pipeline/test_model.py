@@ -1,4 +1,4 @@
-"""Encoders and decoders: for any image's shape, and those of the recipes with the sizes that their sources have."""
+"""Encoders and decoders for any image shape, and those of the recipes with the sizes of their sources."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def vae(shape: tuple[int, ...], **changes: Any) -> VAE:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("layers", LAYERS)
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "categorical"])
-def test_any_image_goes_in_and_comes_out_in_its_shape(shape: tuple[int, ...], layers: dict[str, Any], likelihood: str) -> None:
+def test_images_of_any_shape_are_encoded_and_decoded(shape: tuple[int, ...], layers: dict[str, Any], likelihood: str) -> None:
     model = vae(shape, likelihood=likelihood, **layers)
     pixels = torch.randint(0, 256, (5, math.prod(shape)), dtype=torch.uint8)
     mu, logvar = model.encode(pixels / 255)
@@ -40,7 +40,7 @@ def test_any_image_goes_in_and_comes_out_in_its_shape(shape: tuple[int, ...], la
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (3, 8, 8)])
-def test_feature_maps_have_their_channels_last_in_memory_on_a_cpu(shape: tuple[int, ...]) -> None:
+def test_feature_maps_are_channels_last_on_a_cpu(shape: tuple[int, ...]) -> None:
     model = vae(shape, conv=[[4, 1], [6, 2]])
     convolutions = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d)]
     strides = []
@@ -59,13 +59,13 @@ def test_an_untrained_decoder_starts_near_the_mean_image(shape: tuple[int, ...],
     torch.testing.assert_close(model.likelihood.mean(model.decode(torch.zeros(1, 6)))[0], mean)
     model = vae(shape, likelihood=likelihood, conv=[[4, 2]])
     model.init_output_bias(mean)
-    # A convolution has a bias a colour, not a pixel.
+    # A convolution has one bias per colour, not per pixel.
     *colours, height, width = shape
     by_colour = mean.view(math.prod(colours), height * width).mean(1).repeat_interleave(height * width)
     torch.testing.assert_close(model.likelihood.mean(model.decode(torch.zeros(1, 6)))[0], by_colour)
 
 
-def test_a_convolution_sees_neighbours_as_they_lie_in_the_image() -> None:
+def test_a_convolution_sees_neighbouring_pixels_of_the_image() -> None:
     model = vae((7, 5), conv=[[2, 1]], hidden=[])
     image = torch.zeros(1, 35)
     image[0, 2 * 5 + 3] = 1
@@ -73,7 +73,7 @@ def test_a_convolution_sees_neighbours_as_they_lie_in_the_image() -> None:
     assert {tuple(place) for place in seen[0, 0].nonzero().tolist()} == {(i, j) for i in (1, 2, 3) for j in (2, 3, 4)}
 
 
-def test_the_convolutional_recipe_has_the_sources_sizes() -> None:
+def test_the_convolutional_recipe_has_the_parameter_counts_of_its_source() -> None:
     layers = {"conv": [[32, 1], [64, 2], [64, 1], [64, 1]], "hidden": [32], "latent_dim": 2}
     decoder = plain_params(conv=[[32, 1], [64, 2]], hidden=[]).model
     model = vae((28, 28), **layers, decoder=decoder)
@@ -81,7 +81,7 @@ def test_the_convolutional_recipe_has_the_sources_sizes() -> None:
     assert sum(p.numel() for p in model.decoder.parameters()) == 37_632 + 18_464 + 289
 
 
-def test_without_a_decoder_of_its_own_it_mirrors_the_encoder() -> None:
+def test_by_default_the_decoder_mirrors_the_encoder() -> None:
     def widths(layers: torch.nn.Sequential) -> list[tuple[int, int]]:
         found = []
         for layer in layers:
@@ -98,7 +98,7 @@ def test_without_a_decoder_of_its_own_it_mirrors_the_encoder() -> None:
     assert encoder[-1] == (9, 12)
 
 
-def test_a_points_code_is_all_that_its_encoder_gives() -> None:
+def test_a_deterministic_encoder_returns_only_the_code() -> None:
     model = vae((8, 8), posterior="deterministic")
     x = torch.rand(5, 64)
     assert model.posterior(x).shape == (5, 6)

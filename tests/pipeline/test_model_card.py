@@ -1,4 +1,4 @@
-"""A model card can be read again, whatever the data and their classes are called."""
+"""A model card can be parsed, whatever the names of data and classes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("text", ODD, ids=ascii)
-def test_a_card_can_be_read_whatever_its_data_are_called(tmp_path: Path, text: str) -> None:
+def test_a_card_with_any_data_name_can_be_read(tmp_path: Path, text: str) -> None:
     weights, card = tmp_path / "vae.safetensors", tmp_path / "MODEL_CARD.md"
     weights.write_bytes(b"weights")
     params = load_params(ROOT / "params.yaml")
@@ -50,6 +50,6 @@ def test_a_card_can_be_read_whatever_its_data_are_called(tmp_path: Path, text: s
 @settings(max_examples=50)
 @given(st.text(st.characters(exclude_categories=())))
 @example("a\x85b")
-def test_any_text_survives_as_yaml(text: str) -> None:
+def test_any_text_round_trips_through_yaml(text: str) -> None:
     value = {"a": [text, text], text: {"b": text}}
     assert read_yaml_text(as_yaml(value), Path("x")) == value

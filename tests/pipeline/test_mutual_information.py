@@ -1,4 +1,4 @@
-"""Mutual information, active units, KL and the probe, on posteriors and models whose answer is known."""
+"""Mutual information, active units, KL and the probe, on posteriors and models with known answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_posteriors_equal_to_the_prior_have_no_mutual_information() -> None:
 
 
 @pytest.mark.parametrize("informative", [1, 3, 5])
-def test_dimensions_that_say_yes_or_no_tell_a_bit_each(informative: int) -> None:
+def test_each_binary_dimension_carries_one_bit(informative: int) -> None:
     signs = torch.randint(0, 2, (COUNT, 6), generator=torch.Generator().manual_seed(2)) * 2.0 - 1
     signs[: 2**informative, :informative] = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * informative).view(
         -1, informative
@@ -38,21 +38,21 @@ def test_dimensions_that_say_yes_or_no_tell_a_bit_each(informative: int) -> None
     mu = torch.where(torch.arange(6) < informative, signs, 0)
     sigma = torch.where(torch.arange(6) < informative, 0.01, 1.0).expand(COUNT, 6)
     found = mutual_information(drawn(mu, sigma), mu, sigma)
-    # The entropy of the codes that there are: k log 2, were they equally frequent.
+    # The empirical entropy of the codes; k log 2 if they were equally frequent.
     share = torch.unique(mu, dim=0, return_counts=True)[1] / COUNT
     entropy = -(share * share.log()).sum().item()
     assert entropy == pytest.approx(informative * math.log(2), abs=0.03)
     assert found.mean().item() == pytest.approx(entropy, abs=1e-5)
 
 
-def test_posteriors_that_are_all_apart_tell_which_image_it_is() -> None:
+def test_disjoint_posteriors_identify_the_image() -> None:
     mu, sigma = normal(COUNT, 30), torch.full((COUNT, 30), 1e-4)
     found = mutual_information(drawn(mu, sigma), mu, sigma)
     torch.testing.assert_close(found, torch.full((COUNT,), math.log(COUNT)).double(), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-9])
-def test_it_is_the_definition_in_float64_also_where_sigma_is_small(scale: float) -> None:
+def test_the_estimate_equals_the_definition_in_float64_even_for_small_sigma(scale: float) -> None:
     mu, sigma = 3 * normal(COUNT, 2).double(), scale * (normal(COUNT, 2).double().abs() + 0.1)
     z = drawn(mu, sigma)
     posteriors = torch.distributions.Normal(mu, sigma)
@@ -61,7 +61,7 @@ def test_it_is_the_definition_in_float64_also_where_sigma_is_small(scale: float)
     torch.testing.assert_close(mutual_information(z, mu, sigma), expected)
 
 
-def test_the_probe_tells_classes_that_lie_apart_and_guesses_where_they_do_not() -> None:
+def test_the_probe_separates_distant_classes_and_guesses_between_overlapping_ones() -> None:
     generator = torch.Generator().manual_seed(1)
     classes = torch.randint(0, 10, (4000,), generator=generator)
     apart = torch.nn.functional.one_hot(classes, 10) + 0.05 * torch.randn(4000, 10, generator=generator)
@@ -71,20 +71,20 @@ def test_the_probe_tells_classes_that_lie_apart_and_guesses_where_they_do_not() 
     assert (guessed == classes[2000:]).double().mean().item() == pytest.approx(0.1, abs=0.03)
 
 
-def test_the_probe_counts_votes_and_not_the_nearest_alone() -> None:
+def test_the_probe_takes_the_majority_of_the_neighbours() -> None:
     known = torch.tensor([[0.0], *[[0.1]] * (NEIGHBOURS - 1), *[[9.0]] * 30])
     classes = torch.tensor([7, *[2] * (NEIGHBOURS - 1), *[5] * 30])
     assert nearest_neighbours(known, classes, torch.tensor([[0.0], [8.0]])).tolist() == [2, 5]
     assert nearest_neighbours(known[:3], classes[:3], torch.zeros(1, 1)).tolist() == [2]
 
 
-def test_verdict_says_how_much_is_used_and_not_what_its_numbers_do_not_tell() -> None:
+def test_the_verdict_reports_active_dimensions_and_claims_nothing_beyond_its_numbers() -> None:
     def table(active: list[bool], kl: list[float]) -> pd.DataFrame:
         return pd.DataFrame({"kl": kl, "active": active})
 
     both = "collapsed or untrained: "
     assert verdict(table([False, False], [3.0, 0.0])) == f"{both}0 of 2 dimensions are active, and the rate is 3 nats"
-    # The default's, before its first step.
+    # The default model before its first step.
     untrained = verdict(table([True] * 20, [0.039] * 20))
     assert untrained == f"{both}20 of 20 dimensions are active, and the rate is 0.78 nats"
     assert verdict(table([True, True], [3.0, 2.0])) == "2 of 2 dimensions are active and carry 100.0% of the rate, 5 nats"
@@ -93,7 +93,7 @@ def test_verdict_says_how_much_is_used_and_not_what_its_numbers_do_not_tell() ->
     assert verdict(pd.DataFrame({"active": [True, False]})) == "1 of 2 dimensions of the code vary"
 
 
-def test_the_probe_takes_the_lower_class_of_two_with_as_many_votes_in_memory_that_their_range_does_not_matter_to() -> None:
+def test_the_probe_breaks_ties_by_the_lower_class_and_its_memory_does_not_depend_on_their_range() -> None:
     known = torch.zeros(NEIGHBOURS, 1)
     classes = torch.tensor([2**40] * 3 + [2**50] * 4 + [7] * 3).flip(0)
     assert nearest_neighbours(known, classes, torch.zeros(2, 1)).tolist() == [2**50] * 2

@@ -1,4 +1,4 @@
-"""The optimisers are torch.optim's; a step that is left out changes nothing; the schedules are the papers'."""
+"""The optimisers match torch.optim; a skipped step changes nothing; the schedules match the papers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.training.optimizers import Optimizer, orthogonal, split
 from pipeline.training.schedules import learning_rates
 from tests.plain import plain_params
 
-SHAPES = [torch.Size(shape) for shape in ((4, 7), (4,), (9, 2))]  # one wide, one tall, and what is no matrix
+SHAPES = [torch.Size(shape) for shape in ((4, 7), (4,), (9, 2))]  # one wide, one tall, and one that is not a matrix
 SIZE = sum(shape.numel() for shape in SHAPES)
 Changes = dict[str, Any]
 THEIRS: list[tuple[Changes, Callable[[list[Tensor]], torch.optim.Optimizer]]] = [
@@ -44,7 +44,7 @@ def optimizer_of(**changes: Any) -> Optimizer:
 
 
 @pytest.mark.parametrize(("changes", "theirs"), THEIRS)
-def test_steps_are_those_of_torch_optim(changes: Changes, theirs: Callable[[list[Tensor]], torch.optim.Optimizer]) -> None:
+def test_steps_equal_torch_optim(changes: Changes, theirs: Callable[[list[Tensor]], torch.optim.Optimizer]) -> None:
     ours = optimizer_of(**changes)
     parameter = ours.parameters.clone().requires_grad_()
     expected = theirs([parameter])
@@ -57,7 +57,7 @@ def test_steps_are_those_of_torch_optim(changes: Changes, theirs: Callable[[list
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_muon_is_torch_optims_for_matrices_and_adamw_for_the_rest(weight_decay: float) -> None:
+def test_muon_equals_torch_optim_for_matrices_and_adamw_for_the_rest(weight_decay: float) -> None:
     ours = optimizer_of(optimizer="muon", weight_decay=weight_decay)
     parameters = [p.clone().requires_grad_() for p in split(ours.parameters, SHAPES)]
     matrices, others = ([p for p in parameters if (p.dim() == 2) is wanted] for wanted in (True, False))
@@ -73,11 +73,11 @@ def test_muon_is_torch_optims_for_matrices_and_adamw_for_the_rest(weight_decay: 
         for optimizer in expected:
             optimizer.step()
         stepped = torch.cat([p.detach().flatten() for p in parameters])
-        torch.testing.assert_close(ours.parameters, stepped, rtol=0.02, atol=0.005)  # of bfloat16, and its order
+        torch.testing.assert_close(ours.parameters, stepped, rtol=0.02, atol=0.005)  # bfloat16, in another order of summation
 
 
 @pytest.mark.parametrize("shape", [(20, 50), (50, 20), (30, 30)])
-def test_an_orthogonal_step_has_singular_values_near_one_and_the_matrixs_directions(shape: tuple[int, int]) -> None:
+def test_an_orthogonal_step_has_singular_values_near_one_and_the_same_singular_vectors(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     matrix = torch.randn(shape) * 1e-3
     found = orthogonal(matrix)
@@ -88,7 +88,7 @@ def test_an_orthogonal_step_has_singular_values_near_one_and_the_matrixs_directi
 
 
 @pytest.mark.parametrize("changes", [*(changes for changes, _ in THEIRS), {"optimizer": "muon", "weight_decay": 0.1}])
-def test_step_that_is_left_out_changes_nothing(changes: Changes) -> None:
+def test_a_skipped_step_changes_nothing(changes: Changes) -> None:
     ours = optimizer_of(**changes)
     ours.gradient.copy_(torch.randn(SIZE))
     ours.step(ours.gradient.square().sum())
@@ -100,7 +100,7 @@ def test_step_that_is_left_out_changes_nothing(changes: Changes) -> None:
         assert torch.equal(old, new)
 
 
-def test_a_long_gradient_is_clipped_to_the_norm_and_a_short_one_is_not() -> None:
+def test_a_gradient_is_clipped_only_above_the_norm() -> None:
     ours = optimizer_of(optimizer="sgd", grad_clip_norm=2.0)
     for norm, clipped in ((10.0, 2.0), (0.5, 0.5)):
         ours.gradient.copy_(torch.nn.functional.normalize(torch.randn(SIZE), dim=0) * norm)
@@ -109,7 +109,7 @@ def test_a_long_gradient_is_clipped_to_the_norm_and_a_short_one_is_not() -> None
         assert ((before - ours.parameters).norm() / 0.1).item() == pytest.approx(clipped, rel=1e-4)
 
 
-def test_burdas_schedule_is_the_papers() -> None:
+def test_burdas_schedule_equals_the_papers() -> None:
     rates = learning_rates(plain_params(schedule="burda", learning_rate=1e-3).train, 0, 3280, 3280)
     found, epochs = rates.unique_consecutive(return_counts=True)
     assert epochs.tolist() == [3**i for i in range(8)]
@@ -126,7 +126,7 @@ def test_cosine_falls_from_the_rate_to_nearly_zero_and_constant_stays() -> None:
     assert (learning_rates(plain_params(schedule="constant", learning_rate=0.5).train, 7, 100, 200) == 0.5).all()
 
 
-def test_a_schedule_taken_up_in_the_middle_is_the_rest_of_it() -> None:
+def test_a_resumed_schedule_continues_where_it_stopped() -> None:
     for schedule in ("constant", "cosine", "burda"):
         train = plain_params(schedule=schedule).train
         assert torch.equal(learning_rates(train, 30, 20, 100), learning_rates(train, 0, 100, 100)[30:50])

@@ -1,4 +1,4 @@
-"""The page in a browser, without a network: headless Chromium, driven as a user would."""
+"""The page in headless Chromium without network access, used as a reader would."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome 
 SCREENS = pytest.mark.parametrize("screen", [PHONE, DESKTOP], ids=["phone", "desktop"])
 
 
-def test_the_first_screen_says_what_the_run_is_and_what_it_found(browser: Any, tmp_path: Path) -> None:
+def test_the_first_screen_shows_the_run_and_its_results(browser: Any, tmp_path: Path) -> None:
     page = opened(browser, page_of(tmp_path)[0], viewport=PHONE)
     assert dict(zip(page.locator("dt").all_inner_texts(), page.locator("dd").all_inner_texts(), strict=True)) == {
         "Data": "<mnist>: 20,000 train, 30 test images",
@@ -31,19 +31,19 @@ def test_the_first_screen_says_what_the_run_is_and_what_it_found(browser: Any, t
         assert page.locator(link.get_attribute("href")).is_visible()
 
 
-def test_of_an_autoencoder_it_says_neither_elbo_nor_posterior(browser: Any, tmp_path: Path) -> None:
+def test_the_page_of_an_autoencoder_has_no_elbo_and_no_posterior(browser: Any, tmp_path: Path) -> None:
     page = opened(browser, page_of(tmp_path, posterior="deterministic")[0])
     assert page.locator("dt").all_inner_texts() == ["Data", "Distortion", "Code", "Parameters", "Seed"]
 
 
 @pytest.mark.parametrize(("count", "more"), [(1, ""), (6, ""), (8, ", and 2 more")])
-def test_a_recipe_is_known_by_what_it_changes(browser: Any, tmp_path: Path, count: int, more: str) -> None:
+def test_the_page_of_a_recipe_lists_its_changed_parameters(browser: Any, tmp_path: Path, count: int, more: str) -> None:
     page = opened(browser, page_of(tmp_path, recipe={f"model.key{i}": [i] for i in range(count)})[0])
     named = ", ".join(f"model.key{i} [{i}]" for i in range(min(count, 6)))
     assert page.text_content("dt:text('Parameters') + dd") == f"params.yaml with {named}{more}"
 
 
-def test_it_has_the_same_bytes_each_time(tmp_path: Path) -> None:
+def test_the_page_is_deterministic(tmp_path: Path) -> None:
     pages = []
     for folder in (tmp_path / "one", tmp_path / "two"):
         folder.mkdir()
@@ -58,7 +58,7 @@ def within_screen(page: Any, element: Any) -> bool:
 
 
 @SCREENS
-def test_plane_and_decoded_image_are_in_sight_while_either_the_plane_or_a_slider_moves_the_point(
+def test_plane_and_decoded_image_stay_visible_while_the_point_is_moved(
     browser: Any, tmp_path: Path, screen: dict[str, int]
 ) -> None:
     page = opened(browser, page_of(tmp_path, count=MIN_CODES, latent_dim=20)[0], viewport=screen, has_touch=True)
@@ -72,7 +72,7 @@ def test_plane_and_decoded_image_are_in_sight_while_either_the_plane_or_a_slider
             for seen in ("#plane", "#decoded", touched):
                 assert within_screen(page, page.locator(seen)), (projection, touched, seen)
     page.evaluate("scrollTo(0, 0)")
-    for focused in ("#z2", "#z19"):  # by keyboard, not below what stays in sight
+    for focused in ("#z2", "#z19"):  # with the keyboard: a focused slider is not covered by the fixed elements
         page.focus(focused)
         on_top = "id => { const box = document.getElementById(id).getBoundingClientRect();"
         on_top += "return document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2).id; }"
@@ -81,7 +81,7 @@ def test_plane_and_decoded_image_are_in_sight_while_either_the_plane_or_a_slider
 
 @SCREENS
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_read_it_on_any_screen(browser: Any, tmp_path: Path, screen: dict[str, int], scheme: str) -> None:
+def test_the_page_is_accessible_on_any_screen(browser: Any, tmp_path: Path, screen: dict[str, int], scheme: str) -> None:
     page = opened(browser, page_of(tmp_path, count=MIN_CODES, latent_dim=20)[0], viewport=screen, color_scheme=scheme)
     assert barriers(page) == []
     page.click("#plane")
@@ -91,7 +91,7 @@ def test_everybody_can_read_it_on_any_screen(browser: Any, tmp_path: Path, scree
         assert barriers(page) == []
 
 
-def test_on_a_phone_numbers_fit_and_figures_scroll_in_themselves_by_keyboard_too_at_a_legible_size(
+def test_on_a_phone_numbers_fit_and_figures_scroll_at_a_legible_size_with_the_keyboard_too(
     browser: Any, tmp_path: Path
 ) -> None:
     page = opened(browser, page_of(tmp_path)[0], viewport=PHONE)
@@ -106,7 +106,7 @@ def test_on_a_phone_numbers_fit_and_figures_scroll_in_themselves_by_keyboard_too
     page.wait_for_function("document.activeElement.scrollLeft > 0")
 
 
-def test_it_is_dark_where_the_reader_likes_it_dark(browser: Any, tmp_path: Path) -> None:
+def test_the_page_follows_the_preferred_colour_scheme(browser: Any, tmp_path: Path) -> None:
     path, _ = page_of(tmp_path)
     colours = []
     for scheme in ("light", "dark"):
@@ -118,7 +118,7 @@ def test_it_is_dark_where_the_reader_likes_it_dark(browser: Any, tmp_path: Path)
     assert dark[1] != light[1]
 
 
-def test_what_comes_from_outside_is_text_and_not_markup(browser: Any, tmp_path: Path) -> None:
+def test_external_text_is_escaped(browser: Any, tmp_path: Path) -> None:
     page = opened(browser, page_of(tmp_path)[0])
     assert page.text_content("dd:has-text('mnist')") == "<mnist>: 20,000 train, 30 test images"
     assert "-(distortion < rate)" in page.text_content("table")
@@ -129,7 +129,7 @@ def test_what_comes_from_outside_is_text_and_not_markup(browser: Any, tmp_path: 
 @pytest.mark.parametrize(
     ("shape", "megabytes", "held"), [((28, 28), 4, 100), ((3, 64, 64), 8.5, 65)], ids=["default", "colour"]
 )
-def test_of_default_layers_it_is_under_five_megabytes_and_of_large_images_in_colour_under_ten(
+def test_the_page_is_under_five_megabytes_by_default_and_under_ten_for_large_colour_images(
     tmp_path: Path, shape: tuple[int, ...], megabytes: float, held: int
 ) -> None:
     path, _ = page_of(tmp_path, shape, count=100, hidden=[500, 500], latent_dim=20)

@@ -1,4 +1,4 @@
-"""The documentation's picture of the page shows what is there."""
+"""The documentation's picture of the page matches the page."""
 
 from __future__ import annotations
 

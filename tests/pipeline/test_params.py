@@ -1,4 +1,4 @@
-"""params.yaml: what is wrong is one line that names the key, and nothing runs."""
+"""params.yaml: each error is one line with the key, and nothing runs."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def params_file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("changes", "message"), FAULTS)
-def test_a_fault_is_one_line_that_names_the_key(params_file: Path, changes: dict[str, object], message: str) -> None:
+def test_an_error_is_one_line_with_the_key(params_file: Path, changes: dict[str, object], message: str) -> None:
     set_params(params_file, changes)
     with pytest.raises(UserError) as caught:
         load_params(params_file)
@@ -103,7 +103,7 @@ def test_a_fault_is_one_line_that_names_the_key(params_file: Path, changes: dict
 
 
 @pytest.mark.parametrize("faults", [{"beta": -1, "model.latent_dim": 0}, {"objective.sparsity": 0.1, "train.momentum": 0.9}])
-def test_every_fault_has_its_line(params_file: Path, faults: dict[str, object]) -> None:
+def test_every_error_has_its_own_line(params_file: Path, faults: dict[str, object]) -> None:
     set_params(params_file, faults)
     with pytest.raises(UserError) as caught:
         load_params(params_file)
@@ -138,7 +138,7 @@ def test_every_fault_has_its_line(params_file: Path, faults: dict[str, object]) 
     ],
     ids=lambda text: ascii(text)[1:30],
 )
-def test_yaml_that_is_not_plain_is_one_line_that_names_the_file(params_file: Path, text: str, message: str) -> None:
+def test_yaml_that_is_not_plain_is_one_error_line_with_the_file_name(params_file: Path, text: str, message: str) -> None:
     params_file.write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(UserError) as caught:
         load_params(params_file)
@@ -149,7 +149,9 @@ def test_yaml_that_is_not_plain_is_one_line_that_names_the_file(params_file: Pat
 
 
 @pytest.mark.parametrize(("make", "found"), [(os.mkfifo, "a named pipe"), (os.mkdir, "a folder")])
-def test_what_is_no_file_is_one_line_and_is_not_waited_for(tmp_path: Path, make: Callable[[Path], None], found: str) -> None:
+def test_a_path_that_is_not_a_file_is_one_error_line_and_does_not_block(
+    tmp_path: Path, make: Callable[[Path], None], found: str
+) -> None:
     make(tmp_path / "params.yaml")
     with pytest.raises(UserError, match=f"params.yaml: expected a file, got {found}"):
         load_params(tmp_path / "params.yaml")
@@ -167,7 +169,7 @@ def test_a_missing_file_and_a_missing_key_are_named(params_file: Path) -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
-def test_a_parameter_that_was_renamed_is_one_line_that_says_how_it_is_called_now(params_file: Path, old: str, new: str) -> None:
+def test_a_renamed_parameter_is_one_error_line_with_its_new_name(params_file: Path, old: str, new: str) -> None:
     text = params_file.read_text(encoding="utf-8")
     params_file.write_text(text.replace(f"\n  {new.split('.')[1]}:", f"\n  {old.split('.')[1]}:"), encoding="utf-8")
     with pytest.raises(UserError) as error:
@@ -184,7 +186,7 @@ def test_yaml_1_2_numbers_are_numbers(params_file: Path) -> None:
     assert load_params(params_file).train.learning_rate == 0.001
 
 
-def test_the_schema_in_the_tree_is_the_one_of_the_code() -> None:
+def test_the_committed_schema_matches_the_code() -> None:
     assert json.loads((ROOT / SCHEMA).read_text(encoding="utf-8")) == TypeAdapter(Params).json_schema()
 
 
@@ -197,7 +199,7 @@ def test_the_schema_in_the_tree_is_the_one_of_the_code() -> None:
         ("optimizer", "optimiser", "did you mean train.optimizer?"),
     ],
 )
-def test_a_key_in_the_place_of_another_is_one_line(params_file: Path, key: str, wrong: str, hint: str) -> None:
+def test_a_misnamed_key_is_one_error_line_with_a_hint(params_file: Path, key: str, wrong: str, hint: str) -> None:
     text = params_file.read_text(encoding="utf-8")
     params_file.write_text(text.replace(f"  {key}:", f"  {wrong}:"), encoding="utf-8")
     with pytest.raises(UserError) as error:
@@ -206,8 +208,8 @@ def test_a_key_in_the_place_of_another_is_one_line(params_file: Path, key: str, 
     assert str(error.value) == f"{params_file}: {section}.{wrong}: unknown key; {hint}"
 
 
-def test_a_name_with_letters_swapped_left_out_or_doubled_is_closest_to_the_one_that_was_meant() -> None:
-    """From the second letter on; two letters are too few to tell by."""
+def test_a_name_with_swapped_missing_or_doubled_letters_is_closest_to_the_intended_one() -> None:
+    """From the second letter on; names of two letters are too short."""
     names = sorted({key.rpartition(".")[2] for key in keys_of(Params)})
     for name in names:
         for i in range(2, len(name)):
@@ -220,7 +222,7 @@ def test_a_name_with_letters_swapped_left_out_or_doubled_is_closest_to_the_one_t
                     assert closest(wrong, names) == name, wrong
 
 
-def test_what_is_missing_is_a_line_for_each_section_after_what_is_wrong(params_file: Path) -> None:
+def test_missing_keys_are_one_line_per_section_after_the_other_errors(params_file: Path) -> None:
     params_file.write_text("plot: {samples: 1}\nobjective: {noise: 0.1}\n", encoding="utf-8")
     with pytest.raises(UserError) as error:
         load_params(params_file)
@@ -234,7 +236,7 @@ def test_what_is_missing_is_a_line_for_each_section_after_what_is_wrong(params_f
 
 
 @pytest.mark.parametrize("stage", ["check", "prepare"])
-def test_a_stage_that_recipes_do_not_have_takes_none(
+def test_a_stage_without_recipes_takes_no_argument(
     stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", [stage, "aevb_mlp_2d"])

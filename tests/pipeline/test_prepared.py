@@ -1,4 +1,4 @@
-"""Prepared files that are not what prepare wrote: one line that names the file, and no stage goes on with them."""
+"""Prepared files that prepare did not write: one error line with the file's name, and no stage uses them."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def change_manifest(folder: Path, **values: Any) -> None:
-    """Changes what the manifest says, or takes out what is given as ``...``, and lets its checksums be those of the files."""
+    """Changes values of the manifest, or removes those given as ``...``, and updates its checksums."""
     path = folder / "manifest.json"
     sums = {file.name: sha256(file) for file in folder.glob("*.npy")}
     manifest = {**json.loads(path.read_text(encoding="utf-8")), "sha256": sums, **values}
     write_json(path, {name: value for name, value in manifest.items() if value is not ...})
 
 
-def test_what_prepare_wrote_is_read(folder: Path) -> None:
+def test_prepared_data_are_read(folder: Path) -> None:
     for split, count in COUNTS.items():
         found = read_split(split, folder)
         assert found.images.shape == (count, 3, 4)
@@ -55,13 +55,13 @@ def test_what_prepare_wrote_is_read(folder: Path) -> None:
         assert found.labels.tolist() == [i % 3 for i in range(count)]
 
 
-def test_images_are_prepared_without_waiting_for_torch() -> None:
+def test_prepare_does_not_import_torch() -> None:
     code = "import sys, pipeline.check, pipeline.prepare\nprint(*sys.modules)"
     imported = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not {"torch", "pandas", "matplotlib"} & set(imported.split())
 
 
-def test_what_is_missing_says_what_to_run(folder: Path) -> None:
+def test_errors_for_missing_files_name_the_command_to_run(folder: Path) -> None:
     for name in (TRAIN, "manifest.json"):
         (folder / name).unlink()
         with pytest.raises(UserError, match=f"{name}: missing; run `dvc repro prepare`"):
@@ -69,7 +69,7 @@ def test_what_is_missing_says_what_to_run(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["train_images.npy", "train_labels.npy"])
-def test_a_changed_byte_is_noticed(folder: Path, name: str) -> None:
+def test_a_changed_byte_is_detected(folder: Path, name: str) -> None:
     content = bytearray((folder / name).read_bytes())
     content[-1] ^= 1
     (folder / name).write_bytes(content)
@@ -77,7 +77,7 @@ def test_a_changed_byte_is_noticed(folder: Path, name: str) -> None:
         read_split("train", folder)
 
 
-def test_large_images_are_not_read_through_at_each_use_and_their_labels_are(
+def test_large_image_files_are_not_hashed_at_each_use_but_their_labels_are(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepared, "MAX_HASHED", 100)
@@ -132,12 +132,12 @@ ARRAYS: dict[str, tuple[str, Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("name", "change", "reason"), ARRAYS.values(), ids=ARRAYS)
-def test_an_array_that_the_manifest_does_not_announce_is_one_line(
+def test_an_array_that_differs_from_the_manifest_is_one_error_line(
     folder: Path, name: str, change: Callable[[Path], object], reason: str
 ) -> None:
     change(folder / name)
     if (folder / name).is_file():
-        change_manifest(folder)  # or the checksum would say it
+        change_manifest(folder)  # otherwise the checksum would be reported
     with pytest.raises(UserError) as caught:
         read_split("train", folder)
     assert str(caught.value).startswith(f"{folder / name}: damaged, {reason}")
@@ -145,7 +145,7 @@ def test_an_array_that_the_manifest_does_not_announce_is_one_line(
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_too_few_class_names_are_noticed(folder: Path) -> None:
+def test_too_few_class_names_are_detected(folder: Path) -> None:
     change_manifest(folder, classes=["a", "b"])
     with pytest.raises(UserError, match=r"train_labels.npy: damaged, expected labels below 2, as many as classes, got 2"):
         read_split("train", folder)
@@ -174,24 +174,20 @@ def test_too_few_class_names_are_noticed(folder: Path) -> None:
     ],
     ids=str,
 )
-def test_a_manifest_with_a_part_missing_or_of_another_type_is_one_line(
-    folder: Path, values: dict[str, Any], reason: str
-) -> None:
+def test_an_invalid_manifest_is_one_error_line(folder: Path, values: dict[str, Any], reason: str) -> None:
     change_manifest(folder, **values)
     with pytest.raises(UserError, match=f"^{folder}/manifest.json: damaged, {reason}.*; run `dvc repro --force prepare`$"):
         read_manifest(folder)
 
 
 @pytest.mark.parametrize("text", [b"[]", b"null", b"3", b"", b"{", b'{"a": \xff}', b"[" * 100_000, b"9" * 5000], ids=range(8))
-def test_what_is_no_manifest_is_one_line(folder: Path, text: bytes) -> None:
+def test_a_file_that_is_not_a_manifest_is_one_error_line(folder: Path, text: bytes) -> None:
     (folder / "manifest.json").write_bytes(text)
     with pytest.raises(UserError, match=f"^{folder}/manifest.json: damaged, .*$"):
         read_manifest(folder)
 
 
-def test_no_stage_goes_on_with_changed_files_or_with_a_model_of_other_data(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_stage_accepts_changed_files_or_a_model_of_other_data(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     set_params(workspace / "params.yaml", {"train.epochs": 1})
     prepare.main()
     train.main()

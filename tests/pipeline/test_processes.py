@@ -1,4 +1,4 @@
-"""Stages as processes: one at a time writes to a place, and each ends with the one that waits for it."""
+"""Stages as processes: one at a time writes to a folder, and each ends with the parent that waits for it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ subprocess.Popen([sys.executable, "-c", sys.argv[1]]).wait()
 
 @pytest.fixture
 def holder(workspace: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process, which holds the default's place and the prepared data."""
+    """Another process, which holds the default's folder and the prepared data."""
     prepare.main()
     with start_python("-c", HOLDER) as process:
         wait_for_line(process, "held")
@@ -50,15 +50,17 @@ def holder(workspace: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_place_in_use_is_one_line_that_says_by_whom_and_a_killed_process_holds_none(holder: subprocess.Popen[str]) -> None:
+def test_a_folder_in_use_is_one_error_line_with_its_holder_and_a_killed_process_releases_it(
+    holder: subprocess.Popen[str],
+) -> None:
     for stage, place in ((prepare, PREPARED), (train, DEFAULT.results), (evaluate, DEFAULT.results), (plot, DEFAULT.results)):
         with pytest.raises(UserError) as error:
             stage.main()
-        said = str(error.value)
-        assert said.startswith(f"{place}: in use by train (process {holder.pid}, since 20")
-        assert said.endswith("; wait for it to end")
+        output = str(error.value)
+        assert output.startswith(f"{place}: in use by train (process {holder.pid}, since 20")
+        assert output.endswith("; wait for it to end")
     assert not DEFAULT.curves.exists()
-    with locked(run_paths("mine").results, "train"):  # a recipe's run has a place of its own
+    with locked(run_paths("mine").results, "train"):  # a recipe's run has its own folder
         pass
     holder.kill()
     holder.wait()
@@ -66,20 +68,20 @@ def test_place_in_use_is_one_line_that_says_by_whom_and_a_killed_process_holds_n
 
 
 @pytest.mark.parametrize("started_by", ["DVC_STAGE", "RANK"])
-def test_process_ends_with_the_one_that_waits_for_it(started_by: str) -> None:
+def test_a_process_ends_with_its_waiting_parent(started_by: str) -> None:
     with start_python("-c", PARENT, CHILD.format(before="", seconds=60), **{started_by: "0"}) as parent:
         wait_for_line(parent, "ready")
         parent.kill()
-        assert parent.communicate()[0] == ""  # the end of the child's output too
+        assert parent.communicate()[0] == ""  # includes the end of the child's output
 
 
-def test_process_ends_where_the_one_that_waits_has_ended_before_it_asks() -> None:
+def test_a_process_ends_if_its_parent_has_already_ended() -> None:
     with start_python("-c", CHILD.format(before="parent.STARTED_BY += 1", seconds=60), DVC_STAGE="train") as child:
         assert child.communicate()[0] == ""
     assert child.returncode == -signal.SIGUSR1
 
 
-def test_process_that_a_shell_started_outlives_it() -> None:
+def test_a_process_started_by_a_shell_outlives_it() -> None:
     with start_python("-c", PARENT, CHILD.format(before="", seconds=1)) as parent:
         wait_for_line(parent, "ready")
         parent.kill()

@@ -1,4 +1,4 @@
-"""Codes in a plane."""
+"""Projections of codes to a plane."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pipeline.figures.projections import MIN_CODES, principal_plane, tsne_plane
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_neighbours_stay_neighbours_in_the_same_places_whatever_the_number_of_threads(threads: int) -> None:
+def test_tsne_keeps_neighbours_and_does_not_depend_on_the_number_of_threads(threads: int) -> None:
     torch.manual_seed(0)
-    cluster = torch.arange(MIN_CODES) % 3  # which no two dimensions tell apart
+    cluster = torch.arange(MIN_CODES) % 3  # which no two dimensions separate
     mu = torch.randn(MIN_CODES, 6) + 8 * torch.eye(6)[cluster]
     points = tsne_plane(mu)
     with threadpool_limits(threads):
@@ -25,7 +25,7 @@ def test_neighbours_stay_neighbours_in_the_same_places_whatever_the_number_of_th
     assert (nearest_neighbours(points, cluster, points) == cluster).all()
 
 
-def test_of_few_codes_there_is_no_such_plane() -> None:
+def test_too_few_codes_have_no_tsne_plane() -> None:
     assert tsne_plane(torch.randn(MIN_CODES - 1, 3)) is None
 
 

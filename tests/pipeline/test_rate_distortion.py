@@ -1,4 +1,4 @@
-"""Rate against distortion: what can't be drawn is said. What can is drawn from experiments in test_dvc.py."""
+"""Rate against distortion: errors. Plots of real experiments are tested in test_experiments.py."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pipeline.studies.runs import Run
 
 
 @pytest.mark.usefixtures("workspace")
-def test_one_beta_makes_no_curve_and_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_beta_is_an_error_and_writes_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_distortion, "betas", lambda: pd.DataFrame({"beta": [1.0, 1.0]}))
     with pytest.raises(UserError, match="expected experiments of at least two betas, got 1; make sweep runs some"):
         rate_distortion.main(Path("out"))
     assert not Path("out").exists()
 
 
-def test_what_moves_neither_rate_nor_distortion_makes_no_curve_of_its_own(
+def test_parameters_without_effect_on_rate_and_distortion_do_not_split_a_curve(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = flatten(read_yaml(PARAMS))

@@ -1,4 +1,4 @@
-"""What the readers of images understand: values, shapes, names, folders, links."""
+"""The image readers: values, shapes, names, folders, links."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.pipeline.own_images import Bytes, colours, photos_of_all_sizes
 
 
 def prepared_by(capsys: pytest.CaptureFixture[str], path: str, **data: object) -> tuple[Bytes, str]:
-    """The images for training by these parameters of data alone, and what was said."""
+    """Returns the training images prepared with these data parameters, and the printed notes."""
     shutil.copy(ROOT / PARAMS, PARAMS)
     set_params(PARAMS, {"data.path": path, **{f"data.{name}": value for name, value in data.items()}})
     check.main()
@@ -43,10 +43,10 @@ def save_pictures(folder: Path, images: npt.NDArray[Any], **options: Any) -> Pat
     return folder
 
 
-def test_mnist_is_prepared_to_the_bytes_that_its_results_are_of(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, said = prepared_by(capsys, str(RAW))
+def test_mnist_is_prepared_to_the_bytes_of_the_committed_results(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, output = prepared_by(capsys, str(RAW))
     assert counts() == [50_000, 10_000, 10_000]
-    assert "note: 10,000 training images held out for validation, a sixth, the last; set data.validation" in said
+    assert "note: 10,000 training images held out for validation, a sixth, the last; set data.validation" in output
     assert {name: digest[:16] for name, digest in read_manifest().sha256.items()} == {
         "test_images.npy": "4acfa5c2911a2f95",
         "test_labels.npy": "ff7e84b144c037e7",
@@ -57,50 +57,50 @@ def test_mnist_is_prepared_to_the_bytes_that_its_results_are_of(raw: Path, capsy
     }
 
 
-def test_data_without_sets_of_their_own_need_no_parameter_but_their_path(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_without_splits_need_only_a_path(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, labels = colours(60, 5, 5), np.arange(60) // 20
     for label in range(3):
         save_pictures(raw / f"classes/{label}", images[labels == label])
     np.savez(raw / "none.npz", images=images, labels=labels)
     np.savez(raw / "test.npz", x_train=images, y_train=labels, x_test=images[:7], y_test=labels[:7])
     np.savez(raw / "both.npz", x_train=images, x_test=images[:7], x_val=images[:9])
-    first, said = prepared_by(capsys, "data/raw/none.npz")
+    first, output = prepared_by(capsys, "data/raw/none.npz")
     assert counts() == [48, 6, 6]
     for split in ("test", "validation"):
         assert np.bincount(read_split(split).labels).tolist() == [2, 2, 2]  # type: ignore[arg-type]
         assert (
             f"note: 6 training images held out for {split}, a tenth, drawn as all sets are, by seed 0; set data.{split} or"
-            in said
+            in output
         )
     assert np.array_equal(prepared_by(capsys, "data/raw/classes")[0], first)
     assert not np.array_equal(prepared_by(capsys, "data/raw/none.npz", split_seed=1)[0], first)
-    _, said = prepared_by(capsys, "data/raw/test.npz")
-    assert (counts(), "held out for test" in said, "held out for validation" in said) == ([54, 6, 7], False, True)
-    _, said = prepared_by(capsys, "data/raw/both.npz")
-    assert (counts(), "held out" in said) == ([60, 9, 7], False)
+    _, output = prepared_by(capsys, "data/raw/test.npz")
+    assert (counts(), "held out for test" in output, "held out for validation" in output) == ([54, 6, 7], False, True)
+    _, output = prepared_by(capsys, "data/raw/both.npz")
+    assert (counts(), "held out" in output) == ([60, 9, 7], False)
 
 
-def test_white_is_what_a_parameter_says_it_is(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_white_sets_the_value_of_white(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     levels = (np.arange(20 * 16) % 16).reshape(20, 4, 4).astype(np.uint8)
     np.savez(raw / "expected.npz", images=levels * 17)
     expected, _ = prepared_by(capsys, "data/raw/expected.npz")
     for kind, white in (("u1", 15), ("i8", 15), (">u2", 15), ("f2", 15.0), ("f8", 15), ("f4", 15)):
         np.savez(raw / "x.npz", images=levels.astype(kind))
-        found, said = prepared_by(capsys, "data/raw/x.npz", white=white)
+        found, output = prepared_by(capsys, "data/raw/x.npz", white=white)
         assert np.array_equal(found, expected)
-        assert "rounded" not in said
+        assert "rounded" not in output
     for name, pictures in (("eight", levels), ("sixteen", levels.astype(np.uint16)), ("rgb", np.stack([levels] * 3, 3))):
         save_pictures(raw / name, pictures)
         color = "grey" if name == "rgb" else None
         assert np.array_equal(prepared_by(capsys, f"data/raw/{name}", white=15, color=color)[0], expected)
-    # Written by a program that knows only black and white, they are that whatever white is elsewhere.
+    # Bilevel pictures are black and white, whatever data.white is.
     save_pictures(raw / "drawn", levels > 7)
     assert set(np.unique(prepared_by(capsys, "data/raw/drawn", white=1)[0])) == {0, 255}
     np.savez(raw / "x.npz", images=levels > 7)
     assert set(np.unique(prepared_by(capsys, "data/raw/x.npz")[0])) == {0, 255}
 
 
-def test_dark_images_stay_dark_if_a_quarter_of_white_is_reached_or_white_is_said(
+def test_dark_images_are_accepted_if_they_reach_a_quarter_of_white_or_white_is_given(
     raw: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for brightest, white in ((200, None), (64, None), (63, 255), (1, 255)):
@@ -109,7 +109,7 @@ def test_dark_images_stay_dark_if_a_quarter_of_white_is_reached_or_white_is_said
         assert prepared_by(capsys, "data/raw/x.npz", white=white)[0].max() <= brightest
 
 
-def test_floats_that_rounding_took_beyond_0_or_1_are_black_or_white(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_floats_that_rounding_left_outside_0_to_1_are_black_or_white(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = colours(20, 4, 4)
     images[:, 0, 0], images[:, 0, 1] = 0, 255
     np.savez(raw / "x.npz", images=images)
@@ -119,26 +119,26 @@ def test_floats_that_rounding_took_beyond_0_or_1_are_black_or_white(raw: Path, c
         assert np.array_equal(prepared_by(capsys, "data/raw/x.npz")[0], expected)
 
 
-def test_rows_are_said_to_be_a_strip_unless_their_shape_is_given(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_are_read_as_strips_with_a_note_unless_their_shape_is_given(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = colours(20, 4, 6)
     np.savez(raw / "images.npz", images=images)
     np.savez(raw / "rows.npz", images=images[..., 0].reshape(20, -1))
     # As CIFAR is distributed: all red values, then all green ones, then all blue ones.
     np.savez(raw / "colour_rows.npz", images=np.moveaxis(images, 3, 1).reshape(20, -1))
-    strip, said = prepared_by(capsys, "data/raw/rows.npz")
+    strip, output = prepared_by(capsys, "data/raw/rows.npz")
     assert strip.shape == (16, 1, 24)
-    assert "note: 20 rows taken as images of 1 x 24; data.size gives another shape\n" in said
-    expected, said = prepared_by(capsys, "data/raw/images.npz")
-    assert "rows" not in said
-    grey, said = prepared_by(capsys, "data/raw/rows.npz", size=[4, 6])
+    assert "note: 20 rows taken as images of 1 x 24; data.size gives another shape\n" in output
+    expected, output = prepared_by(capsys, "data/raw/images.npz")
+    assert "rows" not in output
+    grey, output = prepared_by(capsys, "data/raw/rows.npz", size=[4, 6])
     assert np.array_equal(grey, expected[:, 0])
-    assert "rows" not in said
-    rows, said = prepared_by(capsys, "data/raw/colour_rows.npz", size=[4, 6])
+    assert "rows" not in output
+    rows, output = prepared_by(capsys, "data/raw/colour_rows.npz", size=[4, 6])
     assert np.array_equal(rows, expected)
-    assert "note: 20 rows taken as planes of 4 x 6, red, then green, then blue; where colours alternate, save" in said
+    assert "note: 20 rows taken as planes of 4 x 6, red, then green, then blue; where colours alternate, save" in output
 
 
-def test_a_folder_of_one_archive_is_that_archive(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_one_archive_is_read_as_that_archive(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (raw / "folder").mkdir()
     np.savez(raw / "folder/data.npz", images=colours(20, 4, 4))
     (raw / "folder/README.md").write_text("Discs.", encoding="utf-8")
@@ -146,7 +146,7 @@ def test_a_folder_of_one_archive_is_that_archive(raw: Path, capsys: pytest.Captu
     assert np.array_equal(prepared_by(capsys, "data/raw/folder")[0], expected)
 
 
-def test_idx_files_are_read_by_the_names_that_kaggle_gives_them(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_idx_files_with_kaggles_names_are_read(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = colours(30, 4, 4)[..., 0]
     (raw / "dash").mkdir()
     (raw / "dot").mkdir()
@@ -156,19 +156,19 @@ def test_idx_files_are_read_by_the_names_that_kaggle_gives_them(raw: Path, capsy
         for kind in ("images-idx3", "labels-idx1"):
             content = gzip.decompress((raw / f"dash/{name}-{kind}-ubyte.gz").read_bytes())
             (raw / f"dot/{name}-{kind.replace('-', '.')}-ubyte").write_bytes(content)
-            (raw / f"dot/{name}-{kind}-ubyte").mkdir()  # which Kaggle's archive has too
+            (raw / f"dot/{name}-{kind}-ubyte").mkdir()  # Kaggle's archive has these folders too
     expected, _ = prepared_by(capsys, "data/raw/dash")
     assert np.array_equal(prepared_by(capsys, "data/raw/dot")[0], expected)
     assert counts() == [25, 5, 5]
 
 
-def test_folders_are_splits_only_if_all_have_names_of_splits(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_are_splits_only_if_all_are_named_like_splits(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = colours(8, 4, 4)
     for name in ("bus", "car", "train"):
         save_pictures(raw / "vehicles" / name, images)
-    _, said = prepared_by(capsys, "data/raw/vehicles")
+    _, output = prepared_by(capsys, "data/raw/vehicles")
     assert read_manifest().classes == ["bus", "car", "train"]
-    assert "note: 3 folders taken as classes, train among them, since others lie beside" in said
+    assert "note: 3 folders taken as classes, train among them, since others lie beside" in output
     save_pictures(raw / "vehicles/test", images)
     with pytest.raises(
         UserError, match="expected train, validation and test alone, or classes alone, got bus, car beside them"
@@ -176,13 +176,13 @@ def test_folders_are_splits_only_if_all_have_names_of_splits(raw: Path, capsys: 
         prepare.main()
     for name in ("train", "Val", "testing"):
         save_pictures(raw / "splits" / name, images)
-    _, said = prepared_by(capsys, "data/raw/splits")
+    _, output = prepared_by(capsys, "data/raw/splits")
     assert (counts(), read_manifest().classes) == ([8, 8, 8], None)
-    assert "note" not in said
+    assert "note" not in output
 
 
-def test_links_behind_which_dvc_sees_changes_are_followed(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It does so behind links to files, and behind data.path itself; not behind other links to folders, which are refused."""
+def test_links_that_dvc_follows_are_read(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """DVC follows links to files and data.path itself; other links to folders are rejected."""
     folder = save_pictures(raw / "away", colours(20, 4, 4))
     (raw / "linked").symlink_to(folder)
     (raw / "copies").mkdir()
@@ -201,7 +201,7 @@ def test_links_behind_which_dvc_sees_changes_are_followed(raw: Path, capsys: pyt
     assert set(repository.status()) == {"linked", "copies"}
 
 
-def test_pictures_and_arrays_of_the_same_images_are_the_same_bytes(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_and_arrays_of_the_same_images_give_the_same_bytes(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = colours(40, 9, 11)
     save_pictures(raw / "png/0", images[::2])
     save_pictures(raw / "png/1", images[1::2])
@@ -216,7 +216,7 @@ def test_pictures_and_arrays_of_the_same_images_are_the_same_bytes(raw: Path, ca
     assert all(other == prepared[0] for other in prepared[1:])
 
 
-def test_emnist_is_turned_upright(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_emnist_is_transposed(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (raw / "emnist").mkdir()
     images = colours(30, 28, 28)[..., 0]
     for name, count in (("train", 20), ("test", 10)):
@@ -227,37 +227,39 @@ def test_emnist_is_turned_upright(raw: Path, capsys: pytest.CaptureFixture[str])
     assert set(read_split("train").labels.tolist()) == {0, 1}  # type: ignore[union-attr]
 
 
-def test_what_was_done_to_pictures_is_counted(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_conversions_of_pictures_are_counted_in_notes(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     set_params(PARAMS, photos_of_all_sizes(raw))
     (raw / "photos/train/left/Thumbs.db").write_bytes(b"")
     deep = (np.arange(20 * 20).reshape(20, 20) * 160).astype(np.uint16)
     Image.fromarray(deep).save(raw / "photos/train/left/deep.png")
     prepare.main()
-    said = capsys.readouterr().out
-    assert "note: 1 files ignored that are no PNG, JPEG, WebP or TIFF\n" in said
-    assert "note: 40 pictures with transparency, which was left out; put them on a background first, if that matters\n" in said
-    assert "note: 1 pictures of 16 bits, of which the upper 8 were taken\n" in said
+    output = capsys.readouterr().out
+    assert "note: 1 files ignored that are no PNG, JPEG, WebP or TIFF\n" in output
+    assert (
+        "note: 40 pictures with transparency, which was left out; put them on a background first, if that matters\n" in output
+    )
+    assert "note: 1 pictures of 16 bits, of which the upper 8 were taken\n" in output
 
 
-def test_a_picture_is_turned_as_its_camera_was(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_exif_orientation_is_applied(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, tags = colours(5, 8, 12), Image.Exif()
-    tags[0x0112] = 6  # a quarter to the right
+    tags[0x0112] = 6  # rotated by a quarter turn clockwise
     save_pictures(raw / "turned", images, exif=tags)
     found, _ = prepared_by(capsys, "data/raw/turned", validation=1, test=2)
     assert np.array_equal(found, np.moveaxis(np.rot90(images[:2], -1, axes=(1, 2)), 3, 1))
 
 
-def test_pictures_of_16_bits_and_those_of_telephones_are_read(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_of_16_bits_and_mpo_files_are_read(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     deep = (np.arange(64).reshape(8, 8) * 1000).astype(np.uint16)
     (raw / "deep/.thumbs").mkdir(parents=True)
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(raw / "deep/.thumbs/x.png")
     for i in range(6):
-        # Big-endian as a TIFF file may be, and little-endian.
+        # Big-endian, as a TIFF file may be, and little-endian.
         name, kind = (f"{i}.tif", ">u2") if i % 2 else (f"{i}.png", "<u2")
         Image.fromarray((deep + i).astype(kind)).save(raw / "deep" / name)
-    found, said = prepared_by(capsys, "data/raw/deep", validation=2, test=2)
+    found, output = prepared_by(capsys, "data/raw/deep", validation=2, test=2)
     assert np.array_equal(found, [(deep + i) >> 8 for i in range(2)])
-    assert "note: 6 pictures of 16 bits" in said
+    assert "note: 6 pictures of 16 bits" in output
     (raw / "telephone").mkdir()
     first, second = (Image.fromarray(image) for image in colours(2, 8, 8))
     for i in range(6):
@@ -279,7 +281,7 @@ def test_stretching_keeps_what_cropping_cuts_off(raw: Path, capsys: pytest.Captu
     assert wide(color="grey", fit="stretch")[0, 5, 0] == round(255 * 0.299)
 
 
-def test_vae_reads_images_as_the_models_own_were_read(raw: Path) -> None:
+def test_vae_commands_read_images_like_the_training_data(raw: Path) -> None:
     masks = (colours(20, 4, 4)[..., 0] > 99).astype(np.uint8)
     np.save(raw / "masks.npy", masks)
     save_pictures(raw / "pictures", masks)

@@ -1,4 +1,4 @@
-"""What README.md and docs/ show of Python, of output and of metrics is what runs, and what results/ has."""
+"""The Python code, output and metrics in README.md and docs/ match what runs and what results/ has."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vae_ext import backend_report
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 HOW_TO = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs/how-to").glob("*.md")}
 RESULTS = (ROOT / "docs/results.md").read_text(encoding="utf-8")
-# How many decimals a metric has, alone and over seeds.
+# Number of decimals of each metric, for one run and over seeds.
 METRICS = {"elbo": (2, 2), "distortion": (2, 2), "rate": (2, 2), "nll": (2, 2), "active_units": (0, 1)}
 METRICS |= {"mutual_information": (2, 3), "probe_accuracy": (3, 4)}
 
@@ -28,7 +28,7 @@ def python_in(text: str) -> list[str]:
 
 
 def cells(text: str) -> dict[str, tuple[str, str]]:
-    """Of a table of metrics: a run's value and that of five seeds, by the metric's name."""
+    """Parses a table of metrics: the values of one run and of five seeds, by metric."""
     rows = re.findall(r"^\| ([^|:,]+).*?\| \**([-\d.]+)\** \| ([-\d.]+ ± [\d.]+) \|", text, re.MULTILINE)
     return {name.strip().lower().replace(" ", "_"): (value, seeds) for name, value, seeds in rows}
 
@@ -42,14 +42,14 @@ def model(workspace: Path) -> Path:
 
 
 @pytest.mark.usefixtures("model")
-def test_the_python_that_is_shown_runs() -> None:
+def test_the_python_code_shown_runs() -> None:
     blocks = [block for text in (TEXT, *HOW_TO.values()) for block in python_in(text)]
     assert len(blocks) >= 4
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
 
 
-def test_the_backends_report_is_as_it_is_shown() -> None:
+def test_the_backend_report_is_as_shown() -> None:
     report, text = backend_report(), HOW_TO["operator"]
     labels = [line.split(" on " if " on " in line else ":")[0] for line in report.splitlines()]
     assert len(labels) >= 5
@@ -57,9 +57,7 @@ def test_the_backends_report_is_as_it_is_shown() -> None:
     assert [line.strip().split(" on " if " on " in line else ":")[0] for line in shown] == labels
 
 
-def test_the_comparison_that_is_shown_is_what_is_printed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_comparison_shown_is_the_one_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
     compare(["aevb_mlp_2d", "no_kl"], None)
     (shown,) = re.findall(r"^```text\n(run .*?)^```", TEXT, re.MULTILINE | re.DOTALL)
@@ -67,7 +65,7 @@ def test_the_comparison_that_is_shown_is_what_is_printed(
 
 
 @pytest.mark.parametrize(("text", "count"), [(TEXT, 3), (RESULTS, 7)], ids=["README.md", "docs/results.md"])
-def test_metrics_that_are_shown_are_those_of_the_results(text: str, count: int) -> None:
+def test_the_metrics_shown_are_those_in_results(text: str, count: int) -> None:
     report = pd.read_csv(ROOT / "results/evaluate/report.csv", index_col="quantity")["value"]
     bands = json.loads((ROOT / "results/expected.json").read_text(encoding="utf-8"))["quantities"]
     shown = cells(text)
@@ -78,32 +76,32 @@ def test_metrics_that_are_shown_are_those_of_the_results(text: str, count: int) 
         assert (value, seeds) == (f"{report[name]:.{alone}f}", f"{mean:.{over_seeds}f} ± {deviation:.{over_seeds}f}")
 
 
-def test_the_band_is_as_wide_as_is_said() -> None:
+def test_the_band_is_as_wide_as_documented() -> None:
     """Five standard deviations of five seeds; a sixth run differs from their mean by Student's t with 4 degrees of freedom."""
     bands = json.loads((ROOT / "results/expected.json").read_text(encoding="utf-8"))["quantities"]
     for band in bands.values():
         assert band["high"] - band["mean"] == pytest.approx(5 * band["standard_deviation"])
     outside = 2 * t.sf(5 / (1 + 1 / 5) ** 0.5, df=4)
-    said = re.search(
+    output = re.search(
         r"for one metric with (\d+)% probability, and for all seven with at least (\d+)%", " ".join(RESULTS.split())
     )
-    assert said is not None
-    assert [float(share) for share in said.groups()] == [round(100 * (1 - outside)), 100 * (1 - len(bands) * outside) // 1]
+    assert output is not None
+    assert [float(share) for share in output.groups()] == [round(100 * (1 - outside)), 100 * (1 - len(bands) * outside) // 1]
 
 
-def test_the_sweep_that_is_shown_ends_in_a_collapsed_posterior() -> None:
+def test_the_sweep_shown_ends_in_posterior_collapse() -> None:
     rate = pd.read_csv(ROOT / "results/rate_distortion.csv").set_index("beta")["rate"]
     assert "At `beta: 10` the posterior collapses: the rate is 0" in HOW_TO["experiments"]
     assert (round(rate[10.0], 4), rate.idxmin()) == (0, 10.0)
 
 
 def test_the_readme_is_short() -> None:
-    """What a newcomer needs first; the rest is in docs/."""
+    """It has what a newcomer needs first; the rest is in docs/."""
     assert len(TEXT.splitlines()) <= 170
     assert len(TEXT.encode()) <= 10_000
 
 
-def test_published_numbers_that_are_shown_are_the_recipes() -> None:
+def test_the_published_numbers_shown_are_those_of_the_recipes() -> None:
     table = pd.read_csv(ROOT / "recipes/results.csv").set_index("recipe")
     rows = re.findall(r"\| (ELBO|NLL) ([-\d.]+) \| (ELBO|NLL) ([-\d.]+) \([^|]*\) \| `(\w+)` \|", RESULTS)
     assert len(rows) == 4

@@ -1,4 +1,4 @@
-"""Every recipe runs; a recipe is what it says and no more; a recipe is added by adding a file."""
+"""Every recipe runs; a recipe contains only its differences; adding a file adds a recipe."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from pipeline.studies.runs import recipe_run
 from tests.pipeline.conftest import ROOT, set_params, small_mnist
 
 NAMES = sorted(path.stem for path in (ROOT / RECIPES).glob("*.yaml") if path.name != "dvc.yaml")
-# What makes a recipe small, where it does not say so itself.
+# Parameters that make a recipe small, unless it sets them.
 SMOKE: dict[str, Any] = {
     "train": {"epochs": 1, "batch_size": 20},
     "evaluate": {"importance_samples": 3},
     "plot": {"reconstructions": 3, "samples": 3, "manifold": 3},
 }
-# Of these the figures are drawn, which take longest: of every likelihood, posterior and kind of layers one.
+# Figures are drawn for these, as they take longest: every likelihood, posterior and kind of layer occurs once.
 DRAWN = {"keras_conv_2d", "sparse_autoencoder", "categorical_decoder", "gaussian_decoder"}
 
 
@@ -60,7 +60,7 @@ def small_recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# The others in make test-all.
+# The others are in make test-all.
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in DRAWN else pytest.mark.long) for name in NAMES])
 def test_every_recipe_runs(small_recipes: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(small_recipes)
@@ -81,7 +81,7 @@ def test_every_recipe_runs(small_recipes: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.long
-def test_all_of_them_compare_in_one_table(small_recipes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_recipes_are_in_one_table(small_recipes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(small_recipes)
     recipes_table.main()
     table = pd.read_csv(recipes_table.TABLE).set_index("recipe")
@@ -100,7 +100,7 @@ def test_all_of_them_compare_in_one_table(small_recipes: Path, monkeypatch: pyte
     assert (estimators["variance_of_kl"].diff()[1:] < 0).all()
 
 
-def test_dvc_looks_for_results_where_the_stages_write_them() -> None:
+def test_dvc_outputs_are_the_paths_that_the_stages_write() -> None:
     stages = read_yaml(ROOT / RECIPES / "dvc.yaml")["stages"]
     listed = {
         name: {
@@ -124,7 +124,7 @@ def test_dvc_looks_for_results_where_the_stages_write_them() -> None:
     assert {name: {RECIPES / out for out in outs} for name, outs in listed.items()} == written
 
 
-def test_dvc_draws_results_by_the_templates_of_the_default() -> None:
+def test_dvc_plots_of_recipes_use_the_default_templates() -> None:
     stages = read_yaml(ROOT / RECIPES / "dvc.yaml")["stages"]
     described = [plot for stage in stages.values() for plot in stage.get("plots", []) if isinstance(plot, dict)]
     templates = [props["template"] for plot in described for props in plot.values()]
@@ -132,7 +132,7 @@ def test_dvc_draws_results_by_the_templates_of_the_default() -> None:
     assert all((ROOT / RECIPES / template).is_file() for template in templates)
 
 
-def test_a_table_of_nothing_is_one_line(own_recipe: Path) -> None:
+def test_a_table_without_results_is_one_error_line(own_recipe: Path) -> None:
     recipes.main(DEFAULT)
     with pytest.raises(UserError, match="recipes/results: expected results of at least one recipe, got none; make recipes"):
         recipes_table.main()
@@ -140,12 +140,12 @@ def test_a_table_of_nothing_is_one_line(own_recipe: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_holds_only_what_differs(name: str) -> None:
+def test_a_recipe_holds_only_differences(name: str) -> None:
     whole, changes = flatten(read_yaml(ROOT / "params.yaml")), flatten(read_yaml(ROOT / RECIPES / f"{name}.yaml"))
     assert [key for key, value in changes.items() if whole.get(key, ...) == value] == []
 
 
-def test_the_list_of_recipes_is_that_of_the_files() -> None:
+def test_the_list_of_recipes_matches_the_files() -> None:
     assert json.loads((ROOT / INDEX).read_text(encoding="utf-8"))["recipes"] == NAMES
 
 
@@ -160,7 +160,7 @@ def own_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_recipe_is_params_yaml_with_its_own_values(own_recipe: Path) -> None:
+def test_a_recipe_resolves_to_params_yaml_with_its_changes(own_recipe: Path) -> None:
     about, changes, params = read_recipe(own_recipe)
     whole = load_params()
     assert about.system == "a"
@@ -176,7 +176,7 @@ def test_a_recipe_is_added_by_adding_a_file(own_recipe: Path) -> None:
     assert recipe_names() == ["another", "mine"]
 
 
-def test_a_recipe_that_is_spelled_wrong_is_answered_with_the_close_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelled_recipe_name_gets_a_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert named_recipe("iwae_k5") == "iwae_k5"
     with pytest.raises(UserError, match=f"{RECIPES}: no recipe 'aevb_mlp_3d'; did you mean aevb_mlp_2d?"):
@@ -198,7 +198,7 @@ def test_a_recipe_that_is_spelled_wrong_is_answered_with_the_close_one(monkeypat
         ("beta: [", "not valid YAML"),
     ],
 )
-def test_a_fault_in_a_recipe_is_one_line_that_names_it(own_recipe: Path, text: str, message: str) -> None:
+def test_an_error_in_a_recipe_is_one_line_with_its_name(own_recipe: Path, text: str, message: str) -> None:
     own_recipe.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as caught:
         recipes.main(run_paths("mine"))
@@ -208,7 +208,7 @@ def test_a_fault_in_a_recipe_is_one_line_that_names_it(own_recipe: Path, text: s
     assert not run_paths("mine").params.exists()
 
 
-def test_numbers_in_the_documentation_are_those_of_the_table() -> None:
+def test_numbers_in_the_documentation_match_the_table() -> None:
     table = pd.read_csv(ROOT / recipes_table.TABLE).set_index("recipe")
     rows = [
         line.split("|")[1:-1]
@@ -218,8 +218,8 @@ def test_numbers_in_the_documentation_are_those_of_the_table() -> None:
     assert len(rows) == 11 and len(table) == 17  # as the page says
     for recipe_cell, _, elbo, nll, published, epochs, minutes in rows:
         row = table.loc[recipe_cell.split("`")[1]]
-        for said, found in ((elbo, row["elbo"]), (nll, row["nll"])):
-            assert said.strip() == ("" if pd.isna(found) else f"{found:.2f}")
+        for output, found in ((elbo, row["elbo"]), (nll, row["nll"])):
+            assert output.strip() == ("" if pd.isna(found) else f"{found:.2f}")
         number = " ".join(published.split()[:2]).lower()
         assert str(row["published"]).startswith(number) if number else pd.isna(row["published"])
         assert (int(epochs), float(minutes)) == (row["epochs"], round(row["seconds"] / 60, 1))

@@ -1,4 +1,4 @@
-"""`make restore` removes no model for which it has no other."""
+"""`make restore` deletes no model that it cannot replace."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMITTED = Run("HEAD", {}, pd.DataFrame({"value": {"elbo": math.nan, "distortio
 @pytest.mark.parametrize("are_these_cached", [False, True])
 @pytest.mark.parametrize("are_the_commit_s_cached", [False, True])
 @pytest.mark.parametrize("is_here", [False, True])
-def test_weights_that_would_be_lost_are_kept_and_others_give_way(
+def test_uncached_weights_are_kept_and_cached_ones_are_replaced(
     are_these_cached: bool,
     are_the_commit_s_cached: bool,
     is_here: bool,
@@ -42,7 +42,7 @@ def test_weights_that_would_be_lost_are_kept_and_others_give_way(
             restorable.main()
     else:
         restorable.main()
-        said = capsys.readouterr().out
-        assert "go back to the last commit's: distortion 78.00 nats per image\n" in said
-        assert ("the last commit's are not in DVC's cache; make repro" in said) == (not are_the_commit_s_cached)
-        assert ("Those that were here stay in the cache" in said) == (is_here and not are_the_commit_s_cached)
+        output = capsys.readouterr().out
+        assert "go back to the last commit's: distortion 78.00 nats per image\n" in output
+        assert ("the last commit's are not in DVC's cache; make repro" in output) == (not are_the_commit_s_cached)
+        assert ("Those that were here stay in the cache" in output) == (is_here and not are_the_commit_s_cached)

@@ -1,4 +1,4 @@
-"""Weights files that are not what the train stage wrote: one line, before anything of their size is allocated."""
+"""Weights files that the train stage did not write: one error line, before memory of their size is allocated."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from pipeline.runtime.errors import UserError
 from tests.pipeline.conftest import ROOT
 
 DATA: dict[str, Any] = {"source": "x", "classes": None, "values": "grey", "counts": {}, "sha256": {}}
-EARLIER = Path(__file__).parent / "old_weights"  # models of 4 x 4 images, and what they made of one when they were saved
+EARLIER = Path(__file__).parent / "old_weights"  # models of 4 x 4 images, and their outputs when they were saved
 TENSORS = {"encoder.0.weight": torch.zeros(3, 4)}
 
 
 def write(path: Path, shape: Any = (28, 28), **model: object) -> None:
-    """A file of one small tensor, whose header tells of that model."""
+    """Writes a file with one small tensor, whose header describes this model."""
     params = asdict(load_params(ROOT / "params.yaml"))
     params["model"].update(model)
     metadata = {"image_shape": shape, "params": params, "data": DATA, "versions": {}}
@@ -46,7 +46,7 @@ def write(path: Path, shape: Any = (28, 28), **model: object) -> None:
     ],
     ids=str,
 )
-def test_a_header_that_asks_for_a_huge_model_allocates_nothing(
+def test_a_header_of_a_huge_model_allocates_nothing(
     tmp_path: Path, model: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def without_memory(*args: Any) -> VAE:
@@ -59,22 +59,22 @@ def test_a_header_that_asks_for_a_huge_model_allocates_nothing(
         load_model(tmp_path / "x.safetensors", torch.device("cpu"))
 
 
-def test_a_header_that_tells_of_another_model_is_refused(tmp_path: Path) -> None:
+def test_a_header_of_another_model_is_rejected(tmp_path: Path) -> None:
     for change in ({}, {"scale": "cubic"}, {"shape": [28]}, {"shape": "28 x 28"}):
         write(tmp_path / "x.safetensors", **change)
         with pytest.raises(UserError, match=r"x.safetensors: expected weights that this version's train stage wrote: "):
             load_model(tmp_path / "x.safetensors", torch.device("cpu"))
 
 
-def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
-    """A named pipe would be waited for."""
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    """Opening a named pipe would block."""
     os.mkfifo(tmp_path / "x.safetensors")
     with pytest.raises(UserError, match=r"x.safetensors: expected a file of weights, got something else"):
         load_model(tmp_path / "x.safetensors", torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", ["normal", "point"])
-def test_models_that_were_saved_by_an_earlier_version_compute_what_they_did(name: str) -> None:
+def test_models_saved_by_earlier_versions_give_the_same_outputs(name: str) -> None:
     model = pipeline.load(EARLIER / f"{name}.safetensors")
     before = json.loads((EARLIER / f"{name}.json").read_text(encoding="utf-8"))
     mu, sigma = model.encode(np.arange(16, dtype=np.uint8).reshape(1, 4, 4) * 17)

@@ -1,4 +1,4 @@
-"""A step is the same replayed in a CUDA graph or taken by itself. These tests need torch and NumPy: no parameter file."""
+"""Steps give the same results replayed in a CUDA graph or run one by one. Needs torch and NumPy only, no parameter file."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.plain import plain_params
 from vae_ext.source import ROOT
 
 BATCH = 16
-IMAGES = (2 * REPLAYED + 3) * BATCH + 5  # two replays of many steps, three of one, and a batch that is not full
+IMAGES = (2 * REPLAYED + 3) * BATCH + 5  # two replays of many steps, three of one, and a partial batch
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))
 
-# Of each kind of step one: by hand, by autograd, with each optimiser and objective.
+# One of each kind of step: manual gradient and autograd, each optimiser and objective.
 CHANGES: list[dict[str, Any]] = [
     {},
     {"binarize": True},
@@ -47,7 +47,7 @@ import tests.benchmarks.gpu, tests.benchmarks.measure, tests.benchmarks.bench_st
 def train_step(device: str, **changes: Any) -> TrainStep:
     params = plain_params(batch_size=BATCH, **{"beta": 0.5, **changes})
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, 9, 9), np.uint8)
-    choose_device()  # which says how a GPU convolves
+    choose_device()  # sets how a GPU convolves
     torch.manual_seed(0)
     device_ = torch.device(device)
     return TrainStep(VAE((9, 9), params.model).to(device_), InMemoryImages(images, device_), params, Group())
@@ -60,14 +60,14 @@ def run_epochs(train_step: TrainStep) -> None:
             train_step.advance()
 
 
-def test_what_a_gpu_machine_runs_needs_no_package_of_the_pipelines() -> None:
+def test_what_a_gpu_machine_runs_needs_only_torch_and_numpy() -> None:
     done = run_forked(run_code, BLOCKED, folder=ROOT)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("device", [GPU])
 @pytest.mark.parametrize("changes", CHANGES)
-def test_replayed_steps_are_those_taken_one_by_one(device: str, changes: dict[str, Any]) -> None:
+def test_replayed_steps_equal_single_steps(device: str, changes: dict[str, Any]) -> None:
     replayed, one_by_one = train_step(device, **changes), train_step(device, **changes)
     one_by_one.replays = False
     run_epochs(replayed)
@@ -78,7 +78,7 @@ def test_replayed_steps_are_those_taken_one_by_one(device: str, changes: dict[st
 
 
 @pytest.mark.parametrize("device", [GPU])
-def test_the_first_step_on_a_gpu_is_that_on_a_cpu_but_for_rounding(device: str) -> None:
+def test_the_first_step_on_a_gpu_equals_that_on_a_cpu_up_to_rounding(device: str) -> None:
     here, there = train_step("cpu", binarize=True), train_step(device, binarize=True)
     for each in (here, there):
         each.begin(1)
@@ -89,7 +89,7 @@ def test_the_first_step_on_a_gpu_is_that_on_a_cpu_but_for_rounding(device: str) 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize(("position", "changes"), [(1, {}), *((7, changes) for changes in CHANGES)])
-def test_a_state_put_back_goes_on_to_the_same_bits(device: str, position: int, changes: dict[str, Any]) -> None:
+def test_a_restored_state_continues_to_the_same_bits(device: str, position: int, changes: dict[str, Any]) -> None:
     whole, resumed = train_step(device, **changes), train_step(device, **changes)
     for each in (whole, resumed):
         each.replays = False
@@ -126,7 +126,7 @@ def test_every_image_is_used_once_per_epoch(device: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("changes", CHANGES)
-def test_every_kind_of_step_learns_by_the_gradient_that_is_stepped(changes: dict[str, Any]) -> None:
+def test_every_kind_of_step_lowers_the_loss(changes: dict[str, Any]) -> None:
     this = train_step("cpu", **{"learning_rate": 3e-3, **changes})
     losses = []
     for epoch in range(2):
@@ -141,7 +141,7 @@ def test_every_kind_of_step_learns_by_the_gradient_that_is_stepped(changes: dict
     assert losses[1] < losses[0]
 
 
-def test_beta_rises_through_the_warm_up_and_stays() -> None:
+def test_beta_rises_during_warm_up_and_then_stays_constant() -> None:
     this = train_step("cpu", warm_up=2, beta=0.5)
     rising = []
     for epoch in range(3):
@@ -152,7 +152,7 @@ def test_beta_rises_through_the_warm_up_and_stays() -> None:
     assert (rising[2] == 0.5).all()
 
 
-def test_the_first_epochs_take_their_own_number_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_initial_epochs_use_initial_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     this = train_step("cpu", bound="iwae", samples=5, initial_samples=2, initial_epochs=1)
     decode, shapes = this.model.decode, []
 
@@ -167,7 +167,7 @@ def test_the_first_epochs_take_their_own_number_of_samples(monkeypatch: pytest.M
     assert shapes == [2, 5]
 
 
-def test_what_the_encoder_sees_is_corrupted_and_what_the_decoder_explains_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_corruption_applies_to_the_encoders_input_and_not_to_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
     this = train_step("cpu", input_noise=0.5)
     seen, explained = [], []
     posterior, log_prob = this.model.posterior, this.model.likelihood.log_prob

@@ -1,4 +1,4 @@
-"""Training: the same seed gives the same bits; what is written is what was trained."""
+"""Training: the same seed gives the same bits, and the trained weights are saved."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 
 
 def last_metrics() -> dict[str, dict[str, float]]:
-    """Of the run's last epoch."""
+    """Returns the metrics of the last epoch."""
     metrics: dict[str, dict[str, float]] = json.loads((DEFAULT.curves / "metrics.json").read_text(encoding="utf-8"))
     return metrics
 
@@ -48,14 +48,14 @@ def test_same_seed_gives_the_same_weights_and_another_does_not(prepared: Path) -
     assert files[0] != files[2]
 
 
-def test_data_that_are_missing_are_named_before_anything_begins(workspace: Path) -> None:
+def test_missing_data_are_reported_before_training_starts(workspace: Path) -> None:
     with pytest.raises(UserError, match=r"data/prepared/manifest.json: missing; run `dvc repro prepare`"):
         train.main()
     assert not DEFAULT.curves.exists()
     assert not CHECKPOINTS.exists()
 
 
-def test_order_is_a_permutation_that_seed_and_epoch_decide() -> None:
+def test_order_is_a_permutation_that_depends_on_seed_and_epoch() -> None:
     order = epoch_order(1, 0, 1000)
     assert torch.equal(order.sort().values, torch.arange(1000))
     assert torch.equal(order, epoch_order(1, 0, 1000))
@@ -63,7 +63,7 @@ def test_order_is_a_permutation_that_seed_and_epoch_decide() -> None:
     assert not torch.equal(order, epoch_order(2, 0, 1000))
 
 
-def test_weights_carry_the_parameters_that_made_them(prepared: Path) -> None:
+def test_the_weights_file_holds_the_parameters_of_its_run(prepared: Path) -> None:
     train.main()
     with safe_open(DEFAULT.weights, framework="pt") as file:
         made = json.loads(file.metadata()["vae"])
@@ -100,7 +100,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, step: int, term: str) -> None:
     monkeypatch.setattr(TrainStep, "write_gradient", poisoned)
 
 
-def test_a_log_has_a_line_now_and_then_of_how_far_training_is(
+def test_a_log_has_occasional_lines_of_training_progress(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also within an epoch: a batch of 50 is a sixth of one."""
@@ -157,7 +157,7 @@ def test_divergence_is_reported_and_writes_no_weights(prepared: Path) -> None:
     assert not DEFAULT.weights.exists()
 
 
-def test_infinite_weights_are_a_divergence_and_no_model(prepared: Path) -> None:
+def test_infinite_weights_are_a_divergence_and_are_not_saved(prepared: Path) -> None:
     sgd = {"train.optimizer": "sgd", "train.learning_rate": 1e3, "train.on_nonfinite": "skip"}
     set_params(prepared / "params.yaml", {**sgd, "train.batch_size": 64})
     with pytest.raises(
@@ -167,7 +167,7 @@ def test_infinite_weights_are_a_divergence_and_no_model(prepared: Path) -> None:
     assert not DEFAULT.weights.exists()
 
 
-def test_epoch_of_which_every_step_was_skipped_is_a_divergence(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_with_every_step_skipped_is_a_divergence(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_params(prepared / "params.yaml", {"train.batch_size": 64, "train.on_nonfinite": "skip"})
     for step in range(5, 10):
         poison(monkeypatch, step, "gradient")
@@ -179,27 +179,27 @@ def test_epoch_of_which_every_step_was_skipped_is_a_divergence(prepared: Path, m
 
 
 @pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
-@pytest.mark.parametrize(("value", "said"), [(math.nan, "the validation images have nan"), (-math.inf, "some weights were")])
-def test_runs_last_step_that_ruins_the_weights_is_a_divergence(
-    prepared: Path, monkeypatch: pytest.MonkeyPatch, on_nonfinite: str, value: float, said: str
+@pytest.mark.parametrize(("value", "message"), [(math.nan, "the validation images have nan"), (-math.inf, "some weights were")])
+def test_nonfinite_weights_after_the_last_step_are_a_divergence(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, on_nonfinite: str, value: float, message: str
 ) -> None:
     set_params(prepared / "params.yaml", {"train.on_nonfinite": on_nonfinite})
     finish_epoch = Trainer.finish_epoch
 
     def ruining(self: Trainer, epoch: int, *args: Any) -> None:
         if epoch == 1:
-            # Of a hidden unit: minus infinity is one that is off, which no image shows.
+            # A bias of a hidden unit: minus infinity turns the unit off, which no image shows.
             self.model.encoder[0].bias.data[0] = value  # type: ignore[operator]
         finish_epoch(self, epoch, *args)
 
     monkeypatch.setattr(Trainer, "finish_epoch", ruining)
-    with pytest.raises(UserError, match=rf"training diverged: after epoch 2 {said}.*; the last good checkpoint is .*step-"):
+    with pytest.raises(UserError, match=rf"training diverged: after epoch 2 {message}.*; the last good checkpoint is .*step-"):
         train.main()
     assert not DEFAULT.weights.exists()
 
 
 @pytest.mark.parametrize("changes", [{"train.memmap": True}, {"train.checkpoint_every": 2}])
-def test_how_it_is_computed_changes_no_bit(prepared: Path, changes: dict[str, object]) -> None:
+def test_memmap_and_checkpoints_do_not_change_a_bit(prepared: Path, changes: dict[str, object]) -> None:
     results = []
     for more in ({}, changes):
         set_params(prepared / "params.yaml", more)
@@ -212,7 +212,7 @@ def test_how_it_is_computed_changes_no_bit(prepared: Path, changes: dict[str, ob
     assert results[0][1] == results[1][1]
 
 
-def test_memory_mapped_images_are_read_ahead_and_are_those_in_memory(prepared: Path) -> None:
+def test_memory_mapped_images_equal_those_in_memory(prepared: Path) -> None:
     images, labels = read_split("train").images, read_split("train").labels
     assert labels is not None
     in_memory, memmap = InMemoryImages(images, CPU, labels), MemmapImages(images, CPU, labels)
@@ -224,12 +224,12 @@ def test_memory_mapped_images_are_read_ahead_and_are_those_in_memory(prepared: P
     assert read.labels.tolist() == labels[rows].tolist()
     assert held.labels is not None
     assert torch.equal(read.labels, held.labels)
-    memmap.read_ahead(rows[:10])  # and then something else is asked for
+    memmap.read_ahead(rows[:10])  # then other rows are requested
     assert torch.equal(memmap.take(rows[5:])[1], in_memory.take(rows[5:])[1])
     assert torch.equal(byte_means(images), in_memory.pixels.double().mean(0))
 
 
-def test_bfloat16_trains_about_the_same_and_says_where_it_is_slow(
+def test_bfloat16_reaches_about_the_same_elbo_and_slow_hardware_is_reported(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     elbos = []
@@ -243,7 +243,9 @@ def test_bfloat16_trains_about_the_same_and_says_where_it_is_slow(
     assert elbos[0] == pytest.approx(elbos[1], rel=0.01)
 
 
-def test_binarized_images_are_black_and_white_and_drawn_anew(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_binarized_images_are_black_and_white_and_drawn_anew_in_each_epoch(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     set_params(prepared / "params.yaml", {"binarize": True, "train.batch_size": 300})
     seen: list[torch.Tensor] = []
     write_gradient = TrainStep.write_gradient

@@ -1,4 +1,4 @@
-"""The band of several seeds, and what a run is told that is inside or outside of it."""
+"""The band of several seeds, and the verdict on runs inside and outside it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ ELBOS = [-100.2, -99.8, -100.0, -100.1, -99.9]
 
 
 def report(elbo: float, active_units: float = math.nan) -> pd.DataFrame:
-    """The evaluation's table."""
+    """A table as the evaluate stage writes it."""
     values = {"elbo": elbo, "active_units": active_units}
     return pd.DataFrame({"value": values, "standard_error": 0.2}).dropna().rename_axis("quantity")
 
 
 def runs(elbos: list[float]) -> list[Run]:
-    """One for each seed, and one of another beta."""
+    """One run per seed, and one with another beta."""
     params = flatten(read_yaml(PARAMS))
     found = [(seed, 1.0, report(elbo, 14)) for seed, elbo in enumerate(elbos, start=1)] + [(1, 2.0, report(-130.0, 9))]
     return [
@@ -57,7 +57,7 @@ def band(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("band")
-def test_the_band_is_of_runs_that_differ_in_the_seed_alone() -> None:
+def test_the_band_is_of_runs_that_differ_only_in_the_seed() -> None:
     expected = json.loads(EXPECTED.read_text(encoding="utf-8"))
     assert expected["seeds"] == [1, 2, 3, 4, 5]
     elbo = expected["quantities"]["elbo"]
@@ -69,7 +69,7 @@ def test_the_band_is_of_runs_that_differ_in_the_seed_alone() -> None:
     assert curves[:, 1].to_dict() == dict.fromkeys(range(1, 6), -200.0)
     assert curves[:, 2].to_dict() == {seed: -99.0 - seed for seed in range(1, 6)}
     assert seeds.CURVES.with_suffix(".png").is_file()
-    # Five equal counts do not say that a sixth is the same.
+    # Five equal counts do not imply that a sixth is the same.
     assert expected["quantities"]["active_units"] == {"mean": 14, "standard_deviation": 0, "low": 13, "high": 15}
     assert len(seeds.TABLE.read_text(encoding="utf-8").splitlines()) == 6
 
@@ -86,7 +86,7 @@ def test_a_run_inside_the_band_passes_whatever_its_seed(band: Path, capsys: pyte
 
 @pytest.mark.usefixtures("band")
 @pytest.mark.parametrize(("values", "name"), [((-102.0, 14), "elbo"), ((-100.0,), "active_units")])
-def test_a_run_outside_of_it_fails_and_the_figure_is_named(
+def test_a_run_outside_the_band_fails_and_the_quantity_is_named(
     values: tuple[float, ...], name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluated(*values)
@@ -100,7 +100,7 @@ def test_a_run_outside_of_it_fails_and_the_figure_is_named(
     assert lines[0].split()[0] == name
 
 
-def test_other_parameters_have_no_band_and_say_so(band: Path) -> None:
+def test_other_parameters_are_an_error_that_names_them(band: Path) -> None:
     evaluated(-100.0, 14)
     set_params(band / "params.yaml", {"beta": 0.5, "train.epochs": 3})
     with pytest.raises(UserError) as error:
@@ -111,14 +111,14 @@ def test_other_parameters_have_no_band_and_say_so(band: Path) -> None:
     ]
 
 
-def test_a_section_in_place_of_a_null_is_another_parameter(band: Path) -> None:
+def test_a_section_in_place_of_null_counts_as_different(band: Path) -> None:
     evaluated(-100.0, 14)
     set_params(band / "params.yaml", {"model.decoder": {"conv": [], "hidden": [100]}})
     with pytest.raises(UserError, match=r"params.yaml: model.decoder.hidden: the band is of runs with None, got \[100\]"):
         verify.main()
 
 
-def test_what_moves_no_metric_needs_no_other_band(band: Path) -> None:
+def test_parameters_without_effect_on_metrics_use_the_same_band(band: Path) -> None:
     evaluated(-100.0, 14)
     set_params(band / "params.yaml", {"plot.samples": 5, "train.threads": 1, "train.checkpoint_every": 7})
     verify.main()
@@ -133,7 +133,7 @@ def shown(name: str, seed: int, elbo: float, state: str | None) -> dict[str, Any
     return {"revs": [{"rev": name, "name": f"{name}-name", "data": data}], "executor": {"state": state} if state else None}
 
 
-def test_runs_that_failed_or_go_on_do_not_count_and_the_last_of_equals_does() -> None:
+def test_only_finished_runs_count_and_of_equal_ones_the_last() -> None:
     workspace = {"rev": "workspace", "experiments": None, "data": shown("", 1, -1.0, None)["revs"][0]["data"]}
     head = {
         "rev": "abc",
@@ -151,7 +151,7 @@ def test_runs_that_failed_or_go_on_do_not_count_and_the_last_of_equals_does() ->
     assert finished([workspace, head]) == {"main": "abc", "newer-name": "newer", "applied-name": "applied"}
 
 
-def test_what_is_missing_or_damaged_is_one_line(band: Path) -> None:
+def test_a_missing_or_damaged_file_is_one_error_line(band: Path) -> None:
     with pytest.raises(UserError, match=r"workspace: results/evaluate/report.csv: missing; dvc repro writes it"):
         verify.main()
     DEFAULT.tables.mkdir(parents=True)
@@ -164,7 +164,7 @@ def test_what_is_missing_or_damaged_is_one_line(band: Path) -> None:
         verify.main()
 
 
-def test_fewer_than_five_seeds_make_no_band(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_than_five_seeds_give_no_band(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seeds, "experiments", lambda: runs(ELBOS[:4]))
     with pytest.raises(UserError, match="with 5 seeds or more, got 4; see make seeds"):
         seeds.main()

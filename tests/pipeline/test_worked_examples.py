@@ -1,4 +1,4 @@
-"""The worked examples of docs/design/: their patches apply, and what they add trains and is drawn."""
+"""The worked examples of docs/design/: their patches apply, and the additions train and are drawn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.config.paths import run_paths
 from pipeline.config.validation import load_params
 from tests.pipeline.conftest import ROOT, set_params
 
-# What the examples change of the stages: training, and of the figures those of decoded images.
+# The stages that the examples change: training and, of the figures, those of decoded images.
 PROGRAM = """
 from pathlib import Path
 from pipeline import prepare, train
@@ -41,7 +41,7 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def test_a_likelihood_an_optimizer_and_a_figure_are_added_as_shown(workspace: Path) -> None:
+def test_the_likelihood_optimizer_and_figure_examples_work(workspace: Path) -> None:
     shutil.copytree(ROOT / "pipeline", workspace / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     for page in ("add-a-likelihood.md", "add-an-optimizer.md", "add-a-figure.md"):
         (patch,) = blocks(page, "diff")
@@ -50,7 +50,7 @@ def test_a_likelihood_an_optimizer_and_a_figure_are_added_as_shown(workspace: Pa
         assert done.returncode == 0, f"{page}: {done.stderr}"
     changes = {"model.likelihood": "laplace", "train.optimizer": "lion", "train.learning_rate": 0.0001}
     set_params(workspace / "params.yaml", changes)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}  # of vae_ext; pipeline/ of the working folder is before it
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}  # for vae_ext; the working folder's pipeline/ comes first
     run = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(run, cwd=workspace, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -59,7 +59,7 @@ def test_a_likelihood_an_optimizer_and_a_figure_are_added_as_shown(workspace: Pa
     assert elbo.iloc[-1] > elbo.iloc[0]
 
 
-def test_a_recipe_is_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_example_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").mkdir()

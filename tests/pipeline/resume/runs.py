@@ -1,4 +1,4 @@
-"""A run of six epochs, and one that is killed."""
+"""A run of six epochs, and the same run killed after some steps."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Files = dict[str, bytes]
 
 
 class KilledError(BaseException):
-    """Stands in for SIGKILL: nothing catches it."""
+    """Stands in for SIGKILL: no code catches it."""
 
 
 def train_killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that ends in the middle of things."""
+    """Trains, and stops without cleanup after this many steps."""
     taken = 0
     advance = TrainStep.advance
 
@@ -38,7 +38,7 @@ def train_killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def results() -> Files:
-    """What a run leaves: its weights and its curves."""
+    """Returns the results of a run: its weights and its curves."""
     return {str(path): path.read_bytes() for path in (DEFAULT.weights, *sorted(DEFAULT.curves.rglob("*"))) if path.is_file()}
 
 
@@ -47,7 +47,7 @@ def checkpoints() -> list[Path]:
 
 
 def train_again(capsys: pytest.CaptureFixture[str]) -> CaptureResult[str]:
-    """Trains, and returns what that alone printed."""
+    """Trains, and returns what this run alone printed."""
     capsys.readouterr()
     train.main()
     return capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged or cannot be written: they are named, and nothing is lost."""
+"""Damaged or unwritable checkpoints are reported, and no result is lost."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.pipeline.resume.runs import EPOCHS, STEPS, Files, KilledError, checkp
 
 @pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
 @pytest.mark.parametrize("fault", ["flip", "cut", "empty", "missing"])
-def test_damaged_checkpoint_is_named_and_the_one_before_is_used(
-    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str, fault: str
+def test_damaged_checkpoint_is_reported_and_the_previous_one_is_used(
+    uninterrupted: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str, fault: str
 ) -> None:
     train_killed_after(3 * STEPS + 2, monkeypatch)
     older, newest = checkpoints()
@@ -36,14 +36,14 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(
         path.unlink()
     else:
         middle = len(content) // 2
-        # In JSON a digit is changed to another: what parses is not yet whole.
+        # In JSON, a digit is replaced: the file still parses, but its checksum differs.
         digit = content.index(b"0.", middle) + 2 if file == "state.json" else middle
         flipped = content[:digit] + bytes([content[digit] ^ 1]) + content[digit + 1 :]
         path.write_bytes({"flip": flipped, "cut": content[:middle], "empty": b""}[fault])
-    said = train_again(capsys)
-    assert f"{newest}: damaged, " in said.err
-    assert f"{older}: going on after 2 of {EPOCHS} epochs" in said.out
-    assert results() == undisturbed
+    output = train_again(capsys)
+    assert f"{newest}: damaged, " in output.err
+    assert f"{older}: going on after 2 of {EPOCHS} epochs" in output.out
+    assert results() == uninterrupted
 
 
 def renamed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -51,7 +51,7 @@ def renamed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda t: (t | {"record": t["record"][:2]}, {}), "record: expected torch.float32 [5, 3], got torch.float32 [2, 3]"),
         (
@@ -65,8 +65,8 @@ def renamed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         (lambda t: (t, {"environment": None}), "state.json: environment: "),
     ],
 )
-def test_checkpoint_of_another_kind_is_taken_as_damaged_though_its_checksums_are_right(
-    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: Any, said: str
+def test_checkpoint_with_wrong_content_and_valid_checksums_counts_as_damaged(
+    uninterrupted: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: Any, message: str
 ) -> None:
     train_killed_after(3 * STEPS + 2, monkeypatch)
     older, newest = checkpoints()
@@ -78,24 +78,24 @@ def test_checkpoint_of_another_kind_is_taken_as_damaged_though_its_checksums_are
     (newest / "state.json").write_text(state, encoding="utf-8")
     printed = train_again(capsys)
     assert f"{newest}: damaged, state." in printed.err
-    assert said in printed.err
+    assert message in printed.err
     assert f"{older}: going on after 2 of {EPOCHS} epochs" in printed.out
-    assert results() == undisturbed
+    assert results() == uninterrupted
 
 
-def test_no_whole_checkpoint_means_from_the_start(
-    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_training_starts_over_if_all_checkpoints_are_damaged(
+    uninterrupted: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_killed_after(3 * STEPS, monkeypatch)
     for path in checkpoints():
         (path / "state.json").write_text("{}", encoding="utf-8")
-    said = train_again(capsys)
-    assert said.err.count("damaged") == 2
-    assert "going on" not in said.out
-    assert results() == undisturbed
+    output = train_again(capsys)
+    assert output.err.count("damaged") == 2
+    assert "going on" not in output.out
+    assert results() == uninterrupted
 
 
-def test_damaged_checkpoints_do_not_stand_in_the_way_of_new_ones(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_checkpoints_do_not_prevent_new_ones(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train_killed_after(4 * STEPS, monkeypatch)
     for path in checkpoints():
         (path / "state.json").unlink()
@@ -103,32 +103,32 @@ def test_damaged_checkpoints_do_not_stand_in_the_way_of_new_ones(prepared: Path,
     assert [path.name for path in checkpoints()] == ["step-0000000005", "step-0000000010"]
 
 
-def test_checkpoint_that_cannot_be_written_is_said_and_the_run_goes_on(
-    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_run_continues_if_a_checkpoint_cannot_be_written(
+    uninterrupted: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pipeline.training.checkpoints.save_file", full)
     assert train_again(capsys).out.count("the checkpoint could not be written: [Errno 28] No space left on device") == EPOCHS
-    assert results() == undisturbed
+    assert results() == uninterrupted
     assert checkpoints() == []
 
 
-def test_weights_that_were_not_written_are_written_from_the_last_checkpoint(
-    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_missing_weights_are_written_from_the_last_checkpoint(
+    uninterrupted: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(train, "save_model", lambda *_: (_ for _ in ()).throw(KilledError))
         with pytest.raises(KilledError):
             train.main()
     assert "ELBO train" not in train_again(capsys).out
-    assert results() == undisturbed
+    assert results() == uninterrupted
 
 
 @contextmanager
 def full_disk(kept: int) -> Iterator[None]:
-    """No file can become larger, for what the system can tell."""
+    """Makes every write beyond ``kept`` bytes fail, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (kept, hard))
     try:
@@ -142,8 +142,8 @@ def full_disk(kept: int) -> Iterator[None]:
     [(train, "save_model", "models/default/vae.safetensors"), (trainer, "log", "results/train")],
     ids=["weights", "curves"],
 )
-def test_disk_that_is_full_is_one_line_with_the_files_name_and_loses_nothing(
-    undisturbed: Files,
+def test_full_disk_is_one_error_line_and_loses_nothing(
+    uninterrupted: Files,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     module: ModuleType,
@@ -163,8 +163,8 @@ def test_disk_that_is_full_is_one_line_with_the_files_name_and_loses_nothing(
         with pytest.raises(SystemExit) as ended:
             run(train.main)
     assert ended.value.code == 2
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and said[0].startswith(f"error: {file}") and said[0].endswith("File too large"), said
+    output = capsys.readouterr().err.splitlines()
+    assert len(output) == 1 and output[0].startswith(f"error: {file}") and output[0].endswith("File too large"), output
     assert not DEFAULT.weights.exists()
     assert "going on after" in train_again(capsys).out
-    assert results() == undisturbed
+    assert results() == uninterrupted

@@ -1,4 +1,4 @@
-"""A run that is killed, interrupted or finds its checkpoint damaged ends with the bits of one that was left alone."""
+"""A run that is killed, interrupted or has a damaged checkpoint ends with the same bits as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from tests.programs import start_python, wait_for_line
 
 @pytest.mark.parametrize("steps", [0, 3, STEPS, 2 * STEPS + 1, EPOCHS * STEPS - 1])
 def test_killed_run_resumes_to_the_same_weights_and_curves(
-    undisturbed: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], steps: int
+    uninterrupted: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], steps: int
 ) -> None:
     train_killed_after(steps, monkeypatch)
     assert not DEFAULT.weights.exists()
-    said = train_again(capsys).out
-    assert ("going on after" in said) == (steps >= STEPS)
-    assert said.count("ELBO train") == EPOCHS - steps // STEPS
-    assert results() == undisturbed
+    output = train_again(capsys).out
+    assert ("going on after" in output) == (steps >= STEPS)
+    assert output.count("ELBO train") == EPOCHS - steps // STEPS
+    assert results() == uninterrupted
 
 
 def test_killed_run_resumes_to_the_same_weights_in_bfloat16(
@@ -46,23 +46,25 @@ def test_killed_run_resumes_to_the_same_weights_in_bfloat16(
 ) -> None:
     set_params(prepared / "params.yaml", {"train.precision": "bfloat16", "train.epochs": 2})
     train_again(capsys)
-    undisturbed = results()
+    uninterrupted = results()
     DEFAULT.weights.unlink()
     train_killed_after(STEPS + 2, monkeypatch)
     assert "going on after" in train_again(capsys).out
-    assert results() == undisturbed
+    assert results() == uninterrupted
 
 
-def test_finished_run_leaves_no_checkpoints_and_a_second_one_trains_again(
-    undisturbed: Files, capsys: pytest.CaptureFixture[str]
+def test_finished_run_removes_its_checkpoints_and_a_second_run_trains_again(
+    uninterrupted: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):
         assert train_again(capsys).out.count("ELBO train") == EPOCHS
         assert checkpoints() == []
-    assert results() == undisturbed
+    assert results() == uninterrupted
 
 
-def test_two_checkpoints_are_kept_as_often_as_the_parameter_says(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_checkpoints_are_kept_and_a_parameter_sets_how_often_they_are_written(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train_killed_after(5 * STEPS, monkeypatch)
     assert [path.name for path in checkpoints()] == ["step-0000000020", "step-0000000025"]
     set_params(prepared / "params.yaml", {"train.checkpoint_every": 4, "seed": 2})
@@ -73,16 +75,16 @@ def test_two_checkpoints_are_kept_as_often_as_the_parameter_says(prepared: Path,
 @pytest.mark.parametrize(
     "change", [{"beta": 0.5}, {"seed": 2}, {"train.epochs": EPOCHS + 1}, {"model.hidden": [16]}, {"binarize": True}]
 )
-def test_other_parameters_never_resume_it(
+def test_other_parameters_do_not_resume_the_run(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: dict[str, object]
 ) -> None:
     train_killed_after(3 * STEPS, monkeypatch)
     set_params(prepared / "params.yaml", change)
     assert "going on" not in train_again(capsys).out
-    assert len(checkpoints()) == 2  # the first run's, which can still go on
+    assert len(checkpoints()) == 2  # the first run's, which could still be resumed
 
 
-def test_key_is_of_parameters_code_and_data(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_depends_on_parameters_code_and_data(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key = run_key(load_params())
     assert {"train.py", "step.py", "objectives.py", "ops.py", "reference.py"} <= {path.name for path in loaded_code()}
     assert run_key(load_params()) == key
@@ -96,23 +98,23 @@ def test_key_is_of_parameters_code_and_data(prepared: Path, monkeypatch: pytest.
     assert len({key, other_data, run_key(load_params())}) == 3
 
 
-def test_other_non_semantic_parameters_resume_it_and_say_what_differs(
-    undisturbed: Files, prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_other_non_semantic_parameters_resume_the_run_and_report_the_difference(
+    uninterrupted: Files, prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_killed_after(3 * STEPS, monkeypatch)
     before = torch.get_num_threads()
     set_params(prepared / "params.yaml", {"train.threads": before + 1, "train.checkpoint_every": 2})
     try:
-        said = train_again(capsys).out
+        output = train_again(capsys).out
     finally:
         torch.set_num_threads(before)
-    assert f"made with threads {before}, going on with {before + 1}: expect other rounding" in said
+    assert f"made with threads {before}, going on with {before + 1}: expect other rounding" in output
 
 
-def test_sigkill_and_then_sigterm_at_any_moment_change_no_bit(prepared: Path) -> None:
+def test_sigkill_and_sigterm_do_not_change_a_bit_of_the_result(prepared: Path) -> None:
     set_params(prepared / "params.yaml", {"train.epochs": 20, "train.batch_size": 4})
     train.main()
-    undisturbed = results()
+    uninterrupted = results()
     DEFAULT.weights.unlink()
     with started_training() as process:
         time.sleep(random.Random(1).uniform(0, 0.3))
@@ -124,16 +126,16 @@ def test_sigkill_and_then_sigterm_at_any_moment_change_no_bit(prepared: Path) ->
     assert process.exitcode == 130
     (newest,) = checkpoints()[-1:]
     step = json.loads((newest / "state.json").read_text(encoding="utf-8"))["content"]["progress"]["step"]
-    said = (prepared / "errors").read_text(encoding="utf-8")
-    assert said == f"interrupted after {step} steps; run it again, and it goes on from there\n"
+    output = (prepared / "errors").read_text(encoding="utf-8")
+    assert output == f"interrupted after {step} steps; run it again, and it goes on from there\n"
     done = run_forked(run_module, "pipeline.train", folder=prepared)
     assert "going on after" in done.stdout
-    assert results() == undisturbed
+    assert results() == uninterrupted
 
 
 @contextmanager
 def started_training() -> Iterator[BaseProcess]:
-    """A process of its own, after its first epoch, and at the end of the block at its end; what it says is in files."""
+    """Runs training in a process of its own, from after its first epoch to its end; its output goes to files."""
     with Path("output").open("w", encoding="utf-8") as out, Path("errors").open("w", encoding="utf-8") as err:
         process = start_forked(run_module, "pipeline.train", folder=Path.cwd(), out=out.fileno(), err=err.fileno())
     while "ELBO train" not in Path("output").read_text(encoding="utf-8") and process.is_alive():
@@ -142,13 +144,13 @@ def started_training() -> Iterator[BaseProcess]:
     process.join()
 
 
-@pytest.mark.parametrize("batch_size", [64, 300])  # five steps an epoch, and one
-def test_interrupt_at_an_epochs_last_step_loses_no_curve(
+@pytest.mark.parametrize("batch_size", [64, 300])  # five steps per epoch, and one
+def test_interrupt_at_the_last_step_of_an_epoch_loses_no_curve(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
 ) -> None:
     set_params(prepared / "params.yaml", {"train.batch_size": batch_size, "train.checkpoint_every": 10})
     train.main()
-    undisturbed = results()
+    uninterrupted = results()
     advance = TrainStep.advance
 
     def interrupting(self: TrainStep) -> int:
@@ -162,30 +164,30 @@ def test_interrupt_at_an_epochs_last_step_loses_no_curve(
             with pytest.raises(Interrupted, match=f"interrupted after {epoch * -(-300 // batch_size)} steps"):
                 train.main()
     train.main()
-    assert results() == undisturbed
+    assert results() == uninterrupted
 
 
-def test_run_waits_for_another_that_trains_the_same(
-    prepared: Path, undisturbed: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_waits_for_another_with_the_same_key(prepared: Path, uninterrupted: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = prepared / CHECKPOINTS / f"{run_key(load_params())}.lock"
     code = f"import filelock; l = filelock.FileLock({str(lock)!r}); l.acquire(); print('held', flush=True); input()"
-    said: list[str] = []
+    output: list[str] = []
     with start_python("-c", code) as holder:
         wait_for_line(holder, "held")
 
         def release(line: str, **_: object) -> None:
-            said.append(line)
+            output.append(line)
             holder.communicate("")
 
         monkeypatch.setattr("pipeline.training.checkpoints.print", release, raising=False)
         train.main()
-    assert len(said) == 1 and said[0].endswith(": another process trains the same; waiting for it to end")
-    assert results() == undisturbed
+    assert len(output) == 1 and output[0].endswith(": another process trains the same; waiting for it to end")
+    assert results() == uninterrupted
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, PARENT_ENDED])
-def test_signal_stops_the_run_after_the_step(prepared: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+def test_signal_stops_the_run_after_the_current_step(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
     advance = TrainStep.advance
 
     def interrupting(self: TrainStep) -> int:
@@ -194,19 +196,19 @@ def test_signal_stops_the_run_after_the_step(prepared: Path, monkeypatch: pytest
         return advance(self)
 
     monkeypatch.setattr(TrainStep, "advance", interrupting)
-    # One of its own: nohup, or a shell that starts something in the background, may have set this process to ignore it.
+    # Its own handler: nohup, or a shell's background job, may have set this process to ignore the signal.
     before = signal.signal(number, signal.SIG_DFL)
     try:
         with pytest.raises(Interrupted, match="interrupted after 3 steps"):
             train.main()
-        # That the parent has ended comes again, if it had several threads.
+        # The parent's end is signalled again if it had several threads.
         assert signal.getsignal(number) == (signal.SIG_IGN if number == PARENT_ENDED else signal.SIG_DFL)
     finally:
         signal.signal(number, before)
     assert [path.name for path in checkpoints()] == ["step-0000000003"]
 
 
-def test_what_nohup_ignores_stays_ignored() -> None:
+def test_sighup_ignored_by_nohup_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with handle_stop_signals() as stop:

@@ -1,4 +1,4 @@
-"""Trained models, one of each kind, in folders of their own."""
+"""Trained models of every kind, each in its own folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def train_each_kind(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs, one of each kind, through evaluation: made once for all files of tests, and processes."""
+    """A folder of runs, one of each kind, trained and evaluated once for all test files and processes."""
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     ready = base / "trained"
@@ -53,13 +53,13 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(trained_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, for the tests of a file to write in."""
+    """A copy for the tests of one file, which may write to it."""
     return Path(shutil.copytree(trained_once, tmp_path_factory.mktemp("models"), dirs_exist_ok=True))
 
 
 @pytest.fixture(params=KINDS)
 def kind(trained: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Of a model, in whose folder the test runs."""
+    """The name of a kind of model, in whose folder the test runs."""
     monkeypatch.chdir(trained / request.param)
     return str(request.param)
 

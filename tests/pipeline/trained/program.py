@@ -1,4 +1,4 @@
-"""The program `vae`, in this process."""
+"""Runs the program `vae` in this process."""
 
 from __future__ import annotations
 

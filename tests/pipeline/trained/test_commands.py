@@ -61,7 +61,7 @@ def test_every_command_runs_on_every_kind_of_model(kind: str) -> None:
         vae(f"score {test} --samples 3 -o out/scores.csv")
 
 
-def test_scores_are_those_of_the_evaluation(kind: str) -> None:
+def test_scores_equal_the_evaluation(kind: str) -> None:
     if kind == "autoencoder":
         return
     vae("score data/prepared/test_images.npy --samples 3 -o scores.parquet")
@@ -70,7 +70,7 @@ def test_scores_are_those_of_the_evaluation(kind: str) -> None:
         assert scores[name].mean() == pytest.approx(metrics[name], rel=1e-6)
 
 
-def test_codes_are_the_posteriors(plain: Path) -> None:
+def test_codes_are_the_parameters_of_the_posterior(plain: Path) -> None:
     vae("encode data/prepared/test_images.npy -o codes.parquet")
     codes = pd.read_parquet("codes.parquet")
     mu, sigma = pipeline.load("models/default").encode(read_split("test").images)
@@ -97,7 +97,7 @@ def test_pictures_and_arrays_of_the_same_images_have_the_same_codes(trained: Pat
         np.testing.assert_allclose(some.drop(columns="image"), expected, rtol=1e-5)
 
 
-def test_pictures_of_other_sizes_are_brought_to_the_models(plain: Path) -> None:
+def test_pictures_of_other_sizes_are_resized_to_the_models(plain: Path) -> None:
     Path("large").mkdir(exist_ok=True)
     Image.fromarray(read_split("test").images[0]).resize((112, 112), Image.Resampling.NEAREST).convert("RGB").save(
         "large/a.jpg"
@@ -108,7 +108,7 @@ def test_pictures_of_other_sizes_are_brought_to_the_models(plain: Path) -> None:
     assert np.linalg.norm(every - near, axis=1).argmin() == 0
 
 
-def test_a_reconstruction_is_named_as_its_image_and_leaves_what_lies_beside(plain: Path) -> None:
+def test_a_reconstruction_is_named_after_its_image_and_keeps_other_files(plain: Path) -> None:
     for name in ("a/1.png", "b/1.png"):
         (Path("in") / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(read_split("test").images[0]).save(Path("in") / name)
@@ -136,14 +136,14 @@ def test_arrays_in_every_layout_have_the_same_codes(trained: Path, monkeypatch: 
         vae(f"encode {' '.join(f'layout-{i}.npy' for i in range(8))} -o codes.csv")
         codes = pd.read_csv("codes.csv").filter(like="mu_").to_numpy()
         np.testing.assert_allclose(codes, np.concatenate([np.tile(codes[:5], (5, 1)), np.tile(codes[2], (3, 1))]), atol=1e-6)
-        np.savez("of-a-test.npz", test_images=images, test_labels=np.arange(5))  # the only images are those that are meant
+        np.savez("of-a-test.npz", test_images=images, test_labels=np.arange(5))  # an archive with only test images is accepted
         vae("encode of-a-test.npz -o codes.csv")
         np.testing.assert_allclose(pd.read_csv("codes.csv").filter(like="mu_"), codes[:5], atol=1e-6)
 
 
-# Of the others these have the layers, and to export one takes seconds.
+# These cover the layers of the others, and exporting one takes seconds.
 @pytest.mark.parametrize("kind", ["gaussian", "categorical", "autoencoder", "colours"], indirect=True)
-def test_onnxruntime_computes_what_pytorch_does_in_batches_of_any_size(kind: str) -> None:
+def test_onnxruntime_matches_pytorch_for_any_batch_size(kind: str) -> None:
     import onnxruntime  # type: ignore[import-untyped]
 
     vae("export --format onnx -o onnx")
@@ -193,7 +193,7 @@ def test_info_has_parameters_data_versions_and_metrics(plain: Path, capsys: pyte
         assert all(len(str(number).strip("-0.").replace(".", "")) <= 5 for number in shown.values())
 
 
-def test_without_a_card_of_these_weights_info_has_all_but_metrics_and_says_so(
+def test_without_a_matching_model_card_info_has_no_metrics_and_says_why(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(trained / "plain/models", tmp_path / "models")
@@ -206,7 +206,7 @@ def test_without_a_card_of_these_weights_info_has_all_but_metrics_and_says_so(
         DEFAULT.card.unlink(missing_ok=True)
 
 
-def test_one_image_of_an_array_has_its_score_among_all(plain: Path) -> None:
+def test_one_image_of_an_array_has_the_same_score_alone(plain: Path) -> None:
     test = "data/prepared/test_images.npy"
     vae(f"score {test} --samples 2 -o all.csv")
     vae(f"score {test}:17 {test}:3 --samples 2 -o two.csv")
@@ -215,7 +215,7 @@ def test_one_image_of_an_array_has_its_score_among_all(plain: Path) -> None:
     )
 
 
-def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_of_every_command_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("sample", "reconstruct", "interpolate", "encode", "score", "info", "export"):
         with pytest.raises(SystemExit) as caught:
             vae(f"{name} --help")
@@ -223,7 +223,7 @@ def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"example: vae {name}" in " ".join(capsys.readouterr().out.split())
 
 
-def test_info_counts_what_was_trained(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_counts_the_trained_parameters(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     vae("info")
     count = sum(parameter.numel() for parameter in pipeline.load("models/default").model.parameters())
@@ -232,7 +232,7 @@ def test_info_counts_what_was_trained(kind: str, capsys: pytest.CaptureFixture[s
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """No file grows beyond that, as on a disk that is full."""
+    """Limits the size of files, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -251,7 +251,7 @@ def largest_file(size: int) -> Iterator[None]:
         ("export --format torch-export -o full", "full"),
     ],
 )
-def test_a_disk_that_is_full_is_one_line_with_the_files_name(
+def test_a_full_disk_is_one_error_line_with_the_file_name(
     plain: Path, words: str, named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
@@ -262,7 +262,7 @@ def test_a_disk_that_is_full_is_one_line_with_the_files_name(
     assert list(Path("full").iterdir()) == []
 
 
-def test_weights_on_a_disk_that_is_full_name_the_file(plain: Path) -> None:
+def test_saving_weights_on_a_full_disk_names_the_file(plain: Path) -> None:
     model = pipeline.load(DEFAULT.models)
     with largest_file(100), pytest.raises(OSError, match=r"File too large: 'x.safetensors'"):
         save_model(Path("x.safetensors"), model.model, model.params, read_manifest())
@@ -278,23 +278,23 @@ def test_weights_on_a_disk_that_is_full_name_the_file(plain: Path) -> None:
         ("info", 0, "  parameters: 51416"),
     ],
 )
-def test_help_mistakes_and_info_do_not_wait_for_torch(plain: Path, words: str, status: int, line: str) -> None:
+def test_help_usage_errors_and_info_do_not_import_torch(plain: Path, words: str, status: int, line: str) -> None:
     code = "import sys, pipeline.__main__ as vae\ntry: vae.main()\nfinally: print('imported:', *sys.modules, file=sys.stderr)"
     ended = subprocess.run(
         [sys.executable, "-c", code, *words.split()], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=False
     )
-    said, imported = ended.stderr.split("imported: ")
+    output, imported = ended.stderr.split("imported: ")
     assert ended.returncode == status
-    assert line in (ended.stdout if status == 0 else said)
+    assert line in (ended.stdout if status == 0 else output)
     slow = {"torch", "pandas", "vae_ext"} | ({"numpy", "pydantic", "tqdm"} if "--help" in words else set())
     assert not slow & set(imported.split())
 
 
-def test_a_terminal_is_told_of_what_takes_long(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where somebody waits, and not in a log."""
-    for terminal, said in ((True, "loading models/default ...\n"), (False, "")):
+def test_slow_steps_are_announced_on_a_terminal(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For somebody who waits, not in a log."""
+    for terminal, output in ((True, "loading models/default ...\n"), (False, "")):
         stream = io.StringIO()
         monkeypatch.setattr(stream, "isatty", lambda terminal=terminal: terminal)
         monkeypatch.setattr("sys.stderr", stream)
         vae("sample -n 1 -o x.png")
-        assert stream.getvalue() == said
+        assert stream.getvalue() == output

@@ -1,4 +1,4 @@
-"""`pipeline.load`: images in every form to codes, codes to images, and how likely an image is."""
+"""`pipeline.load`: encodes images in every form, decodes codes, and scores images."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pipeline.studies.runs import find_runs
 from tests.pipeline.trained.program import vae
 
 
-def test_the_same_seed_samples_the_same_and_more_begin_with_fewer(plain: Path) -> None:
+def test_the_same_seed_gives_the_same_samples_and_more_start_with_fewer(plain: Path) -> None:
     model = pipeline.load("models/default")
     assert torch.equal(model.sample(9, seed=1), model.sample(9, seed=1))
     torch.testing.assert_close(model.sample(600, seed=1)[:9], model.sample(9, seed=1))
     assert not torch.equal(model.sample(9, seed=1), model.sample(9, seed=2))
 
 
-def test_bytes_floats_flat_and_shaped_images_are_the_same_and_others_are_refused(plain: Path) -> None:
+def test_bytes_floats_flat_and_shaped_images_are_equivalent_and_others_are_rejected(plain: Path) -> None:
     model = pipeline.load(DEFAULT.weights)
     images = np.array(read_split("test").images[:5])
     expected = model.encode(images)[0]
@@ -39,7 +39,7 @@ def test_bytes_floats_flat_and_shaped_images_are_the_same_and_others_are_refused
     assert bound < tighter < 0
 
 
-def test_images_in_every_layout_and_byte_order_are_the_same(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_in_every_layout_and_byte_order_are_equivalent(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("plain", "colours"):
         monkeypatch.chdir(trained / name)
         model = pipeline.load("models/default")
@@ -66,7 +66,7 @@ def test_images_in_every_layout_and_byte_order_are_the_same(trained: Path, monke
             assert torch.allclose(model.encode(array)[0], expected[2:3], atol=1e-6), layout
 
 
-def test_images_that_are_not_scaled_are_reported(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unscaled_images_are_reported(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     masks = (np.array(read_split("test").images[:2]) > 99).astype(np.uint8)  # 0 and 1, not 0 and 255
     np.save("masks.npy", masks)
     with warnings.catch_warnings():
@@ -81,7 +81,7 @@ def test_a_models_samples_can_be_encoded(kind: str) -> None:
     model = pipeline.load("models/default")
     images = model.sample(64, seed=1)
     mu, _ = model.encode(images)
-    model.encode(model.decode(100 * mu))  # far out, where a Gaussian's mean is far from [0, 1]
+    model.encode(model.decode(100 * mu))  # far from the prior, where a Gaussian's mean is outside [0, 1]
 
 
 def test_an_autoencoder_has_no_log_prob(trained: Path) -> None:
@@ -89,7 +89,7 @@ def test_an_autoencoder_has_no_log_prob(trained: Path) -> None:
         pipeline.load(trained / "autoencoder/models/default").log_prob(np.zeros((1, 28, 28), np.uint8))
 
 
-def test_a_model_s_folder_compares_by_its_card(plain: Path) -> None:
+def test_a_model_folder_is_compared_by_its_card(plain: Path) -> None:
     (found,) = find_runs(["models/default"])
     (whole,) = find_runs(["workspace"])
     assert found.value("nll") == pytest.approx(whole.value("nll"), rel=1e-5)
