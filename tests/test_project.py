@@ -86,7 +86,7 @@ def test_the_pythons_that_are_tested_are_named_one_by_one() -> None:
     platforms = (ROOT / "docs/design/platforms.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (3\.\d+) \| (.*) \|$", platforms, re.MULTILINE)
     assert [version for version, _ in rows] == supported
-    assert classified == [version for version, output in rows if not output.endswith("not tested")]
+    assert classified == [version for version, stated in rows if not stated.endswith("not tested")]
 
 
 def test_a_version_is_the_same_everywhere() -> None:

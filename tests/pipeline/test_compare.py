@@ -249,7 +249,7 @@ def test_a_recipe_takes_precedence_over_a_branch_of_the_same_name_with_a_note(
 def test_reading_a_commit_is_retried_while_an_experiment_ends(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
     errors = [SCMError("unknown Git revision 'refs/exps/exec/EXEC_BASELINE'") for _ in range(failures)]
 
-    class BesideOne(DVCFileSystem):  # type: ignore[misc]
+    class FailingFileSystem(DVCFileSystem):  # type: ignore[misc]
         @property
         def repo(self) -> Any:  # DVC looks for the revision here
             if errors:
@@ -258,7 +258,7 @@ def test_reading_a_commit_is_retried_while_an_experiment_ends(failures: int, mon
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(experiments, "PAUSE", 0)
-    monkeypatch.setattr(runs, "DVCFileSystem", BesideOne)
+    monkeypatch.setattr(runs, "DVCFileSystem", FailingFileSystem)
     if failures < TRIES:
         assert find_runs(["HEAD"])[0].name == "HEAD"
     else:

@@ -100,7 +100,7 @@ def test_another_beta_skips_prepare_trades_rate_for_distortion_and_can_be_restor
 
 
 def make_restore(clone: Clone) -> str:
-    """What `make restore` does, and says."""
+    """Runs what `make restore` runs; returns its output."""
     text = (clone.folder / "Makefile").read_text(encoding="utf-8")
     recipe = text.split("\nrestore: $(READY)\n")[1].split("\n\n")[0].replace("$(ACTIVE)", "")
     output = clone.run_ok("sh", "-ec", recipe)

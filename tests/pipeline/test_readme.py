@@ -82,11 +82,11 @@ def test_the_band_is_as_wide_as_documented() -> None:
     for band in bands.values():
         assert band["high"] - band["mean"] == pytest.approx(5 * band["standard_deviation"])
     outside = 2 * t.sf(5 / (1 + 1 / 5) ** 0.5, df=4)
-    output = re.search(
+    stated = re.search(
         r"for one metric with (\d+)% probability, and for all seven with at least (\d+)%", " ".join(RESULTS.split())
     )
-    assert output is not None
-    assert [float(share) for share in output.groups()] == [round(100 * (1 - outside)), 100 * (1 - len(bands) * outside) // 1]
+    assert stated is not None
+    assert [float(share) for share in stated.groups()] == [round(100 * (1 - outside)), 100 * (1 - len(bands) * outside) // 1]
 
 
 def test_the_sweep_shown_ends_in_posterior_collapse() -> None:

@@ -218,8 +218,8 @@ def test_numbers_in_the_documentation_match_the_table() -> None:
     assert len(rows) == 11 and len(table) == 17  # as the page says
     for recipe_cell, _, elbo, nll, published, epochs, minutes in rows:
         row = table.loc[recipe_cell.split("`")[1]]
-        for output, found in ((elbo, row["elbo"]), (nll, row["nll"])):
-            assert output.strip() == ("" if pd.isna(found) else f"{found:.2f}")
+        for stated, found in ((elbo, row["elbo"]), (nll, row["nll"])):
+            assert stated.strip() == ("" if pd.isna(found) else f"{found:.2f}")
         number = " ".join(published.split()[:2]).lower()
         assert str(row["published"]).startswith(number) if number else pd.isna(row["published"])
         assert (int(epochs), float(minutes)) == (row["epochs"], round(row["seconds"] / 60, 1))
