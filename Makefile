@@ -149,6 +149,7 @@ gpu:
 
 # Hides Material's notice of its successor. Not --quiet, which would make --strict ignore warnings.
 docs: $(READY)
+	$(ACTIVE) python docs/hooks/reference.py
 	$(ACTIVE) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 # Locked versions stay as they are where pyproject.toml allows them.

@@ -31,6 +31,7 @@ SYSTEM = {
     "test",
     "touch",
 }  # not ours to test
+GENERATED = re.compile(r"<!-- generated: .*?<!-- end -->", re.DOTALL)  # what the code says of its commands
 # Of a shell: text, what it puts in place of $(...), and what stands between two commands.
 QUOTED = r"""'[^']*'|"(?:\\.|[^"\\])*\""""
 ARITHMETIC = r"\$\(\(.*?\)\)"
@@ -93,7 +94,7 @@ def shown() -> dict[str, str]:
     """Each command, and where it is shown; a target of make's stands for what its recipe calls."""
     found = {"make": "README.md"}
     for page in [*(ROOT / f"{name}.md" for name in PAGES), *sorted((ROOT / "docs").rglob("*.md"))]:
-        for command in shown_in(page.read_text(encoding="utf-8")):
+        for command in shown_in(GENERATED.sub("", page.read_text(encoding="utf-8"))):
             found[command] = page.name
     with_variables = {target.split()[0]: target for target in targets()}
     made = {command.removeprefix("make ") for command in found if command.startswith("make ")}

@@ -1,16 +1,14 @@
-"""The reference's pages: what docs/hooks/reference.py generates, and what the operator's page says of errors."""
+"""The reference's pages: the tables that docs/hooks/reference.py writes, and what the operator's page says of errors."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from mkdocs.exceptions import PluginError
 
 import vae_ext
 from pipeline.config.keys import flatten
@@ -30,10 +28,8 @@ def hook() -> Any:
     return module
 
 
-@pytest.fixture(scope="module")
-def page_of(hook: Any) -> Callable[[str], str]:
-    """A page's text, as it is when MkDocs has called the hook."""
-    return lambda name: hook.on_page_markdown((PAGES / f"{name}.md").read_text(encoding="utf-8"), page=None)
+def page_of(name: str) -> str:
+    return (PAGES / f"{name}.md").read_text(encoding="utf-8")
 
 
 def rows(page: str) -> Iterator[list[str]]:
@@ -42,7 +38,7 @@ def rows(page: str) -> Iterator[list[str]]:
             yield [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
-def test_every_parameter_stands_with_its_default(page_of: Callable[[str], str]) -> None:
+def test_every_parameter_stands_with_its_default() -> None:
     params = read_yaml(ROOT / "params.yaml")
     table = {name.strip("`"): tuple(allowed.split("<br>default ")) for name, allowed, _ in rows(page_of("parameters"))}
     assert table.keys() == flatten(params).keys()
@@ -52,7 +48,7 @@ def test_every_parameter_stands_with_its_default(page_of: Callable[[str], str]) 
     assert table["data.validation"] == ("whole number at least 1 or number above 0 below 1 or `null`", "`null`")
 
 
-def test_every_command_stands_with_its_arguments_and_an_example(page_of: Callable[[str], str]) -> None:
+def test_every_command_stands_with_its_arguments_and_an_example() -> None:
     page = page_of("commands")
     commands = re.findall(r"^    ([a-z]+)\b", parser().format_help(), re.MULTILINE)
     assert len(commands) >= 8
@@ -62,19 +58,26 @@ def test_every_command_stands_with_its_arguments_and_an_example(page_of: Callabl
     assert "%(" not in page
 
 
-def test_every_target_of_make_stands_with_its_meaning(page_of: Callable[[str], str]) -> None:
+def test_every_target_of_make_stands_with_its_meaning() -> None:
     assert [name.strip("`").removeprefix("make ") for name, _ in rows(page_of("make"))] == targets()
 
 
-def test_all_that_vae_ext_exports_is_documented(page_of: Callable[[str], str]) -> None:
-    shown = re.findall(r"^::: vae_ext\.\S+\.(\w+)$", page_of("vae_ext"), re.MULTILINE)
+def test_all_that_vae_ext_exports_and_a_model_has_is_described_and_on_the_site_its_docstrings(hook: Any) -> None:
+    assert re.findall(r"^\| \[`(\w+)`\]", page_of("vae_ext"), re.MULTILINE) == vae_ext.__all__
+    shown = re.findall(r"^::: vae_ext\.\S+\.(\w+)$", hook.on_page_markdown(page_of("vae_ext")), re.MULTILINE)
     assert shown == vae_ext.__all__
+    assert {"pipeline.load", "TrainedModel", "TrainedModel.encode"} <= {
+        *re.findall(r"^\| \[`(\S+)`\]", page_of("model"), re.MULTILINE)
+    }
+    shown = re.findall(r"^::: (\S+)$", hook.on_page_markdown(page_of("model")), re.MULTILINE)
+    assert shown == ["pipeline.load", "pipeline.inference.model.TrainedModel"]
 
 
-def test_a_place_for_what_is_not_generated_fails_the_build(hook: Any) -> None:
-    page = SimpleNamespace(file=SimpleNamespace(src_uri="page.md"))
-    with pytest.raises(PluginError, match=r"page\.md: nothing generates parameter; expected one of"):
-        hook.on_page_markdown("<!-- generated: parameter -->", page=page)
+def test_the_tables_are_those_of_this_code(hook: Any) -> None:
+    old = [page.name for page in PAGES.glob("*.md") if hook.with_tables(page_of(page.stem)) != page_of(page.stem)]
+    assert old == [], "python docs/hooks/reference.py writes them anew"
+    stale = page_of("make").replace("the locked packages", "other packages")
+    assert hook.with_tables(stale) == page_of("make") != stale
 
 
 def test_errors_are_as_the_page_shows_them() -> None:

@@ -38,6 +38,7 @@ TESTS = {
         ".venv/bin/uv pip compile pyproject.toml --extra cuda --group pipeline --group onnx --group dev"
         " --group docs --universal --generate-hashes --no-emit-package torch --quiet --output-file requirements.lock"
     ): LOCK,
+    "python docs/hooks/reference.py": "tests/test_reference.py::test_the_tables_are_those_of_this_code",
     "mkdocs build --strict": "tests/test_docs.py::test_the_site_is_whole_and_asks_no_network_for_anything",
     # make test
     "ruff check .": CHECKS,

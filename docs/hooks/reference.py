@@ -1,8 +1,13 @@
-"""The tables of docs/reference/, from the code that they describe: a page marks their place by ``<!-- generated: NAME -->``."""
+"""The tables of docs/reference/, from the code that they describe: `make docs` writes them into the pages, which are in git.
+
+A page has its table between ``<!-- generated: NAME -->`` and ``<!-- end -->``, so that it can be read without the site. What
+mkdocstrings makes of docstrings is on the site alone, where a page has ``<!-- docstrings: NAME -->``.
+"""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import re
 import subprocess
@@ -11,11 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mkdocs.exceptions import PluginError
-
 ROOT = Path(__file__).resolve().parents[2]
-PLACE = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
-ROLE = re.compile(r":(?:class|func|meth|mod):(?=<code>)")  # of a docstring's reference, which is shown as code
+TABLE = re.compile(r"^(<!-- generated: (\w+) -->\n\n).*?(\n\n<!-- end -->)$", re.MULTILINE | re.DOTALL)
+DOCSTRINGS = re.compile(r"^<!-- docstrings: (\w+) -->$", re.MULTILINE)
+ROLE = re.compile(r":(?:class|func|meth|mod):(?=`|<code>)")  # of a docstring's reference, which is shown as code
 
 
 def row(*cells: str) -> str:
@@ -88,35 +92,73 @@ def targets() -> Iterator[str]:
         yield row(code(target), meaning)
 
 
-def operators() -> Iterator[str]:
-    """What vae_ext exports, for mkdocstrings."""
+def described(names: dict[str, Any]) -> Iterator[str]:
+    """A row for each of these, by its name: where it is, and the first paragraph of its docstring."""
+    yield from (row("name", "what it is"), row("---", "---"))
+    for name, one in names.items():
+        source = Path(inspect.getsourcefile(inspect.unwrap(one)) or "").resolve().relative_to(ROOT)
+        first = " ".join((inspect.getdoc(one) or "").partition("\n\n")[0].split())
+        yield row(f"[{code(name)}](../../{source})", ROLE.sub("", first))
+
+
+def operators() -> dict[str, Any]:
+    """What vae_ext exports."""
     import vae_ext
 
-    for name in vae_ext.__all__:
-        yield from ("", f"::: {getattr(vae_ext, name).__module__}.{name}", "    options:")
-        yield from ("      heading_level: 2", "      show_root_full_path: false")
+    return {name: getattr(vae_ext, name) for name in vae_ext.__all__}
+
+
+def model() -> dict[str, Any]:
+    """``pipeline.load``, and the methods of what it returns."""
+    import pipeline
+    from pipeline.inference.model import TrainedModel
+
+    methods = {
+        f"TrainedModel.{name}": one for name, one in vars(TrainedModel).items() if inspect.isfunction(one) and name[0] != "_"
+    }
+    return {"pipeline.load": pipeline.load, "TrainedModel": TrainedModel, **methods}
+
+
+def docstrings(names: dict[str, Any]) -> Iterator[str]:
+    """For mkdocstrings, which has a class's methods with the class."""
+    for name, one in names.items():
+        if "." not in name.removeprefix("pipeline."):
+            yield from ("", f"::: {one.__module__}.{one.__name__}", "    options:")
+            yield from ("      heading_level: 2", "      show_root_full_path: false")
 
 
 GENERATED: dict[str, Callable[[], Iterator[str]]] = {
     "parameters": parameters,
     "commands": commands,
     "targets": targets,
-    "operators": operators,
+    "operators": lambda: described(operators()),
+    "model": lambda: described(model()),
 }
 
 
-def on_page_markdown(markdown: str, /, *, page: Any, **_: Any) -> str:
+def with_tables(markdown: str) -> str:
+    """A page with its table as the code has it now."""
+    return TABLE.sub(lambda place: place[1] + "\n".join(GENERATED[place[2]]()).strip() + place[3], markdown)
+
+
+def on_page_markdown(markdown: str, /, **_: Any) -> str:
     """Called by MkDocs with the text of each page."""
     sys.path.insert(0, str(ROOT))  # the program mkdocs does not see the folder that it is started in
-
-    def generated(place: re.Match[str]) -> str:
-        if place[1] not in GENERATED:
-            raise PluginError(f"{page.file.src_uri}: nothing generates {place[1]}; expected one of {', '.join(GENERATED)}")
-        return "\n".join(GENERATED[place[1]]())
-
-    return PLACE.sub(generated, markdown)
+    names = {"operators": operators, "model": model}
+    return DOCSTRINGS.sub(lambda place: "\n".join(docstrings(names[place[1]]())), markdown)
 
 
 def on_page_content(content: str, /, **_: Any) -> str:
     """Called by MkDocs with the HTML of each page."""
     return ROLE.sub("", content)
+
+
+def main() -> None:
+    for page in sorted((ROOT / "docs/reference").glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(with_tables(text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()
