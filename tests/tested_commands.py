@@ -8,8 +8,10 @@ BETA = f"{PIPELINE}/test_dvc.py::test_another_beta_skips_prepare_trades_rate_for
 COMMITS = f"{PIPELINE}/test_experiments.py::test_two_commits_can_be_compared_in_a_clone_without_a_cache"
 PLOTS = f"{PIPELINE}/test_experiments.py::test_plots_are_shown_and_compared_without_a_network"
 QUEUE = f"{PIPELINE}/test_experiments.py::test_queued_experiments_run_the_sources_of_their_own_snapshot"
+CLONES = f"{PIPELINE}/test_experiments.py::test_two_clones_share_experiments_and_models_through_remotes"
 SEEDS = f"{PIPELINE}/test_experiments.py::test_a_run_is_verified_against_the_band_of_seeds"
 KILLED = f"{PIPELINE}/test_dvc.py::test_a_killed_training_resumes_when_run_again"
+MACHINES = f"{PIPELINE}/test_distributed.py::test_two_machines_compute_the_curves_of_one_and_the_first_writes_them"
 OWN_DATA = f"{PIPELINE}/test_dvc.py::test_other_data_can_be_used_in_an_experiment"
 RECIPE = f"{PIPELINE}/test_dvc.py::test_recipes_are_a_separate_dvc_project_with_experiments_of_their_own"
 RECIPES = f"{PIPELINE}/test_recipes.py::test_every_recipe_runs"
@@ -78,6 +80,11 @@ TESTS = {
     "dvc queue status": QUEUE,
     "dvc queue logs NAME": QUEUE,
     "dvc exp apply NAME": OWN_DATA,
+    "dvc exp run --name lower-beta -S beta=0.5": BETA,
+    "dvc exp push origin lower-beta": CLONES,
+    "dvc exp list origin": CLONES,
+    "dvc exp pull origin lower-beta": CLONES,
+    "dvc exp apply lower-beta": CLONES,
     "dvc metrics diff HEAD~1 HEAD": COMMITS,
     "dvc params diff HEAD~1 HEAD": COMMITS,
     "dvc plots show": PLOTS,
@@ -95,6 +102,8 @@ TESTS = {
     "torchrun --nproc-per-node 2 -m pipeline.train": (
         f"{PIPELINE}/test_distributed.py::test_a_run_resumes_with_two_processes_under_torchrun_with_empty_shares_and_autograd"
     ),
+    "torchrun --nnodes 2 --node-rank 0 --master-addr HOST -m pipeline.train": MACHINES,
+    "torchrun --nnodes 2 --node-rank 1 --master-addr HOST -m pipeline.train": MACHINES,
     # Own images
     "dvc add data/raw/mine": OWN_DATA,
     'git commit -m "My images" data/raw': OWN_DATA,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -167,6 +169,35 @@ def test_a_run_resumes_with_two_processes_under_torchrun_with_empty_shares_and_a
     assert_close(curves(), alone, 1e-4)
     assert json.loads((DEFAULT.curves / "metrics.json").read_text(encoding="utf-8"))["step"] == 3
     assert DEFAULT.weights.is_file()
+
+
+@pytest.mark.long
+def test_two_machines_compute_the_curves_of_one_and_the_first_writes_them(
+    prepared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Two agents of torchrun, each in a folder of its own with the prepared data."""
+    set_params(prepared / "params.yaml", {"train.epochs": 1})
+    train.main()
+    alone = curves()
+    shutil.rmtree(DEFAULT.results)
+    shutil.rmtree(DEFAULT.models)
+    other = tmp_path_factory.mktemp("other") / "machine"
+    shutil.copytree(prepared, other)
+    before = sorted(other.rglob("*"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = ["--master-addr=127.0.0.1", f"--master-port={free.getsockname()[1]}"]
+    outside = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    machines = []
+    for rank, folder in enumerate((prepared, other)):
+        torchrun = ("torch.distributed.run", "--nnodes=2", f"--node-rank={rank}", *address, "-m", "pipeline.train")
+        machines.append(start_forked(run_module, *torchrun, folder=folder, environment=outside))
+    for machine in machines:
+        machine.join()
+    assert [machine.exitcode for machine in machines] == [0, 0]
+    assert_close(curves(), alone, 1e-4)
+    assert DEFAULT.weights.is_file()
+    assert sorted(other.rglob("*")) == before
 
 
 @pytest.mark.long

@@ -142,3 +142,33 @@ def test_plots_are_shown_and_compared_without_a_network(clone: Clone, higher: st
                 shown.wait_for_function(f"texts.has('{title}')")
             assert shown.troubles == []
     clone.run_ok("git", "clean", "--quiet", "--force", "-d", "dvc_plots")
+
+
+def test_two_clones_share_experiments_and_models_through_remotes(clone: Clone, edited: str, tmp_path: Path) -> None:
+    clone.run_ok("git", "init", "--quiet", "--bare", "--initial-branch", "main", str(tmp_path / "git"))
+    clone.run_ok("git", "remote", "add", "origin", str(tmp_path / "git"))
+    clone.run_ok("git", "push", "--quiet", "origin", "main")
+    clone.run_ok("git", "clone", "--quiet", str(tmp_path / "git"), str(tmp_path / "other"))
+    other = Clone(tmp_path / "other", clone.cache)
+    for name, value in (("name", "Another"), ("email", "another@example.org")):
+        other.run_ok("git", "config", f"user.{name}", value)
+    for each in (clone, other):
+        each.run_ok("dvc", "remote", "add", "--local", "--default", "storage", str(tmp_path / "storage"))
+    clone.run_ok("dvc", "push")
+    other.run_ok("dvc", "pull")
+
+    log = other.run_ok("dvc", "exp", "run", "--name", "elsewhere", "-S", "evaluate.importance_samples=2", "evaluate")
+    assert re.findall(r"Running stage '(\w+)'", log) == ["check", "evaluate"]
+    other.run_ok("dvc", "exp", "push", "origin", "elsewhere")
+    clone.run_ok("dvc", "exp", "push", "origin", "grid-2")
+
+    assert {"elsewhere", "grid-2"} <= set(clone.run_ok("dvc", "exp", "list", "origin").split())
+    clone.run_ok("dvc", "exp", "pull", "origin", "elsewhere")
+    compared = clone.run_ok("python", "-m", "pipeline", "compare")  # of what dvc exp show lists
+    assert {"elsewhere", "grid-2"} <= {line.split()[0] for line in compared.splitlines() if line}
+    # The other clone gets the model that was trained here.
+    other.restore()
+    other.run_ok("dvc", "exp", "pull", "origin", "grid-2")
+    other.run_ok("dvc", "exp", "apply", "grid-2")
+    assert edited in other.run_ok("python", "-m", "pipeline", "info")
+    clone.run_ok("dvc", "exp", "remove", "elsewhere")
