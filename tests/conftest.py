@@ -1,4 +1,4 @@
-"""What all tests share: how many run at a time, and which begin."""
+"""Settings of all tests: the number of processes, and which files start first."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 
 import pytest
 
-# Files that take a minute or more, which one process runs: begun last, one would keep it when all others have ended.
+# Files that take a minute or more in one process: started last, they would keep it busy after all others have ended.
 LONGEST = ("test_dvc.py", "test_emulated_kernels.py", "test_experiments.py", "test_cuda_source.py", "test_recipes.py")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores, for tests that wait; each costs the import of all that is tested."""
+    """One more than the number of cores, since some tests wait; each process costs the import of everything tested."""
     return (os.cpu_count() or 1) + 1
 
 

@@ -1,6 +1,6 @@
-"""A call in a new process, as if a program were started, but forked from one that has imported what takes long.
+"""Runs a call in a new process as if a program were started, but forked from a process that has made the slow imports.
 
-So it costs a tenth of a second, where torch alone takes two to import, and DVC one.
+It takes a tenth of a second; importing torch alone takes two, and DVC one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-# Not vae_ext, of which each tree has its own, and not the pipeline. What a machine lacks is left out.
+# Not vae_ext, of which each tree has its own, and not the pipeline. Modules that are not installed are left out.
 CONTEXT.set_forkserver_preload(
     [
         "torch",
@@ -37,7 +37,7 @@ CONTEXT.set_forkserver_preload(
 def run_forked(
     call: Callable[..., object], *arguments: object, folder: Path, environment: Mapping[str, str] = os.environ
 ) -> subprocess.CompletedProcess[str]:
-    """Calls a function of a module in this folder and environment, and returns how the process ended, and what it wrote."""
+    """Calls a function of a module in this folder and environment; returns the exit status and the output."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = start_forked(call, *arguments, folder=folder, environment=environment, out=out.fileno(), err=err.fileno())
         process.join()
@@ -56,7 +56,7 @@ def start_forked(
     out: int = 1,
     err: int = 2,
 ) -> BaseProcess:
-    """Calls it while this process goes on; it writes to what these descriptors are."""
+    """Starts the call without waiting; its output goes to these file descriptors."""
     streams = (_Descriptor(out), _Descriptor(err))
     process = CONTEXT.Process(target=_run, args=(call, arguments, str(folder), dict(environment), streams))
     process.start()
@@ -64,20 +64,20 @@ def start_forked(
 
 
 def run_module(name: str, *arguments: str) -> None:
-    """What ``python -m`` does, in the working directory."""
+    """Runs a module like ``python -m``, in the working directory."""
     sys.argv = [name, *arguments]
     sys.path.insert(0, "")
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 def run_code(code: str, folder: str = "") -> None:
-    """What ``python -c`` does, with this folder first on its path."""
+    """Runs code like ``python -c``, with ``folder`` first on the path."""
     sys.path.insert(0, folder)
     exec(code, {"__name__": "__main__"})
 
 
 class _Descriptor:
-    """One of this process's, which is pickled for another one as one of its own."""
+    """A file descriptor of this process, which is pickled as one of the receiving process."""
 
     def __init__(self, number: int) -> None:
         self.number = number

@@ -1,4 +1,4 @@
-"""Small parameters, without the reader of params.yaml, which is not on every GPU machine."""
+"""Small parameters, without reading params.yaml: not every GPU machine has the packages for that."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SMALL_PARAMS = Path(__file__).parent / "small_params.json"
 
 
 def plain_params(**changes: Any) -> Params:
-    """The small ones with these changes: each key goes to the section that has it, of those that a step reads."""
+    """Returns the small parameters with these changes; each key is changed in the section that has it."""
     values = json.loads(SMALL_PARAMS.read_text(encoding="utf-8"))
     for key, value in changes.items():
         (section,) = (some for some in (values, values["model"], values["objective"], values["train"]) if key in some)

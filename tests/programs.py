@@ -1,4 +1,4 @@
-"""Programs that a test starts, their environment, and programs in the place of others."""
+"""Programs that tests start, their environment, and substitutes for programs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ MAKEFILE = Path(__file__).resolve().parents[1] / "Makefile"
 
 
 def outside_make() -> dict[str, str]:
-    """This process's environment, with the programs beside its Python, and as if no make with variables of its own ran it."""
+    """Returns the environment with the programs beside this Python, and without variables of a surrounding make."""
     read = {"MFLAGS", *re.findall(r"\$\(([A-Z]+)\)", MAKEFILE.read_text(encoding="utf-8"))}
     kept = {name: value for name, value in os.environ.items() if name not in read and not name.startswith("MAKE")}
     return {**kept, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 def start_python(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """Python with this repository's modules, on the CPU, and with pipes; as if neither DVC nor torchrun had started it."""
+    """Starts Python with this repository's modules, on the CPU, with pipes, and without variables of DVC and torchrun."""
     kept = {name: value for name, value in os.environ.items() if name not in ("DVC_STAGE", "RANK")}
     env = {**kept, "PYTHONPATH": str(MAKEFILE.parent), "CUDA_VISIBLE_DEVICES": "", **environment}
     pipe = subprocess.PIPE
@@ -28,7 +28,7 @@ def start_python(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 
 
 def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
-    """Reads what the process prints until a line has this text in it."""
+    """Reads a process's output until a line contains this text."""
     assert process.stdout is not None and process.stderr is not None
     assert any(text in line for line in process.stdout), process.stderr.read()
 
@@ -40,9 +40,9 @@ def script(path: Path, *lines: str) -> str:
 
 
 def quick_compiler(folder: Path, module: Path, instead: dict[str, str] | None = None) -> str:
-    """A C++ compiler that links this module in no time, whatever its sources say; with other bytes instead of some."""
+    """Writes a C++ compiler that instantly links this module, whatever the sources; ``instead`` replaces some of its bytes."""
     changes = "".join(f" -e s/{old}/{new}/" for old, new in (instead or {}).items())
-    # Of its arguments: -c, compile; -shared, link; anything else asks what compiler this is.
+    # By its arguments: -c compiles; -shared links; anything else asks for the compiler's version.
     return script(
         folder / "c++",
         'for last in "$@"; do [ "$previous" = -o ] && output=$last; previous=$last; done',

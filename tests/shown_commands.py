@@ -1,4 +1,4 @@
-"""The commands that README.md, CONTRIBUTING.md, SECURITY.md, docs/ and the Makefile show."""
+"""Finds the commands that README.md, CONTRIBUTING.md, SECURITY.md, docs/ and the Makefile show."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ SYSTEM = {
     "sed",
     "test",
     "touch",
-}  # not ours to test
+}  # commands of other projects
 GENERATED = re.compile(r"<!-- generated: .*?<!-- end -->", re.DOTALL)  # what the code says of its commands
-# Of a shell: text, what it puts in place of $(...), and what stands between two commands.
+# Shell syntax: quoted text, command substitution, and separators of commands.
 QUOTED = r"""'[^']*'|"(?:\\.|[^"\\])*\""""
 ARITHMETIC = r"\$\(\(.*?\)\)"
 SUBSTITUTION = r"\$\((?!\()((?:[^()]|\([^()]*\))*)\)"
@@ -40,7 +40,7 @@ BETWEEN = r"(?:^|(?<=\s))(?:#.*|[{}](?=\s|$))|[;&|()]"
 
 
 def commands_of(line: str) -> Iterator[str]:
-    """The commands of a line of shell that are ours, without comments, variables and the code of python -c."""
+    """Yields our commands in a line of shell, without comments, variables and the code of python -c."""
     runs = re.sub(QUOTED, lambda found: found[0] if found[0].startswith('"') else "", line)
     for substituted in re.findall(SUBSTITUTION, runs):
         yield from commands_of(substituted)
@@ -57,7 +57,7 @@ def first_word(command: str) -> str:
 
 
 def shown_in(page: str) -> Iterator[str]:
-    """The commands of a page; a block of Python or of output counts as one, by its first line."""
+    """Yields the commands of a page; a block of Python or of output counts as one, by its first line."""
     for token in MarkdownIt().enable("table").parse(page):
         if token.type in ("code_block", "fence"):
             lines = [line for line in token.content.splitlines() if line.strip()]
@@ -76,7 +76,7 @@ def shown_in(page: str) -> Iterator[str]:
 
 
 def dry_run(target: str) -> str:
-    """What make would run for a target with its variables, set-up included, without running it."""
+    """Returns what make would run for a target, including set-up, without running it."""
     command = ["make", "--dry-run", "--always-make", "ANY_PYTHON=python3", *shlex.split(target)]
     done = subprocess.run(command, cwd=ROOT, env=outside_make(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"make {target}: {done.stderr}"
@@ -84,14 +84,14 @@ def dry_run(target: str) -> str:
 
 
 def targets() -> list[str]:
-    """As `make help` shows them: with what they need."""
+    """Returns the targets that `make help` lists, with their required variables."""
     command = ["make", "--silent", "help"]
     done = subprocess.run(command, cwd=ROOT, env=outside_make(), capture_output=True, text=True, check=True)
     return re.findall(r"^make (\S+(?: [A-Z]+=\S+)?)", done.stdout, re.MULTILINE)
 
 
 def shown() -> dict[str, str]:
-    """Each command, and where it is shown; a target of make's stands for what its recipe calls."""
+    """Returns each command with the place where it is shown; a make target stands for the commands of its recipe."""
     found = {"make": "README.md"}
     for page in [*(ROOT / f"{name}.md" for name in PAGES), *sorted((ROOT / "docs").rglob("*.md"))]:
         for command in shown_in(GENERATED.sub("", page.read_text(encoding="utf-8"))):

@@ -1,7 +1,7 @@
-"""Every command that is shown is run: each of the documentation and the Makefile is in a table, with the test that runs it.
+"""Every command shown is run: each command of the documentation and the Makefile is in a table with the test that runs it.
 
-Shown are the lines of code blocks, code spans that begin with a program, and what the recipes of the Makefile's targets call:
-`make bench` stands for those. A test runs a command in smoke size: itself on small data, or the function behind it.
+Commands are lines of code blocks, code spans that start with a program, and the commands of the Makefile's targets, for which
+`make bench`, for example, stands. A test runs a command in smoke size: the command itself on small data, or its function.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from tests.shown_commands import ROOT, commands_of, shown, shown_in, targets
 from tests.tested_commands import SHOWN, TESTS, WORKED
 
 
-def test_every_command_that_is_shown_has_a_test() -> None:
+def test_every_command_shown_has_a_test() -> None:
     assert {command: where for command, where in shown().items() if command not in TESTS} == {}
 
 
-def test_no_test_is_kept_for_a_command_that_is_not_shown() -> None:
+def test_every_command_in_the_table_is_shown() -> None:
     assert TESTS.keys() - shown().keys() == set()
 
 
-def test_every_test_of_the_table_exists() -> None:
-    """A few are marked long, which `make test` leaves to `make test-all`."""
+def test_every_test_in_the_table_exists() -> None:
+    """Some are marked long, and run only in `make test-all`."""
     for node in sorted(set(TESTS.values())):
         file, name = node.split("::")
         tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
         assert name in {function.name for function in tree.body if isinstance(function, ast.FunctionDef)}, node
 
 
-def test_the_parameters_of_every_experiment_that_is_shown_are_accepted() -> None:
-    """The first of several values. A worked example's are tested there: they are allowed once its patch is applied."""
-    given = re.compile(r"-S '?([a-z_.]+)=([^ ,']+)")  # no key of a recipe's file
+def test_the_parameters_of_every_experiment_shown_are_valid() -> None:
+    """Of several values the first is checked. Those of a worked example are tested with it: they need its patch."""
+    given = re.compile(r"-S '?([a-z_.]+)=([^ ,']+)")  # not keys of a recipe's file
     experiments = {command: given.findall(command) for command, test in TESTS.items() if test != WORKED}
     shown_here = {command: changes for command, changes in experiments.items() if changes}
     assert len(shown_here) >= 8
@@ -58,7 +58,7 @@ def test_the_parameters_of_every_experiment_that_is_shown_are_accepted() -> None
         validated(Params, params, command)
 
 
-def test_a_command_without_an_entry_is_noticed_wherever_it_is_shown() -> None:
+def test_a_command_without_an_entry_is_detected_wherever_it_is_shown() -> None:
     page = "`dvc new span` and\n\n    OMP_NUM_THREADS=1 dvc new block    # comment\n\n```sh\nvae new fence && git new\n```\n"
     assert list(shown_in(page)) == ["dvc new span", "dvc new block", "vae new fence", "git new"]
     assert list(shown_in("```python\nimport new\nnew.do()\n```\n\n- a list\n\n      printed: by something\n")) == [
@@ -68,7 +68,7 @@ def test_a_command_without_an_entry_is_noticed_wherever_it_is_shown() -> None:
 
 
 @pytest.mark.parametrize("between", [";", " ; ", "&", " & ", "&&", " && ", "||", "|", " | ", " 2>&1 | "])
-def test_a_command_is_noticed_after_another(between: str) -> None:
+def test_a_command_is_detected_after_another(between: str) -> None:
     assert list(commands_of(f"cd x{between}dvc new")) == ["dvc new"]
 
 
@@ -82,7 +82,7 @@ def test_a_command_is_noticed_after_another(between: str) -> None:
         ("""dvc new -S 'a=1;b & $(c)' "can't; or" 2>&1""", ["""dvc new -S 'a=1;b & $(c)' "can't; or" 2>&1"""]),
     ],
 )
-def test_a_command_is_noticed_within_another_and_text_is_none(line: str, commands: list[str]) -> None:
+def test_a_nested_command_is_detected_and_text_is_not_a_command(line: str, commands: list[str]) -> None:
     assert list(commands_of(line)) == commands
 
 
@@ -90,12 +90,12 @@ def test_help_lists_every_target() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     assert phony is not None
-    hidden = {"help", "named", "unmoved"}  # the last two are checks before others
+    hidden = {"help", "named", "unmoved"}  # the last two only run checks for others
     rules = set(re.findall(r"^([a-z][\w-]*):(?!=)", makefile, re.MULTILINE))
     assert {target.split()[0] for target in targets()} == set(phony[1].split()) - hidden == rules - hidden
 
 
-# Something in Python's place whose environments have a pip that installs nothing.
+# A substitute for Python whose environments have a pip that installs nothing.
 PYTHON = """#!/bin/sh
 test "$1" = -m || exit 0  # a check of the machine
 "{python}" "$1" "$2" --without-pip "$3" || exit
@@ -122,7 +122,7 @@ def make(folder: Path, *arguments: str, **environment: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_setup_makes_an_environment_of_the_lock_with_a_command_vae(project: Path) -> None:
+def test_setup_installs_the_lock_and_a_vae_command(project: Path) -> None:
     make(project, "setup")
     asked = (project / "log").read_text(encoding="utf-8").splitlines()
     assert [line.split()[-1] for line in asked] == ["requirements.lock", "torch==2.13.0"]
@@ -133,8 +133,8 @@ def test_setup_makes_an_environment_of_the_lock_with_a_command_vae(project: Path
     assert "pythae==" in (project / "log").read_text(encoding="utf-8")
 
 
-def test_lock_names_every_file_by_its_checksum_and_leaves_torch_to_make(project: Path) -> None:
-    """Of an index with one package and torch, and a project that asks for both."""
+def test_lock_has_a_checksum_for_every_file_and_leaves_torch_out(project: Path) -> None:
+    """Uses an index with one package and torch, and a project that requires both."""
     make(project, "setup")
     (project / ".venv/bin/uv").symlink_to(Path(sys.executable).parent / "uv")
     for name in ("small", "torch"):
@@ -164,8 +164,8 @@ def test_lock_names_every_file_by_its_checksum_and_leaves_torch_to_make(project:
     assert f"--hash=sha256:{checksum}" in lock
 
 
-def test_what_make_test_calls_knows_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ruff checks this file, clang-format a header; mypy and pytest go no further than their options and configuration."""
+def test_the_tools_of_make_test_accept_their_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ruff checks this file, clang-format a header; mypy and pytest only parse their options and configuration."""
     monkeypatch.chdir(ROOT)
     environment = outside_make() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     for command in ("ruff check", "ruff format --check"):

@@ -1,4 +1,4 @@
-"""The documentation's site: built as `make docs` builds it, and read as its readers read it, from files."""
+"""The documentation's site: built like `make docs` does, and opened from files as readers do."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_site_is_whole_and_asks_no_network_for_anything(site: Path) -> None:
-    """Every page is in the navigation and every link of Markdown leads somewhere: that is in --strict. Here, what it made."""
+def test_the_site_is_complete_and_needs_no_network(site: Path) -> None:
+    """--strict checks that every page is in the navigation and every Markdown link resolves; this checks the output."""
     pages = sorted(site.rglob("*.html"))
     assert len(pages) >= 20
     for page in pages:
@@ -52,7 +52,7 @@ def test_the_site_is_whole_and_asks_no_network_for_anything(site: Path) -> None:
         assert re.findall(r"(?:url\(|@import\s*)[\"']?https?:", style.read_text(encoding="utf-8")) == []
 
 
-def test_the_layers_that_are_shown_are_those_that_are_checked() -> None:
+def test_the_layers_shown_are_those_that_are_checked() -> None:
     page = (ROOT / "docs/design/index.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"^```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
@@ -73,7 +73,7 @@ def small_site(folder: Path, text: str, **files: str) -> Path:
     return folder / "site"
 
 
-def test_a_file_outside_docs_that_is_linked_becomes_part_of_the_site(tmp_path: Path) -> None:
+def test_a_linked_file_outside_docs_becomes_part_of_the_site(tmp_path: Path) -> None:
     files = {"NEWS.md": "[home](docs/index.md)", "code.py": "1"}
     site = small_site(tmp_path, "[code](../code.py) and [news](../NEWS.md)", **files)
     assert (site / "code.py.txt").read_text(encoding="utf-8") == "1"
@@ -84,7 +84,7 @@ def test_a_file_outside_docs_that_is_linked_becomes_part_of_the_site(tmp_path: P
 @pytest.mark.parametrize(
     "text", ["[code](../missing.py)", "[page](missing.md)", "[part](index.md#missing)", "[page](/index.md)"]
 )
-def test_a_link_that_leads_nowhere_fails_the_build(text: str, tmp_path: Path) -> None:
+def test_a_broken_link_fails_the_build(text: str, tmp_path: Path) -> None:
     with pytest.raises(Abort):
         small_site(tmp_path, text, **{"NEWS.md": ""})
 
@@ -94,23 +94,23 @@ def test_a_page_outside_the_navigation_fails_the_build(tmp_path: Path) -> None:
         small_site(tmp_path, "", **{"NEWS.md": "", "docs/stray.md": ""})
 
 
-def test_formulas_are_drawn_without_a_script(tmp_path: Path) -> None:
+def test_formulas_are_rendered_without_a_script(tmp_path: Path) -> None:
     site = small_site(tmp_path, "$\\log p(x)$ and\n\n$$\nz = \\mu + \\sigma\n$$\n", **{"NEWS.md": ""})
     assert re.findall(r'<math [^>]*display="(\w+)"', (site / "index.html").read_text(encoding="utf-8")) == ["inline", "block"]
 
 
-def test_a_formula_that_cannot_be_drawn_fails_the_build(tmp_path: Path) -> None:
+def test_a_formula_that_cannot_be_rendered_fails_the_build(tmp_path: Path) -> None:
     with pytest.raises(Abort):
         small_site(tmp_path, "$a \\unknowncommand b$", **{"NEWS.md": ""})
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome")
-def test_pages_open_and_are_searched_from_files(site: Path) -> None:
+def test_pages_open_and_are_searchable_from_files(site: Path) -> None:
     with launched() as browser:
         for name, viewport, scheme in (("index", DESKTOP, "light"), ("how-to/operator", PHONE, "dark")):
             page = opened(browser, site / f"{name}.html", viewport=viewport, color_scheme=scheme)
             assert page.troubles == []
-            # Material's: search has no name, and wide tables scroll but take no focus.
+            # Known problems of Material: search has no name, and wide tables scroll but cannot be focused.
             assert set(barriers(page)) <= {"aria-dialog-name", "scrollable-region-focusable"}
         page = opened(browser, site / "index.html", viewport=DESKTOP)
         page.click(".md-search__input")

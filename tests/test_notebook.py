@@ -1,4 +1,4 @@
-"""The tutorial's notebook: it runs, on few images, and is the script beside it."""
+"""The tutorial's notebook runs on few images, and matches the script beside it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def notebook() -> Any:
     return nbformat.read(FOLDER / "tutorial.ipynb", as_version=4)
 
 
-def test_the_notebook_is_the_script_without_results() -> None:
+def test_the_notebook_matches_the_script_and_has_no_outputs() -> None:
     cells = [
         [(cell.cell_type, cell.source) for cell in one.cells] for one in (notebook(), jupytext.read(FOLDER / "tutorial.py"))
     ]

@@ -1,4 +1,4 @@
-"""The project's own files agree with each other."""
+"""The project's files are consistent with each other."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def wanted() -> list[str]:
-    """What pyproject.toml asks for."""
+    """Returns the requirements of pyproject.toml."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras, groups = config["project"]["optional-dependencies"], config["dependency-groups"]
     return [*config["project"]["dependencies"], *chain(*extras.values(), *groups.values())]
 
 
 def locked() -> dict[str, str]:
-    """The version of each package in the lock, and of torch, which the Makefile names."""
+    """Returns the version of each package in the lock, and of torch, which the Makefile pins."""
     text = (ROOT / "requirements.lock").read_text(encoding="utf-8") + (ROOT / "Makefile").read_text(encoding="utf-8")
     return {
         canonicalize_name(name): version for name, version in re.findall(r"^(?:TORCH := )?([\w.-]+)==(\S+)", text, re.MULTILINE)
     }
 
 
-def test_everything_that_is_installed_is_pinned() -> None:
-    """What is asked for, and all that those packages ask for in turn."""
+def test_every_installed_package_is_pinned() -> None:
+    """The requirements, and their dependencies."""
     pinned, seen, todo = locked(), set(), [Requirement(line) for line in wanted()]
     while todo:
         requirement = todo.pop()
@@ -54,13 +54,13 @@ def test_everything_that_is_installed_is_pinned() -> None:
             lines = requires(name) or []
         except PackageNotFoundError:
             continue
-        # torch pins the CUDA packages that belong to it by itself.
+        # torch pins its CUDA packages itself.
         needed = [Requirement(line) for line in lines if not (name == "torch" and "Linux" in line)]
         todo += [r for r in needed if r.marker is None or any(r.marker.evaluate({"extra": extra}) for extra in extras)]
 
 
-def test_the_range_of_pythons_is_the_same_everywhere() -> None:
-    """In pyproject.toml, on the documentation's first page and in the tools; and the locked packages know its oldest."""
+def test_the_range_of_python_versions_is_the_same_everywhere() -> None:
+    """In pyproject.toml, on the documentation's first page and in the tools; and the lock is resolved for the oldest."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert config["project"]["requires-python"] == ">=3.11,<3.14"
     assert config["tool"]["ruff"]["target-version"] == "py311"
@@ -76,8 +76,8 @@ def test_the_range_of_pythons_is_the_same_everywhere() -> None:
     assert not all(Version("3.10.13") in each for each in needed)
 
 
-def test_the_pythons_that_are_tested_are_named_one_by_one() -> None:
-    """In the classifiers; docs/design/platforms.md says of each that is allowed what has been tested."""
+def test_the_tested_python_versions_are_listed() -> None:
+    """In the classifiers; docs/design/platforms.md says for each supported one what has been tested."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     supported = [f"3.{minor}" for minor in range(20) if f"3.{minor}" in SpecifierSet(config["project"]["requires-python"])]
     classified = [
@@ -89,7 +89,7 @@ def test_the_pythons_that_are_tested_are_named_one_by_one() -> None:
     assert classified == [version for version, stated in rows if not stated.endswith("not tested")]
 
 
-def test_a_version_is_the_same_everywhere() -> None:
+def test_the_version_is_the_same_everywhere() -> None:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     version, date = re.findall(
         r"^## \[([\d.]+)\] - ([\d-]+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
@@ -99,8 +99,8 @@ def test_a_version_is_the_same_everywhere() -> None:
     assert date == str(citation["date-released"])
 
 
-def test_what_runs_elsewhere_calls_what_runs_here() -> None:
-    """GitHub's CI, and the hook before a commit."""
+def test_ci_and_the_commit_hook_run_the_same_checks() -> None:
+    """GitHub's CI, and the pre-commit hook."""
     steps = read_yaml(ROOT / ".github/workflows/ci.yml")["jobs"]["test"]["steps"]
     assert os.access(ROOT / steps[-1]["run"], os.X_OK)
     (hook,) = read_yaml(ROOT / ".pre-commit-config.yaml")["repos"][0]["hooks"]
@@ -111,7 +111,7 @@ def test_what_runs_elsewhere_calls_what_runs_here() -> None:
 
 
 def text_calls(source: str) -> list[tuple[int, bool]]:
-    """Each call that reads or writes a file as text, and whether it names the encoding."""
+    """Returns the line of each call that reads or writes a text file, and whether it passes an encoding."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
@@ -120,7 +120,7 @@ def text_calls(source: str) -> list[tuple[int, bool]]:
         owner = getattr(node.func.value, "id", None) if isinstance(node.func, ast.Attribute) else None
         modes = [argument.value for argument in node.args if isinstance(argument, ast.Constant) and argument.value != ""]
         binary = any(isinstance(mode, str) and re.fullmatch("[rwax+]*b[rwax+]*", mode) for mode in modes)
-        # A function write_text is that of pipeline/runtime/files.py, which writes UTF-8.
+        # A function write_text is the one of pipeline/runtime/files.py, which writes UTF-8.
         of_text = (isinstance(node.func, ast.Attribute) and called in ("read_text", "write_text", "fdopen")) or (
             called == "open" and owner not in ("Image", "archive", "gzip", "os", "tarfile")
         )
@@ -129,8 +129,8 @@ def text_calls(source: str) -> list[tuple[int, bool]]:
     return found
 
 
-def test_every_text_file_names_its_encoding() -> None:
-    """A locale may say otherwise: under zh_CN.GBK, Python reads GBK where nothing else is asked for."""
+def test_every_text_file_is_opened_with_an_encoding() -> None:
+    """The locale's encoding may be another one: under zh_CN.GBK, Python reads GBK by default."""
     assert text_calls("p.read_text()\nopen(p)\np.open('w')\np.open('rb')") == [(1, False), (2, False), (3, False)]
     for folder in ("pipeline", "vae_ext", "tests", "setup.py"):
         for path in sorted((ROOT / folder).rglob("*.py")) or [ROOT / folder]:

@@ -38,7 +38,7 @@ def rows(page: str) -> Iterator[list[str]]:
             yield [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
-def test_every_parameter_stands_with_its_default() -> None:
+def test_every_parameter_is_listed_with_its_default() -> None:
     params = read_yaml(ROOT / "params.yaml")
     table = {name.strip("`"): tuple(allowed.split("<br>default ")) for name, allowed, _ in rows(page_of("parameters"))}
     assert table.keys() == flatten(params).keys()
@@ -48,7 +48,7 @@ def test_every_parameter_stands_with_its_default() -> None:
     assert table["data.validation"] == ("whole number at least 1 or number above 0 below 1 or `null`", "`null`")
 
 
-def test_every_command_stands_with_its_arguments_and_an_example() -> None:
+def test_every_command_is_listed_with_its_arguments_and_an_example() -> None:
     page = page_of("commands")
     commands = re.findall(r"^    ([a-z]+)\b", parser().format_help(), re.MULTILINE)
     assert len(commands) >= 8
@@ -58,7 +58,7 @@ def test_every_command_stands_with_its_arguments_and_an_example() -> None:
     assert "%(" not in page
 
 
-def test_every_target_of_make_stands_with_its_meaning() -> None:
+def test_every_make_target_is_listed_with_its_description() -> None:
     assert [name.strip("`").removeprefix("make ") for name, _ in rows(page_of("make"))] == targets()
 
 
@@ -80,7 +80,7 @@ def test_the_tables_are_those_of_this_code(hook: Any) -> None:
     assert hook.with_tables(stale) == page_of("make") != stale
 
 
-def test_errors_are_as_the_page_shows_them() -> None:
+def test_error_messages_are_as_the_page_shows_them() -> None:
     mu, logvar = torch.zeros(2, 8, 2)
     known = {"mu": mu, "logvar": logvar, "key": vae_ext.noise_key(1), "reparam_kl": vae_ext.reparam_kl}
     shown = [(call.strip("`"), error.strip("`")) for call, error in rows((PAGES / "operator.md").read_text(encoding="utf-8"))]

@@ -1,4 +1,4 @@
-"""What make needs, it says in a line before it installs anything."""
+"""make reports missing prerequisites in one line before it installs anything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def unpacked(tmp_path: Path) -> Path:
-    """What make reads, without a history."""
+    """The files that make reads, without a git history."""
     for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
     for folder in ("pipeline", "recipes"):
@@ -26,7 +26,7 @@ def unpacked(tmp_path: Path) -> Path:
 
 
 def make(folder: Path, *arguments: str) -> str:
-    """The errors of a make that fails, which are make's own line and one of ours; its Python has the standard library alone."""
+    """Returns the errors of a failing make, its own line and one of ours; its Python has only the standard library."""
     command = ["make", "--no-print-directory", f"PYTHON={sys.executable} -S", *arguments]
     done = subprocess.run(command, cwd=folder, env=outside_make(), capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 2
@@ -36,18 +36,18 @@ def make(folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("version", [(3, 6, 15), (3, 10, 13), (3, 14, 0)])
-def test_another_python_is_refused_before_anything_is_installed(unpacked: Path, version: tuple[int, ...]) -> None:
+def test_an_unsupported_python_is_rejected_before_the_installation(unpacked: Path, version: tuple[int, ...]) -> None:
     code = f"import runpy, sys; sys.version_info = {version}; runpy.run_path(sys.argv[1])"
     python = script(unpacked / "python", f'exec {sys.executable} -c "{code}" "$@"')
     found = ".".join(map(str, version))
     assert make(unpacked, "setup", f"PYTHON={python}").startswith(f"error: Python: expected 3.11 to 3.13, got {found} (")
 
 
-def test_a_folder_without_history_is_refused(unpacked: Path) -> None:
+def test_a_folder_without_a_git_history_is_rejected(unpacked: Path) -> None:
     assert make(unpacked, "repro").startswith(f"error: {unpacked}: expected a git repository with a commit")
 
 
-def test_an_environment_of_another_place_is_refused(unpacked: Path) -> None:
+def test_a_moved_environment_is_rejected(unpacked: Path) -> None:
     (unpacked / ".venv").mkdir()
     (unpacked / ".venv/.ready").write_text("/elsewhere/.venv\n", encoding="utf-8")
     assert make(unpacked, "repro") == (
@@ -61,8 +61,8 @@ def test_make_recipe_asks_for_a_name_before_anything_is_installed(unpacked: Path
     assert make(unpacked, "recipe", "NAME=iwae_k6").startswith("error: recipes: no recipe 'iwae_k6'; did you mean iwae_k")
 
 
-def test_make_recipe_runs_on_the_python_of_the_environment_that_is_there(unpacked: Path) -> None:
-    """The machine's own may be too old, and was not taken for it."""
+def test_make_recipe_uses_the_python_of_an_existing_environment(unpacked: Path) -> None:
+    """The machine's default Python may be too old, and is not used then."""
     (unpacked / ".venv/bin").mkdir(parents=True)
     (unpacked / ".venv/bin/python").symlink_to(sys.executable)
     (unpacked / ".venv/.ready").write_text(f"{unpacked}/.venv\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What the tutorial says in numbers is what the results in git say, and the code that it names is there."""
+"""The numbers in the tutorial match the results in git, and the code that it names exists."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ HELD: dict[str, Callable[[], Iterator[str]]] = {
 
 
 @pytest.mark.parametrize("page", HELD)
-def test_every_number_of_a_page_is_that_of_the_results(page: str) -> None:
-    """What is held is taken out of the page: no number with a decimal point is left, but in code and formulas."""
+def test_every_number_on_a_page_matches_the_results(page: str) -> None:
+    """Checked numbers are removed from the page: no other number with a decimal point may remain outside code and formulas."""
     text = (PAGES / f"{page}.md").read_text(encoding="utf-8")
     for held in HELD[page]():
         assert held in text, held
@@ -124,12 +124,12 @@ def test_every_number_of_a_page_is_that_of_the_results(page: str) -> None:
     assert re.findall(r"\d+\.\d+", re.sub(r"`[^`]*`|\$[^$]*\$|^    .*$", "", text, flags=re.MULTILINE)) == []
 
 
-def test_every_page_is_held() -> None:
+def test_every_page_is_checked() -> None:
     assert {path.stem for path in PAGES.glob("*.md")} == HELD.keys()
 
 
 def names_in(path: Path) -> set[str]:
-    """The functions that a file of Python or C++ defines, or calls."""
+    """Returns the functions that a Python or C++ file defines or calls."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".h":
         return set(re.findall(r"\b(\w+)\(", text))

@@ -1,4 +1,4 @@
-"""Each command that is shown, and the test that runs it; one of its kind, where only parameters differ."""
+"""Each command shown, and the test that runs it; commands that differ only in parameters have one entry."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PULL = f"{PIPELINE}/test_dvc.py::test_a_fresh_clone_pulls_the_model_and_samples_
 README = f"{PIPELINE}/test_readme.py::test_the_python_code_shown_runs"
 WORKED = f"{PIPELINE}/test_worked_examples.py::test_the_likelihood_optimizer_and_figure_examples_work"
 COMPARED = f"{PIPELINE}/test_readme.py::test_the_comparison_shown_is_the_one_printed"
-LAYERS = "tests/test_docs.py::test_the_layers_that_are_shown_are_those_that_are_checked"
-SETUP = f"{SHOWN}::test_setup_makes_an_environment_of_the_lock_with_a_command_vae"
-LOCK = f"{SHOWN}::test_lock_names_every_file_by_its_checksum_and_leaves_torch_to_make"
-CHECKS = f"{SHOWN}::test_what_make_test_calls_knows_its_options"
-KERNEL = f"{BENCHMARKS}/test_report.py::test_the_kernel_s_numbers_of_two_commits_compare"
-RECORD = f"{BENCHMARKS}/test_report.py::test_make_bench_record_writes_what_two_runs_found"
-TABLE = f"{BENCHMARKS}/test_report.py::test_make_bench_prints_a_table_and_fails_where_a_provider_did"
+LAYERS = "tests/test_docs.py::test_the_layers_shown_are_those_that_are_checked"
+SETUP = f"{SHOWN}::test_setup_installs_the_lock_and_a_vae_command"
+LOCK = f"{SHOWN}::test_lock_has_a_checksum_for_every_file_and_leaves_torch_out"
+CHECKS = f"{SHOWN}::test_the_tools_of_make_test_accept_their_options"
+KERNEL = f"{BENCHMARKS}/test_report.py::test_kernel_timings_of_two_commits_can_be_compared"
+RECORD = f"{BENCHMARKS}/test_report.py::test_make_bench_record_writes_the_results_of_two_runs"
+TABLE = f"{BENCHMARKS}/test_report.py::test_make_bench_prints_a_table_and_fails_if_a_provider_fails"
 
 # command -> the test that runs it
 TESTS = {
@@ -34,14 +34,14 @@ TESTS = {
     "python3 -m venv .venv": SETUP,
     ".venv/bin/pip install --no-compile --disable-pip-version-check --requirement requirements.lock": SETUP,
     ".venv/bin/pip install --no-compile --disable-pip-version-check torch==2.13.0": SETUP,
-    "python3 pipeline/prerequisites.py": "tests/test_setup.py::test_another_python_is_refused_before_anything_is_installed",
+    "python3 pipeline/prerequisites.py": "tests/test_setup.py::test_an_unsupported_python_is_rejected_before_the_installation",
     ". .venv/bin/activate": SETUP,
     (
         ".venv/bin/uv pip compile pyproject.toml --extra cuda --group pipeline --group onnx --group dev"
         " --group docs --universal --generate-hashes --no-emit-package torch --quiet --output-file requirements.lock"
     ): LOCK,
     "python docs/hooks/reference.py": "tests/test_reference.py::test_the_tables_are_those_of_this_code",
-    "mkdocs build --strict": "tests/test_docs.py::test_the_site_is_whole_and_asks_no_network_for_anything",
+    "mkdocs build --strict": "tests/test_docs.py::test_the_site_is_complete_and_needs_no_network",
     # make test
     "ruff check .": CHECKS,
     "ruff format --check .": CHECKS,
@@ -152,12 +152,8 @@ TESTS = {
     "pip install .": "tests/vae_ext/test_backend.py::test_pip_install_gives_a_working_module_elsewhere",
     "pip install '.[cuda]'": "tests/vae_ext/test_cuda_source.py::test_pip_alone_compiles_and_links_the_kernels",
     "python -m tests.standalone.sanitize": "tests/vae_ext/test_emulated_kernels.py::test_emulated_kernels_under_sanitizers",
-    "python3 -m tests.benchmarks.gpu --budget 360": (
-        f"{BENCHMARKS}/test_gpu.py::test_make_gpu_says_at_once_that_there_is_no_gpu"
-    ),
-    "python3 -m tests.benchmarks.gpu --budget 1200": (
-        f"{BENCHMARKS}/test_gpu.py::test_make_gpu_says_at_once_that_there_is_no_gpu"
-    ),
+    "python3 -m tests.benchmarks.gpu --budget 360": (f"{BENCHMARKS}/test_gpu.py::test_make_gpu_reports_a_missing_gpu_at_once"),
+    "python3 -m tests.benchmarks.gpu --budget 1200": (f"{BENCHMARKS}/test_gpu.py::test_make_gpu_reports_a_missing_gpu_at_once"),
     # Benchmarks
     "python -m tests.benchmarks.measure --seconds 60": TABLE,
     "python -m tests.benchmarks.measure --full": TABLE,
@@ -166,12 +162,12 @@ TESTS = {
     "git add .": COMMITS,
     'git commit -m "Benchmarks"': COMMITS,
     "python -m tests.benchmarks.compare --base HEAD": (
-        f"{BENCHMARKS}/test_compare.py::test_an_operator_is_compared_with_that_of_a_commit_in_turns"
+        f"{BENCHMARKS}/test_compare.py::test_the_operator_is_compared_with_that_of_a_commit_in_alternating_turns"
     ),
     "python3 -m venv .venv-pythae": SETUP,
     ".venv-pythae/bin/pip install --quiet --disable-pip-version-check torch==2.13.0": SETUP,
     ".venv-pythae/bin/pip install --quiet --disable-pip-version-check pythae==0.1.2": SETUP,
     "python -m tests.benchmarks.against_pythae --python .venv-pythae/bin/python": (
-        f"{BENCHMARKS}/test_compare.py::test_make_bench_pythae_takes_turns_with_a_process_of_its_own"
+        f"{BENCHMARKS}/test_compare.py::test_make_bench_pythae_alternates_with_pythaes_process"
     ),
 }

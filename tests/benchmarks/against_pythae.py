@@ -1,7 +1,8 @@
-"""Images a second of training and of evaluation, beside pythae's with the same layers: `make bench-pythae`.
+"""Images per second of training and of evaluation, compared with pythae with the same layers: `make bench-pythae`.
 
-pythae and what it needs live in an environment of their own, and its trainer in a process of it (pythae_trainer.py). The two
-take turns, an epoch each over the same images, and then the NLL of some by 1000 samples; while one works, the other waits.
+pythae and its dependencies are in a separate environment, and its trainer in a process of that (pythae_trainer.py). The two
+alternate: one epoch each over the same images, and then the NLL of some images with 1000 samples; one waits while the other
+runs.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from vae_ext import noise_key
 from vae_ext.source import ROOT
 
 IMAGES = 10_000
-TURNS = 9  # the first of which warms up
+TURNS = 9  # the first one warms up
 NLL_TURNS = 4
 SAMPLES = 1000
-OUR_IMAGES, THEIR_IMAGES = 500, 50  # of the NLL, which pythae takes one by one: about as long for each
+OUR_IMAGES, THEIR_IMAGES = 500, 50  # for the NLL, which pythae computes image by image: about equally long for both
 
 
 def main() -> None:
@@ -58,10 +59,10 @@ def main() -> None:
 
 
 def seconds(pythae: subprocess.Popen[bytes], line: str) -> float:
-    """Of what a line of its standard input asks for.
+    """Sends a line to pythae's process, and returns the seconds that it reports.
 
     Raises:
-        UserError: if it ended instead.
+        UserError: if the process ended instead.
     """
     assert pythae.stdin is not None and pythae.stdout is not None
     with contextlib.suppress(BrokenPipeError):
@@ -72,7 +73,7 @@ def seconds(pythae: subprocess.Popen[bytes], line: str) -> float:
 
 
 def take_turns(turns: int, run: Callable[[], object], images: int, pythae: Callable[[], float], their_images: int) -> None:
-    """Prints the medians but for the first turn, which warms up, and that of the ratios of turns next to each other."""
+    """Prints the medians without the first turn, which warms up, and the median ratio of adjacent turns."""
     rates = [(images / seconds_of(run, 1, CLOCKS["cpu"]), their_images / pythae()) for _ in range(turns)][1:]
     ours, theirs = zip(*rates, strict=True)
     ratios = [mine / yours for mine, yours in rates]

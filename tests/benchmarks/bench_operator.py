@@ -1,4 +1,4 @@
-"""The operators against the reference, eager PyTorch and torch.compile: time and memory, a case at a time."""
+"""The operators compared with the reference, eager PyTorch and torch.compile: time and memory, case by case."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.benchmarks.cases import DEVICES, chosen
 from tests.benchmarks.providers import bench_of, measured, peak_bytes
 from tests.benchmarks.timing import parametrize
 
-# torch's caches of compiled code do not tell a backward pass that may write over what its graph keeps from one that may not.
+# torch's cache of compiled code does not distinguish backward passes that may overwrite saved tensors from those that may not.
 torch._functorch.config.enable_autograd_cache = False
 torch._inductor.config.fx_graph_cache = False
-MEMORY = ("fused", "eager", "compile")  # whose is measured, of both passes
+MEMORY = ("fused", "eager", "compile")  # providers whose memory is measured, in both passes
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -26,7 +26,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def test_time(benchmark: BenchmarkFixture, device: str, case: str, mode: str, provider: str, turn: int) -> None:
     bench = bench_of(case, device)
-    call = bench.call(mode, provider)  # which checks it against the reference first
+    call = bench.call(mode, provider)  # first checks it against the reference
     benchmark.extra_info["bytes"] = bench.case.bytes_moved(mode)
     if turn == 0 and mode == "both" and provider in MEMORY:
         benchmark.extra_info["peak_bytes"] = peak_bytes(call, device)

@@ -1,13 +1,13 @@
-"""Images a second of training: the pipeline's own step, and what it can be held against.
+"""Images per second of training: the pipeline's own step, and what it is compared with.
 
-- fused: the pipeline as it is; no graph: the same on a GPU, but step by step; autograd: with its gradient by autograd;
-  reference: that on plain PyTorch's operators;
-- example: the loop of pytorch/examples' VAE, over torchvision's MNIST as it gives its images: a DataLoader, each image a PIL
-  image made a tensor, two heads, the cross-entropy of probabilities, the textbook's sample and KL, Adam, a loss that is read at
-  every step; example, tensors: the same over images that are tensors already;
-- products: the step's matrix products alone; on a GPU called one by one, so that Python may be what takes the time.
+- fused: the pipeline as it is; no graph: the same on a GPU, without CUDA graphs; autograd: with its gradient by autograd;
+  reference: autograd on PyTorch's own operators;
+- example: the loop of pytorch/examples' VAE, over torchvision's MNIST with a DataLoader: each PIL image converted to a tensor,
+  two heads, cross-entropy of probabilities, the textbook sample and KL, Adam, and a loss that is read at every step; example,
+  tensors: the same with images that are tensors already;
+- products: only the step's matrix products; on a GPU launched one by one, so that Python may limit the speed.
 
-All train 784-400-20 by Adam on batches of 128 MNIST images, in float32.
+All train 784-400-20 with Adam on batches of 128 MNIST images, in float32.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from vae_ext.source import ROOT
 
 CASE = "784-400-20"
 BATCH = 128
-# A round: of the test images on a CPU, an epoch of all training images on a GPU.
+# A round: the test images on a CPU, an epoch of all training images on a GPU.
 ROUNDS: dict[str, tuple[SplitName, int]] = {"cpu": ("test", 64 * BATCH), "cuda": ("train", 60_000)}
 Images = npt.NDArray[np.uint8]
 Epoch = Callable[[], object]
 
 
 def train_step_on(images: Images, device: str) -> TrainStep:
-    """The pipeline's step on the case's layers."""
+    """Builds the pipeline's step on the case's layers."""
     params = plain_params(hidden=[400], latent_dim=20, epochs=1, batch_size=BATCH)
     torch.manual_seed(0)
     model = VAE((28, 28), params.model).to(device)
@@ -64,7 +64,7 @@ def layers_of(model: VAE) -> list[nn.Linear]:
 
 
 class Example(nn.Module):
-    """The model as it stands in pytorch/examples, with a copy of the pipeline's layers, the encoder's last one in two."""
+    """The model of pytorch/examples, with a copy of the pipeline's layers; the encoder's last layer is split in two."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
@@ -86,14 +86,14 @@ class Example(nn.Module):
 
 
 def through_pil(pixels: Tensor) -> Tensor:
-    """As torchvision's MNIST gives an image with ToTensor."""
+    """Converts pixels as torchvision's MNIST does with ToTensor."""
     picture = Image.fromarray(pixels.view(28, 28).numpy(), mode="L")
     array = torch.from_numpy(np.array(picture, np.uint8, copy=True)).view(28, 28, 1)
     return array.permute(2, 0, 1).contiguous().to(torch.get_default_dtype()).div(255)
 
 
 def check(train_step: TrainStep) -> None:
-    """With the same weights the example has the same posterior, rate and, for one z, distortion; autograd the same gradient."""
+    """Checks that the example has the same posterior, rate and distortion for given z, and autograd the same gradient."""
     close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
     train_step.begin(0)
     model, key, size = train_step.model, train_step.key, train_step.size_of(0)
@@ -112,7 +112,7 @@ def check(train_step: TrainStep) -> None:
 
 
 def our_epoch(train_step: TrainStep) -> Tensor:
-    """An epoch as train.py takes it, to the record that it reads at the end."""
+    """Runs an epoch like train.py, including the record that it reads at the end."""
     train_step.begin(0)
     while train_step.position < train_step.steps:
         train_step.advance()
@@ -162,7 +162,7 @@ def example(as_float: Callable[[Tensor], Tensor], images: Images, device: str) -
 
 
 def products(images: Images, device: str) -> Epoch:
-    """The matrix products of a step: each layer's forward, its weights' gradient and, but for the first, its input's."""
+    """The matrix products of a step: each layer's forward pass, weight gradient and, except the first, input gradient."""
     layers = layers_of(train_step_on(images, "cpu").model)
     made = [(layer, torch.rand(BATCH, layer.in_features), torch.randn(BATCH, layer.out_features)) for layer in layers]
     moved = [tuple(t.detach().to(device) for t in (layer.weight, layer.bias, x, grad)) for layer, x, grad in made]
@@ -179,7 +179,7 @@ def products(images: Images, device: str) -> Epoch:
     return epoch
 
 
-# What each does in a round, over these images; checked before it is timed.
+# What each provider runs in a round, over these images; checked before it is timed.
 PROVIDERS: dict[str, Callable[[Images, str], Epoch]] = {
     "fused": pipeline,
     "no graph": functools.partial(pipeline, replays=False),
@@ -203,7 +203,7 @@ def images_of(device: str) -> Images:
 
 @functools.cache
 def epoch_of(provider: str, device: str) -> Epoch:
-    """The same for every turn."""
+    """Returns the same epoch for every turn."""
     return PROVIDERS[provider](images_of(device), device)
 
 

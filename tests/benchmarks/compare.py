@@ -1,12 +1,12 @@
-"""Has the operator become slower than at a commit? `make bench-compare` measures both in turns, side by side.
+"""Checks whether the operator has become slower than at a commit: `make bench-compare` measures both in alternating turns.
 
-The operator as it stands here and as the commit has it, each in a process of its own, take turns of two milliseconds, so that
-load on the machine slows both; each pair of turns gives a ratio of times. A case looks slower if the median of its ratios is
-above the threshold. Where a process's memory happens to lie has its share for as long as it lives: what looks slower is
-measured again by new processes, up to four times, and became slower only if it looks so each time.
+The operator of this tree and that of the commit run in a process each, in alternating turns of two milliseconds, so that load
+on the machine slows both; each pair of turns gives a ratio of times. A case looks slower if the median of its ratios exceeds
+the threshold. Since timings also depend on the memory layout of a process, a case that looks slower is measured again in new
+processes, up to four times, and counts as slower only if it does each time.
 
-On a CPU a time is what one thread computes: other programs prolong the time on the clock, and that of threads which wait for
-each other above all. How well two threads share the work is not compared.
+On a CPU a time is the CPU time of one thread: other programs prolong wall-clock time, especially of threads that wait for each
+other. So how well two threads share the work is not compared.
 
 exit status: 0 if no case became slower; 1 if one did, or fails here; 2 without a commit to compare with
 """
@@ -41,15 +41,15 @@ THRESHOLD = 1.08
 PAIRS = 40
 AGAIN = 4
 TURN = 2e-3  # seconds
-# Memory that was freed serves the next result; else malloc returns it to the system, or not, as a process happens to go.
+# Freed memory serves the next result; otherwise malloc returns it to the system or not, depending on the process.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
 
 def extract(revision: str, folder: Path) -> None:
-    """The operator of a commit.
+    """Extracts the operator of a commit into a folder.
 
     Raises:
-        UserError: if there is none.
+        UserError: if the commit does not exist.
     """
     command = ["git", "archive", "--format=tar", revision, "csrc", "vae_ext", "setup.py"]
     archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
@@ -59,23 +59,23 @@ def extract(revision: str, folder: Path) -> None:
 
 
 def operator_of(tree: Path) -> ProcessPoolExecutor:
-    """A process with a tree's operator, to be timed there by the programs that stand here."""
+    """Returns a process with a tree's operator, timed by the code of this tree."""
     with mock.patch.dict(os.environ, MALLOC):
         process = ProcessPoolExecutor(1, get_context("spawn"), import_from, (str(tree),))
-        process.submit(int).result()  # it starts with its first task
+        process.submit(int).result()  # the process starts with its first task
     return process
 
 
 def import_from(tree: str) -> None:
-    """This process imports vae_ext from there, and has one thread."""
+    """Makes this process import vae_ext from a tree, and use one thread."""
     sys.path.insert(0, tree)
     torch.set_num_threads(1)
 
 
 @functools.cache
 def prepared(line: str) -> tuple[Callable[[], object], int, Callable[[], float]]:
-    """The call, proved right, how many of it are a turn, and the clock."""
-    from tests.benchmarks.providers import bench_of  # and with it vae_ext, of this process's tree
+    """Returns the checked call, the number of calls per turn, and the clock."""
+    from tests.benchmarks.providers import bench_of  # imports vae_ext, from this process's tree
     from vae_ext import backend
 
     device, case, mode = line.split()
@@ -85,12 +85,12 @@ def prepared(line: str) -> tuple[Callable[[], object], int, Callable[[], float]]
 
 
 def take_turn(line: str) -> float:
-    """The seconds of a call."""
+    """Returns the seconds of a call."""
     return seconds_of(*prepared(line))
 
 
 def ratios_of(lines: Sequence[str], base: Path) -> tuple[dict[str, float], dict[str, str]]:
-    """For each line the median ratio of new processes' turns, and for those that fail here the reason.
+    """Returns for each line the median ratio of turns in new processes, and the reasons of those that fail here.
 
     Raises:
         BrokenProcessPool: if a process ends.
@@ -98,11 +98,11 @@ def ratios_of(lines: Sequence[str], base: Path) -> tuple[dict[str, float], dict[
     pairs: dict[str, list[float]] = {}
     failures: dict[str, str] = {}
     with operator_of(ROOT) as here, operator_of(base) as there:
-        for line in lines:  # each is proved, and warms up
+        for line in lines:  # checks and warms up each
             reasons = {side: side.submit(take_turn, line).exception() for side in (here, there)}
             if reasons[here]:
                 failures[line] = in_line(repr(reasons[here]), 200)
-            elif reasons[there]:  # whatever an operator of that commit does not know
+            elif reasons[there]:  # unknown to the operator of that commit
                 print(f"note: {line}: not compared, because it fails there: {in_line(repr(reasons[there]), 200)}")
             else:
                 pairs[line] = []
@@ -124,7 +124,7 @@ def main() -> None:
         extract(arguments.base, Path(folder))
         try:
             least, failures = ratios_of([line for line in lines if arguments.only in line], Path(folder))
-        except BrokenProcessPool as error:  # an operator that crashes
+        except BrokenProcessPool as error:  # the operator crashed
             raise UserError(f"{error}") from None
         if not least and not failures:
             raise UserError(f"nothing to compare: no case that {arguments.base} can compute")

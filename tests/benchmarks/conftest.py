@@ -1,4 +1,4 @@
-"""What the benchmarks add to pytest-benchmark: a limit of time, and a report of failures and of what the machine is."""
+"""Extensions of pytest-benchmark: a time limit, and failures and a description of the machine in its report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from vae_ext.backend import compiled_module
 
 BEGAN = time.monotonic()
-failures: dict[str, str] = {}  # why, of a line or of a file that could not be imported
+failures: dict[str, str] = {}  # reasons, by line or by file that could not be imported
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def turn_and_line(item: pytest.Item) -> tuple[int, str]:
-    """Of a benchmark; its line is the device, case, mode and provider."""
+    """Returns the turn and the line (device, case, mode and provider) of a benchmark."""
     params = dict(item.callspec.params) if hasattr(item, "callspec") else {}
     return (params.pop("turn"), " ".join(params.values())) if "turn" in params else (0, item.nodeid)
 
@@ -40,7 +40,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_exception_interact(node: Any, call: pytest.CallInfo[Any], report: pytest.CollectReport | pytest.TestReport) -> None:
-    """What a test raised, or in the last line of its message why a file could not be imported."""
+    """Records a test's exception, or the last line of the error for a file that could not be imported."""
     assert call.excinfo is not None
     if isinstance(node, pytest.Item):
         failures[turn_and_line(node)[1]] = call.excinfo.exconly().splitlines()[0]
@@ -50,14 +50,14 @@ def pytest_exception_interact(node: Any, call: pytest.CallInfo[Any], report: pyt
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
-    """A run that is interrupted writes its report too: of all but the line that has no time yet."""
+    """Writes the report of an interrupted run too, without the line that has no timing yet."""
     timed = session.config._benchmarksession  # type: ignore[attr-defined]
     timed.benchmarks = [benchmark for benchmark in timed.benchmarks if benchmark.stats.data]
     yield
 
 
 def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
-    """Every single time is megabytes; their medians are enough."""
+    """Keeps only medians: all single timings would be megabytes."""
     commit = output_json["commit_info"]
     output_json["machine_info"]["commit"] = commit["id"][:12] + "-dirty" * commit["dirty"]
     output_json["failures"] = failures
@@ -66,7 +66,7 @@ def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
-    """What decides how fast the operator is, in place of all that pytest-benchmark collects; no host's name."""
+    """Replaces pytest-benchmark's information with what determines the operator's speed, without the host name."""
     cpu = machine_info["cpu"].get("brand_raw", platform.processor())
     module = compiled_module()
     nvidia = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]

@@ -1,4 +1,4 @@
-"""Figures of a report: speed-up over shape, and bandwidth against what a copy reaches."""
+"""Figures of a report: speed-up against shape, and bandwidth relative to a copy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLORS = {"fused": "C0", "eager": "C1", "compile": "C2", "graph": "C4", "randn":
 
 
 def draw(machine: dict[str, Any], times: pd.DataFrame, folder: Path) -> None:
-    """speedup-{device}.png and bandwidth-{device}.png, of sample and KL."""
+    """Draws speedup-{device}.png and bandwidth-{device}.png, for sample and KL."""
     sampling = {name for name, case in CASES.items() if not case.pixels}
     for device, of_device in times[times["case"].isin(sampling)].groupby("device", sort=False):
         on_cpu = f"{machine['cpu']}, {machine['threads']} threads, {machine['instruction_set']}"
@@ -27,14 +27,14 @@ def draw(machine: dict[str, Any], times: pd.DataFrame, folder: Path) -> None:
 
 
 def log_scales(axes: Axes, **texts: str) -> None:
-    """1, 2, 5, 10 instead of powers of ten."""
+    """Labels logarithmic axes with 1, 2, 5, 10 instead of powers of ten."""
     axes.set(xscale="log", yscale="log", **texts)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def draw_speedups(times: pd.DataFrame, title: str, path: Path) -> None:
-    """Lines for one float32 sample; what else was measured as open circles."""
+    """Draws lines for one float32 sample, and the other measurements as open circles."""
     cases = times["case"].map(CASES.__getitem__)
     elements = [case.rows * case.dim * (case.samples or 1) for case in cases]
     simple = [case.samples is None and case.dtype == torch.float32 for case in cases]
@@ -55,7 +55,7 @@ def draw_speedups(times: pd.DataFrame, title: str, path: Path) -> None:
 
 
 def draw_bandwidth(times: pd.DataFrame, title: str, path: Path) -> None:
-    """Bytes a second over the bytes that must move, under the line of a plain copy: a roofline of the memory."""
+    """Draws bytes per second against the bytes that must move, below the line of a plain copy: a memory roofline."""
     drawn = [("copy", "forward", "-")]
     drawn += [(name, *way) for name in ("fused", "eager", "compile") for way in (("forward", "^"), ("backward", "v"))]
     with figure(path, width=7.2, height=4.4) as fig:

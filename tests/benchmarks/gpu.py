@@ -1,11 +1,11 @@
-"""The proof on a machine with an NVIDIA GPU: `make gpu` builds the kernels for it, tests them, and measures them.
+"""Builds, tests and measures the CUDA kernels on a machine with an NVIDIA GPU: `make gpu`.
 
-In order of value, each part written as it ends, into results/benchmarks/<gpu>/: the repository keeps that. When the budget is
-spent, a part that runs is interrupted and what it has measured so far is kept; what was not begun is said.
+Runs its parts in order of importance, and writes each part's results into results/benchmarks/<gpu>/, which is in git. When the
+budget is spent, a running part is interrupted and its measurements are kept; parts that did not start are listed.
 
 It runs on the machine's own Python and torch (2.10 or later, built for CUDA) with pytest, pytest-benchmark, hypothesis, numpy,
-pandas, matplotlib, pillow, filelock, ninja, an nvcc and, by count, 46 GiB of the GPU's memory; nothing is fetched. With
-pytest-xdist the tests run side by side.
+pandas, matplotlib, pillow, filelock, ninja, an nvcc and, by count, 46 GiB of the GPU's memory; nothing is downloaded. With
+pytest-xdist the tests run in parallel.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from pipeline.runtime.files import write_json
 
 RESULTS, SCRATCH = Path("results/benchmarks"), Path(".benchmarks/gpu")
 BUDGET = 360.0  # seconds
-# Interrupted as by the keyboard, also in a background job, and killed if that does not help in half a minute.
+# Sends SIGINT, also to a background job, and kills it if it has not ended after half a minute.
 TIMEOUT = ("timeout", "--foreground", "--signal=INT", "--kill-after=30")
-TIMED_OUT, NOT_FOUND = 124, 127  # its exit statuses
+TIMED_OUT, NOT_FOUND = 124, 127  # exit statuses of timeout
 MEASURED = "measured"
 
 BUILD = "import vae_ext; print(vae_ext.backend_report()); raise SystemExit(vae_ext.backend('cuda') != 'cuda')"
-# All that name the GPU; what is compiled without one is tested without one.
+# All tests whose name contains cuda or gpu, except those that need none.
 TESTS = ("-k", "(cuda or gpu) and not cuda_source and not backend", "tests/vae_ext", "tests/pipeline/test_step.py")
 SIDE_BY_SIDE = ("-n", str(min(10, os.cpu_count() or 1))) if importlib.util.find_spec("xdist") else ()
-# The largest cases, which are in no cache, and those of docs/speed.md: alone and in CUDA graphs, which Python's time is not in.
+# The largest cases, which exceed every cache, and those of docs/speed.md: directly and in CUDA graphs, without Python's time.
 FIRST = ("1048576x64", "262144x256", "8192x128", "1024x64", "128x20", "20x50")
 SANITIZERS = {"memcheck": ("--report-api-errors=no",), "racecheck": (), "initcheck": (), "synccheck": ()}
 
 
 class Part(NamedTuple):
-    """Commands by name, side by side, which begin if the least is left, in seconds, and are interrupted after the most."""
+    """Named commands that run in parallel; they start if ``least`` seconds are left, and are interrupted after ``most``."""
 
     least: float
     most: float
-    good: str  # what a command's exit status 0 says
+    good: str  # description of exit status 0
     commands: dict[str, list[str]]
 
 
@@ -55,14 +55,14 @@ def python(*arguments: str) -> list[str]:
 
 
 def benchmark(name: str, chosen: str, least: float, most: float) -> Part:
-    """Of all benchmarks those that pytest's -k chooses."""
+    """A part of the benchmarks that pytest's -k selects."""
     options = ["--report", str(SCRATCH / f"{name}.json"), "--full", "-k", chosen]
     return Part(least, most, MEASURED, {name: python("-m", "tests.benchmarks.measure", *options)})
 
 
 def parts() -> list[Part]:
-    """In order of value."""
-    # Each tensor in an allocation of its own: within torch's pool no access is out of bounds.
+    """Returns the parts in order of importance."""
+    # A separate allocation for each tensor: within torch's memory pool, out-of-bounds accesses would not be detected.
     sanitizer = ["env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", "compute-sanitizer", "--error-exitcode=86"]
     every_kernel = python("-m", "tests.vae_ext.every_kernel", "cuda")
     checks = {name: [*sanitizer, f"--tool={name}", *options, *every_kernel] for name, options in SANITIZERS.items()}
@@ -80,7 +80,7 @@ def parts() -> list[Part]:
 
 
 def verdict(part: Part, status: int) -> str:
-    """What an exit status says; what was measured until the time was up counts."""
+    """Describes an exit status; measurements before the time limit count."""
     if status == 0 or (status == TIMED_OUT and part.good == MEASURED):
         return part.good
     if status == NOT_FOUND:
@@ -89,8 +89,8 @@ def verdict(part: Part, status: int) -> str:
 
 
 def run_parts(parts: Iterable[Part], folder: Path, budget: float) -> dict[str, str]:
-    """What came of each command, in order, and in checks.json after each part."""
-    shutil.rmtree(SCRATCH, ignore_errors=True)  # an earlier run's reports would be taken for this one's
+    """Returns the verdict on each command, in order; also writes checks.json after each part."""
+    shutil.rmtree(SCRATCH, ignore_errors=True)  # reports of an earlier run would be mistaken for this one's
     SCRATCH.mkdir(parents=True)
     began = time.monotonic()
     verdicts: dict[str, str] = {}
@@ -115,7 +115,7 @@ def run_parts(parts: Iterable[Part], folder: Path, budget: float) -> dict[str, s
 
 
 def what_is_missing() -> str | None:
-    """Of what nothing can be done without, what takes no time to find out first; None if all is there."""
+    """Returns what is missing, cheapest check first, or None if everything is there."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -1,8 +1,8 @@
-"""Runs the benchmarks, pytest with pytest-benchmark, into a report; `make bench` prints it as a table.
+"""Runs the benchmarks with pytest-benchmark into a report; `make bench` prints it as a table.
 
-A provider that fails, or computes something wrong, is named, and the others are measured all the same; the exit status is 1.
-A run that is interrupted reports what it has measured. Other options are pytest's, such as --full, --seconds 60 (one turn, and
-more for so long) and -k.
+A provider that fails or computes wrong results is named, and the others are still measured; the exit status is 1. An
+interrupted run reports what it has measured. Other options are pytest's, such as --full, --seconds 60 (one turn, and more
+for that long) and -k.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tests.benchmarks.report import Report, lines, read_report
 from vae_ext import backend, backend_report
 
 REPORT = Path(".benchmarks/report.json")
-# torch's own deprecations, which torch.compile meets, are not the user's.
+# Deprecation warnings come from torch.compile inside torch.
 OPTIONS = ("-q", "--tb=no", "-W", "ignore::DeprecationWarning", "--benchmark-quiet", "--continue-on-collection-errors")
 BENCHMARKS = ("tests/benchmarks/bench_operator.py", "tests/benchmarks/bench_step.py")
 
 
 def measure(path: Path, options: Sequence[str] = ()) -> Report:
-    """Times everything, with progress on the terminal, and writes the report whole or not at all.
+    """Times everything, with progress on the terminal, and writes the report atomically.
 
     Raises:
         UserError: if a device has no kernels, or nothing could be measured.

@@ -1,10 +1,10 @@
-"""pythae's own trainer on the layers 784-400-20, timed an epoch at a time for a process that drives it (against_pythae.py).
+"""pythae's own trainer on the layers 784-400-20, timed epoch by epoch for a process that drives it (against_pythae.py).
 
-`python pythae_trainer.py IMAGES.npy`, in an environment that has pythae and torch and nothing of this project, reads uint8
-images [N, 784] and sets all up as pythae's TrainingPipeline and BaseTrainer.train() do. It answers "epoch" with the seconds of
-one over the images, and "nll N S" with those of get_nll() of the first N by S samples each. An epoch's are train_step()'s: its
-DataLoader, its steps and its progress bar, which is drawn to nowhere; not what train() does between epochs, such as its copy of
-the best model.
+`python pythae_trainer.py IMAGES.npy`, in an environment with pythae and torch but without this project, reads uint8 images
+[N, 784] and sets everything up like pythae's TrainingPipeline and BaseTrainer.train(). It answers "epoch" with the seconds of
+one epoch, and "nll N S" with those of get_nll() for the first N images with S samples each. An epoch is one call of
+train_step(): its DataLoader, its steps and its progress bar, whose output is discarded; not what train() does between epochs,
+such as copying the best model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 ModelOutput = models.base.base_utils.ModelOutput
 Images = np.ndarray[Any, np.dtype[np.float32]]
 PIXELS, HIDDEN, LATENT = 784, 400, 20
-NLL_BATCH = 500  # samples at once, the fastest of 100, 500 and 1000 here
+NLL_BATCH = 500  # samples per batch, the fastest of 100, 500 and 1000 here
 
 
 class Encoder(models.nn.BaseEncoder):  # type: ignore[misc]
@@ -53,7 +53,7 @@ class Decoder(models.nn.BaseDecoder):  # type: ignore[misc]
 
 
 def prepared_trainer(images: Images, folder: str) -> Any:
-    """The trainer as TrainingPipeline makes it, where train() has it before its first epoch."""
+    """Returns the trainer as TrainingPipeline makes it, in the state before train()'s first epoch."""
     model_config = models.VAEConfig(input_dim=(PIXELS,), latent_dim=LATENT, reconstruction_loss="bce")
     model = models.VAE(model_config, encoder=Encoder(), decoder=Decoder())
     config = trainers.BaseTrainerConfig(folder, per_device_train_batch_size=128, learning_rate=1e-3, no_cuda=True)
@@ -71,8 +71,8 @@ def timed(run: Callable[..., object], *arguments: object, **options: object) -> 
 
 
 def main(path: str) -> None:
-    logging.disable(logging.INFO)  # what pythae tells of its progress
-    # TrainingPipeline leaves the scale of the pixels to its user: pythae's examples divide by 255 first.
+    logging.disable(logging.INFO)  # pythae's progress messages
+    # TrainingPipeline does not scale pixels: pythae's examples divide by 255 first.
     images = np.load(path, allow_pickle=False).astype(np.float32) / 255
     with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         trainer = prepared_trainer(images, folder)
@@ -80,7 +80,7 @@ def main(path: str) -> None:
         print(f"pythae {version('pythae')}, torch {version('torch')}", file=sys.stderr)
         for epoch, line in enumerate(sys.stdin):
             kind, *counts = line.split()
-            # It counts images, a line a thousand, and draws tqdm's bar.
+            # It counts images, one line per thousand, and draws tqdm's bar.
             with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
                 if kind == "nll":
                     trainer.model.eval()

@@ -1,7 +1,7 @@
-"""What runs found: pytest-benchmark's reports as tables, for people, and as what is kept in git.
+"""Formats benchmark results: pytest-benchmark's reports as tables, and as the files that are kept in git.
 
-A provider's time is the median of its best turn: what it takes while nothing else disturbs the machine. That is what repeats
-from run to run; medians over all turns vary with the machine's load.
+A provider's time is the median of its best turn: its time while the machine is otherwise idle. That is reproducible; medians
+over all turns vary with the machine's load.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from tests.benchmarks.cases import CASES, GPU, QUICK
 from tests.benchmarks.figures import draw
 
 RESULTS = Path("results/benchmarks")
-LINE = ["device", "case", "mode"]  # what is compared among providers
-KEPT = {name for name, case in CASES.items() if case in (*QUICK, *GPU) or case.pixels}  # all metrics would hide what changed
+LINE = ["device", "case", "mode"]  # providers are compared within a line
+KEPT = {name for name, case in CASES.items() if case in (*QUICK, *GPU) or case.pixels}  # fewer, to show what changed
 LEGEND = """A time is the median of the best turn. speedup 2: the fused operator is twice as fast. gb_s: the least that it must
 move, over its time; of_copy: against a plain copy of as many bytes as the forward pass moves."""
 
 
 class Report(NamedTuple):
-    """The machine, with versions and commit; a pandas table of times; and why something is not in it.
+    """The machine, with versions and commit; a pandas table of times; and reasons for missing timings.
 
-    times: device, case, mode, provider; seconds; turns; speedup: seconds over the fused operator's; bytes and gb_s: that the
-    mode must move, and moves a second; of_copy: over the same of a plain copy; images_s; peak_bytes beyond inputs and outputs.
+    times: device, case, mode, provider; seconds; turns; speedup: seconds divided by the fused operator's; bytes: that the mode
+    must move, and gb_s: per second; of_copy: gb_s relative to a plain copy; images_s; peak_bytes besides inputs and outputs.
     """
 
     machine: dict[str, Any]
@@ -40,11 +40,11 @@ class Report(NamedTuple):
 
 
 def read_report(*paths: Path) -> Report:
-    """Reads what ``--benchmark-json`` wrote; several runs of one machine count as one with more turns.
+    """Reads the output of ``--benchmark-json``; several runs on one machine are merged as one with more turns.
 
     Raises:
         OSError: if a file cannot be read.
-        UserError: if it is not the report of a run that timed something.
+        UserError: if a file is not the report of a run with timings.
     """
     machine, timed = {}, []
     failures: dict[str, str] = {}
@@ -59,20 +59,20 @@ def read_report(*paths: Path) -> Report:
     if not timed:
         raise UserError(f"{path}: expected the report of `make bench`, got one in which nothing was timed")
     turns = pd.DataFrame(timed, columns=[*LINE, "provider", "seconds", "bytes", "images", "peak_bytes"])
-    # What failed in a later turn, or in another run, has times of the earlier ones.
+    # A line that failed in a later turn or run has timings of earlier ones.
     names = turns[[*LINE, "provider"]].agg(" ".join, axis=1)
     return Report(machine, times_of(turns[~names.isin(failures)]), failures)
 
 
 def times_of(turns: pd.DataFrame) -> pd.DataFrame:
-    """One line for each provider of a case and mode, from one for each of its turns."""
+    """Reduces rows per turn to one row per provider, case and mode."""
     grouped = turns.groupby([*LINE, "provider"], sort=False)
     times = grouped.agg({"seconds": "min", "bytes": "first", "images": "first", "peak_bytes": "max"})
     times = times.assign(turns=grouped.size()).reset_index()
     times["gb_s"] = times["bytes"] / times["seconds"] / 1e9
     times["images_s"] = times["images"] / times["seconds"]
     fused, copy = (times[times["provider"] == name] for name in ("fused", "copy"))
-    # The copy stands beside the forward pass alone, and serves all modes.
+    # The copy is measured for the forward pass only, and serves all modes.
     for column, key, of, value in (("speedup", LINE, fused, "seconds"), ("of_copy", LINE[:2], copy, "gb_s")):
         beside = of.set_index(key)[value].reindex(pd.MultiIndex.from_frame(times[key])).to_numpy()
         times[column] = times[value] / beside
@@ -80,12 +80,12 @@ def times_of(turns: pd.DataFrame) -> pd.DataFrame:
 
 
 def digits(value: float) -> float:
-    """Rounded to four significant digits, more than the measurement has."""
+    """Rounds to four significant digits, more than the precision of the measurement."""
     return float(f"{value:.4g}")
 
 
 def metrics_of(report: Report) -> dict[str, Any]:
-    """The report as nested names, which DVC shows joined: cpu.forward.128x20.fused_us, cpu.forward.128x20.speedup.eager,
+    """Returns the report as nested names, which DVC joins: cpu.forward.128x20.fused_us, cpu.forward.128x20.speedup.eager,
     cpu.forward.128x784-pixels.fused_us, cpu.extra_bytes.128x20.eager, cpu.images_per_second.fused, machine.cpu.
     """
     metrics: dict[str, Any] = {"machine": report.machine}
@@ -95,7 +95,7 @@ def metrics_of(report: Report) -> dict[str, Any]:
         if mode == "step":
             of_device["images_per_second"] = providers["images_s"].map(digits).to_dict()
         elif case in KEPT and "fused" in providers.index:
-            speedups = providers["speedup"].drop(["fused", "graph", "copy"], errors="ignore")  # graph: the operator itself
+            speedups = providers["speedup"].drop(["fused", "graph", "copy"], errors="ignore")  # graph is the operator itself
             fused_us = digits(1e6 * providers["seconds"]["fused"])
             of_device.setdefault(mode, {})[case] = {"fused_us": fused_us, "speedup": speedups.map(digits).to_dict()}
         peaks = providers["peak_bytes"].dropna().astype(int).to_dict()
@@ -105,8 +105,8 @@ def metrics_of(report: Report) -> dict[str, Any]:
 
 
 def kernels_of(times: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """What a GPU takes without Python, of cases in CUDA graphs: microseconds of the forward pass and of what the backward pass
-    adds, GB/s of a copy, and the share of it that each is.
+    """Returns GPU times without Python, from CUDA graphs: microseconds of the forward pass and of what the backward pass
+    adds, GB/s of a copy, and each one's fraction of it.
     """
     found = {}
     on_gpu = times[times["device"] == "cuda"]
@@ -122,7 +122,7 @@ def kernels_of(times: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def table_of(times: pd.DataFrame) -> pd.DataFrame:
-    """A line for each device, case and mode; columns {provider}_us and speedup_{provider}, gb_s and of_copy of the operator."""
+    """One row per device, case and mode; columns {provider}_us and speedup_{provider}, and the operator's gb_s and of_copy."""
     operator = times[times["mode"] != "step"]
     wide = operator.pivot_table(index=LINE, columns="provider", values=["seconds", "speedup"], sort=False)
     table = pd.DataFrame({f"{name}_us": 1e6 * wide["seconds", name] for name in wide.get("seconds", ())})
@@ -136,10 +136,10 @@ def table_of(times: pd.DataFrame) -> pd.DataFrame:
 
 
 def lines(report: Report) -> Iterator[str]:
-    """The report for people."""
+    """Yields the lines of the printed report."""
     yield from (f"{name.replace('_', ' ')}: {value}" for name, value in report.machine.items())
-    table = table_of(report.times).drop(columns=LINE, errors="ignore")  # there are none if all failed
-    kept = [name for name in table if name == "fused_us" or not str(name).endswith("_us")]  # the ratios say the others
+    table = table_of(report.times).drop(columns=LINE, errors="ignore")  # absent if all failed
+    kept = [name for name in table if name == "fused_us" or not str(name).endswith("_us")]  # other times follow from the ratios
     yield "\n" + table[kept].to_string(index=False, na_rep="")
     titles = {"peak_bytes": "memory, bytes beyond inputs, outputs and gradients", "images_s": "training, images/s"}
     for column, title in titles.items():
@@ -154,7 +154,7 @@ def lines(report: Report) -> Iterator[str]:
 
 
 def write_results(report: Report, folder: Path) -> None:
-    """metrics.json for `dvc metrics diff`, times.csv, figures/ and, of a GPU, kernels.json."""
+    """Writes metrics.json for `dvc metrics diff`, times.csv, figures/ and, for a GPU, kernels.json."""
     write_json(folder / "metrics.json", metrics_of(report))
     if kernels := kernels_of(report.times):
         write_json(folder / "kernels.json", kernels)

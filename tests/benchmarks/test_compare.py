@@ -1,4 +1,4 @@
-"""Comparing two commits' operators, and the training step with pythae's: in turns, each in a process of its own."""
+"""Comparing the operators of two commits, and the training step with pythae's: alternating turns of separate processes."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def compare_status(monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
     [
         ([1.0], {}, 0, "none of 24 cases became slower than at HEAD by more than 8%"),
         ([1.2] * 5, {}, 1, "slower: cpu 128x2 both: at least 1.20 times the time of HEAD, in each of 5 measurements"),
-        ([1.3, 1.2, 1.2, 1.2, 1.0], {}, 0, "none of 24 cases"),  # what looks so no more is not slower
+        ([1.3, 1.2, 1.2, 1.2, 1.0], {}, 0, "none of 24 cases"),  # a case that looks slower only at first is not slower
         ([1.0], {"cpu 128x2 both": "it broke"}, 1, "failed: cpu 128x2 both: it broke"),
     ],
 )
-def test_a_case_became_slower_if_it_looks_so_each_time(
+def test_a_case_is_slower_only_if_every_measurement_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rounds: Any, failures: Any, status: int, message: str
 ) -> None:
     found = iter(rounds)
@@ -53,10 +53,10 @@ reparam_kl = twice(reparam_kl)
 BROKEN = "\ndef reparam_kl(*args, **options): raise TypeError('it broke')\n"
 
 
-def test_an_operator_is_compared_with_that_of_a_commit_in_turns(
+def test_the_operator_is_compared_with_that_of_a_commit_in_alternating_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A project of the same kernels, whose first commit is broken and whose second is not."""
+    """Uses a project with the same kernels, whose first commit is broken and whose second is not."""
     for name in ("csrc", "vae_ext"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "_C*"))
     shutil.copy(ROOT / "setup.py", tmp_path)
@@ -68,7 +68,7 @@ def test_an_operator_is_compared_with_that_of_a_commit_in_turns(
         operator.write_text(content, encoding="utf-8")
         subprocess.run([*git, "add", "."], cwd=tmp_path, check=True)
         subprocess.run([*git, "commit", "-q", "-m", "Measured"], cwd=tmp_path, check=True)
-    # Forked, so that torch need not be imported in eight processes.
+    # Forked, so that torch is not imported in eight processes.
     for name, value in {"ROOT": tmp_path, "PAIRS": 9, "AGAIN": 0, "get_context": lambda method: CONTEXT}.items():
         monkeypatch.setattr(compare, name, value)
 
@@ -85,10 +85,10 @@ def test_an_operator_is_compared_with_that_of_a_commit_in_turns(
         compare_status(monkeypatch, "--base", "nonsense")
 
 
-def test_make_bench_pythae_takes_turns_with_a_process_of_its_own(
+def test_make_bench_pythae_alternates_with_pythaes_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a trainer in pythae's place: pythae itself is installed by the target alone."""
+    """Uses a substitute for pythae's trainer: only the make target installs pythae."""
     python = script(tmp_path / "python", "while read -r line; do echo 2.0; done")
     for name, value in {"TURNS": 2, "NLL_TURNS": 2, "SAMPLES": 4, "OUR_IMAGES": 8, "IMAGES": 256}.items():
         monkeypatch.setattr(against_pythae, name, value)

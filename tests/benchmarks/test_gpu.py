@@ -1,4 +1,4 @@
-"""`make gpu` without a GPU: what it would run, in which order, and what is left when its time is up."""
+"""`make gpu` without a GPU: what it would run, in which order, and what is kept when its time is up."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
 @NO_GPU
-def test_make_gpu_says_at_once_that_there_is_no_gpu() -> None:
-    """On a Python with the standard library alone: nothing is imported that takes time, and nothing compiled."""
+def test_make_gpu_reports_a_missing_gpu_at_once() -> None:
+    """With only the standard library: no slow import, and no compilation."""
     command = ["make", "--no-print-directory", "gpu", "BUDGET=100", f"PYTHON={sys.executable} -S"]
     done = subprocess.run(command, cwd=ROOT, env=outside_make(), capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -36,7 +36,7 @@ def test_make_gpu_says_at_once_that_there_is_no_gpu() -> None:
     assert done.stderr.splitlines()[0] == "error: make gpu needs an NVIDIA GPU; there is no driver of one here (libcuda.so.1)"
 
 
-def test_make_gpu_names_what_is_missing_beside_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_gpu_with_a_driver_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu.what_is_missing() == f"an NVIDIA GPU; torch {torch.__version__} sees none"
@@ -46,7 +46,7 @@ def test_make_gpu_names_what_is_missing_beside_a_driver(monkeypatch: pytest.Monk
     assert gpu.what_is_missing() == f"torch, built for CUDA; {sys.executable} has none (make gpu PYTHON=...)"
 
 
-# A program that writes what it has, a copy of a report, when it is interrupted.
+# A program that writes its result, a copy of a report, when it is interrupted.
 INTERRUPTED = """
 import shutil, time
 try: time.sleep(60)
@@ -64,7 +64,7 @@ def program(name: str, code: str) -> dict[str, list[str]]:
     return {name: python("-S", "-c", code)}
 
 
-def test_what_fails_or_does_not_fit_is_named_and_what_was_measured_until_then_is_kept(
+def test_failed_and_interrupted_parts_are_named_and_their_measurements_are_kept(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = [
@@ -97,7 +97,7 @@ def test_without_kernels_nothing_is_measured(scratch: Path) -> None:
     assert run_parts([refused, Part(0, 60, "passed", program("tests", ""))], scratch, 100) == {"build": "failed: exit status 1"}
 
 
-def test_the_default_budget_is_enough_to_begin_all_but_the_rest() -> None:
+def test_the_default_budget_is_enough_to_start_all_parts_but_the_last() -> None:
     *others, rest = parts()
     assert [name for part in others for name in part.commands] == [
         *("build", "tests", "kernels", "operator", "step", *gpu.SANITIZERS, "compile", "example")
@@ -107,8 +107,8 @@ def test_the_default_budget_is_enough_to_begin_all_but_the_rest() -> None:
 
 
 @pytest.mark.long
-def test_each_part_chooses_benchmarks_of_a_gpu() -> None:
-    """Collected as where there is one."""
+def test_each_part_selects_gpu_benchmarks() -> None:
+    """They are collected as on a machine with a GPU."""
     code = """
 import sys, pytest, torch
 torch.cuda.is_available = lambda: True
@@ -135,8 +135,8 @@ for expression in {expressions}:
     }
 
 
-def test_compute_sanitizer_sees_every_operator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(every_kernel, "DTYPES", (torch.float32,))  # the others go the same ways
+def test_compute_sanitizer_runs_every_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(every_kernel, "DTYPES", (torch.float32,))  # other types take the same paths
     with torch.profiler.profile() as profile:
         every_kernel.main("cpu")
     registered = {name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("vae_ext::")}

@@ -1,4 +1,4 @@
-"""What README.md and docs/speed.md say of speed is what the results in git say."""
+"""The speeds in README.md and docs/speed.md match the results in git."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def found_in(folder: Path, name: str) -> Any:
     return json.loads((ROOT / folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def test_numbers_of_a_cpu_are_those_of_the_results() -> None:
+def test_cpu_numbers_match_the_results() -> None:
     results, speed = found_in(report.RESULTS, "metrics")["cpu"], text_of("docs/speed.md")
     times: Any = pd.read_csv(ROOT / report.RESULTS / "times.csv").set_index(["case", "mode"])
     cases = ("128x20", "1024x64", "8192x128", "20x50-K50")
@@ -54,7 +54,7 @@ def test_numbers_of_a_cpu_are_those_of_the_results() -> None:
     assert f"reaches {products:.2f} of the speed of the matrix products" in speed
 
 
-def test_numbers_of_a_gpu_are_those_of_the_results() -> None:
+def test_gpu_numbers_match_the_results() -> None:
     folder = ROOT / "results/benchmarks/nvidia-h100-80gb-hbm3"
     times = pd.read_csv(folder / "times.csv").set_index(["case", "mode"])
     alone, metrics, checks = (found_in(folder, name) for name in ("kernels", "metrics", "checks"))

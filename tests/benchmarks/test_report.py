@@ -1,4 +1,4 @@
-"""Runs of benchmarks become reports, tables, metrics and figures, whatever fails or is cut off."""
+"""Benchmark runs become reports, tables, metrics and figures, also with failures and interruptions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vae_ext.source import ROOT
 
 
 def write_report(path: Path, seconds: dict[tuple[str, str, str], list[float]], device: str = "cpu", **failures: str) -> Path:
-    """A report as pytest-benchmark writes it, of these medians, a turn each, by mode, case and provider."""
+    """Writes a report in pytest-benchmark's format with these medians, one per turn, by mode, case and provider."""
     benchmarks = [
         {
             "params": {"device": device, "case": case, "mode": mode, "provider": provider, "turn": turn},
@@ -39,21 +39,21 @@ def write_report(path: Path, seconds: dict[tuple[str, str, str], list[float]], d
 
 
 def times(**changed: float) -> dict[tuple[str, str, str], list[float]]:
-    """Two cases' times in two turns, the first of them disturbed; a provider's time can be changed."""
+    """Returns times of two cases in two turns, the first turn slowed down; times of providers can be changed."""
     seconds = {"fused": 1e-4, "eager": 3e-4, "reference": 2e-3, "copy": 1e-5, **changed}
     return {("forward", case, name): [7 * s, s] for case in ("128x20", "1024x64") for name, s in seconds.items()}
 
 
-def test_ratios_are_of_the_best_turns_of_all_runs(tmp_path: Path) -> None:
+def test_ratios_use_the_best_turns_of_all_runs(tmp_path: Path) -> None:
     slow, fast = write_report(tmp_path / "1.json", times(fused=2e-4)), write_report(tmp_path / "2.json", times())
     found = read_report(slow, fast).times.set_index(["case", "provider"])
     assert found.loc[("128x20", "eager"), "speedup"] == pytest.approx(3)
     assert found.loc[("128x20", "fused"), "seconds"] == pytest.approx(1e-4)
-    # In 100 us what a copy moves in 10 us.
+    # In 100 us it moves what a copy moves in 10 us.
     assert found.loc[("128x20", "fused"), "of_copy"] == pytest.approx(0.1)
 
 
-def test_kernels_are_timed_apart_from_pythons_calls(tmp_path: Path) -> None:
+def test_kernels_are_timed_without_python_overhead(tmp_path: Path) -> None:
     seconds = {
         ("forward", "128x20", "graph"): [2e-6],
         ("both", "128x20", "graph"): [5e-6],
@@ -67,7 +67,7 @@ def test_kernels_are_timed_apart_from_pythons_calls(tmp_path: Path) -> None:
     assert found["backward_of_copy"] == pytest.approx(backward / forward / 3, rel=1e-3)
 
 
-def test_what_failed_or_was_not_measured_leaves_the_others_in_the_table(tmp_path: Path) -> None:
+def test_failed_or_missing_measurements_do_not_remove_the_others(tmp_path: Path) -> None:
     seconds = {line: medians for line, medians in times().items() if line[1:] not in (("128x20", "fused"), ("1024x64", "copy"))}
     found = read_report(write_report(tmp_path / "1.json", seconds, **{"cpu 1024x64 forward reference": "it broke"}))
     text = "\n".join(lines(found))
@@ -85,13 +85,13 @@ NOTHING_TIMED = '{"machine_info": {}, "benchmarks": [], "failures": {}}'
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"benchmarks": []}', NOTHING_TIMED])
-def test_a_report_that_is_none_is_named_in_one_line(tmp_path: Path, content: str) -> None:
+def test_an_invalid_report_is_one_error_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "bad.json").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"bad\.json: expected the report of `make bench`, got [^\n]+$"):
         read_report(tmp_path / "bad.json")
 
 
-# `make bench` of one case of each operator, with a provider that fails.
+# `make bench` with one case per operator, and a provider that fails.
 RUN = """
 import sys
 from tests.benchmarks import measure, providers
@@ -104,12 +104,12 @@ CHOSEN = "(cpu-128x2- or cpu-128x784-) and (forward or both and (fused or eager)
 
 
 def alone() -> dict[str, str]:
-    """The environment without what pytest-xdist says to its processes, in which pytest-benchmark times nothing."""
+    """Returns the environment without pytest-xdist's variables, with which pytest-benchmark would time nothing."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | {"PYTHONPATH": str(ROOT)}
 
 
 @pytest.mark.long
-def test_a_real_run_becomes_a_table_metrics_and_figures_and_names_what_failed(tmp_path: Path) -> None:
+def test_a_real_run_gives_a_table_metrics_and_figures_and_names_failures(tmp_path: Path) -> None:
     options = ["--report", str(tmp_path / "report.json"), "--full", "--seconds=0", "-k", f"{CHOSEN} or step-products"]
     done = run_forked(run_code, RUN.format(options=options), folder=ROOT, environment=alone())
     assert done.returncode == 1, done.stderr
@@ -120,7 +120,7 @@ def test_a_real_run_becomes_a_table_metrics_and_figures_and_names_what_failed(tm
     write_results(read_report(tmp_path / "report.json"), tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     recorded = json.loads((ROOT / report.RESULTS / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["machine"].keys() == recorded["machine"].keys()  # and no host
+    assert metrics["machine"].keys() == recorded["machine"].keys()  # without the host name
     operator = metrics["cpu"]["forward"]
     assert operator["128x2"]["fused_us"] > 0 and operator["128x2"]["speedup"].keys() == {"eager", "randn"}
     assert operator["128x784-pixels"]["speedup"] == {}
@@ -130,7 +130,7 @@ def test_a_real_run_becomes_a_table_metrics_and_figures_and_names_what_failed(tm
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"speedup-cpu.png", "bandwidth-cpu.png"}
 
 
-def test_a_run_that_is_interrupted_reports_what_it_has_timed_and_what_failed(tmp_path: Path) -> None:
+def test_an_interrupted_run_reports_its_timings_and_failures(tmp_path: Path) -> None:
     folder = tmp_path / "benchmarks"
     folder.mkdir()
     shutil.copy(ROOT / "tests/benchmarks/conftest.py", folder)
@@ -147,7 +147,7 @@ def test_a_run_that_is_interrupted_reports_what_it_has_timed_and_what_failed(tmp
     assert reason.startswith("ImportError: cannot import name 'what_is_gone' from 'vae_ext'")
 
 
-def test_a_run_of_nothing_leaves_the_last_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_timings_keeps_the_previous_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pytest, "main", lambda arguments: pytest.ExitCode.NO_TESTS_COLLECTED)
     (tmp_path / "report.json").write_text("the last one", encoding="utf-8")
     with pytest.raises(UserError, match="nothing could be measured"):
@@ -155,13 +155,13 @@ def test_a_run_of_nothing_leaves_the_last_report(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "report.json").read_text(encoding="utf-8") == "the last one"
 
 
-def test_the_reference_is_not_measured_in_the_operators_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_is_not_measured_in_place_of_the_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "backend", lambda device: "reference")
     with pytest.raises(UserError, match="cpu: expected vae_ext's kernels, got its reference"):
         measure.measure(tmp_path / "report.json")
 
 
-def test_make_bench_prints_a_table_and_fails_where_a_provider_did(
+def test_make_bench_prints_a_table_and_fails_if_a_provider_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run_pytest(arguments: list[str]) -> None:
@@ -178,7 +178,7 @@ def test_make_bench_prints_a_table_and_fails_where_a_provider_did(
         assert "1024x64 forward" in capsys.readouterr().out
 
 
-def test_make_bench_record_writes_what_two_runs_found(
+def test_make_bench_record_writes_the_results_of_two_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -190,8 +190,8 @@ def test_make_bench_record_writes_what_two_runs_found(
     assert "Turns: 4 of an operator" in capsys.readouterr().out
 
 
-def test_the_kernel_s_numbers_of_two_commits_compare(tmp_path: Path) -> None:
-    """By DVC, in a repository of what `make bench-record` writes; figures side by side."""
+def test_kernel_timings_of_two_commits_can_be_compared(tmp_path: Path) -> None:
+    """Uses DVC in a repository with the output of `make bench-record`; figures are shown side by side."""
     shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
     report = tmp_path / "1.json"
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

@@ -1,7 +1,7 @@
-"""How time is taken: by which clock, for how long.
+"""How benchmarks are timed: clock and duration.
 
-Timings vary with load, for seconds to minutes. So what is compared is timed one after the other, a turn each, and the whole
-round is gone through up to fifteen times: a provider counts with its best turn.
+Timings vary with load, for seconds to minutes. So providers that are compared are timed one after the other, a turn each, in up
+to fifteen rounds; a provider's time is that of its best turn.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch.utils.benchmark
 
-# torch's synchronises the GPU: two calls around a piece of work time all of it.
+# torch's timer synchronises the GPU, so that two calls around a piece of work time all of it.
 CLOCKS: dict[str, Callable[[], float]] = {"cpu": time.perf_counter, "cuda": torch.utils.benchmark.timer}
 
 
 def seconds_of(run: Callable[[], object], calls: int, clock: Callable[[], float]) -> float:
-    """Of one call, by the mean of several."""
+    """Returns the mean seconds per call over several calls."""
     began = clock()
     for _ in range(calls):
         run()
@@ -25,11 +25,11 @@ def seconds_of(run: Callable[[], object], calls: int, clock: Callable[[], float]
 
 
 def parametrize(metafunc: pytest.Metafunc, turns: int, lines: Sequence[tuple[str, ...]], seconds: float) -> None:
-    """A benchmark of each line (device, case, mode, provider), with pytest-benchmark's settings for one turn of it.
+    """Parametrizes a benchmark with each line (device, case, mode, provider) and pytest-benchmark's settings for one turn.
 
-    Turns have session scope, by which pytest goes through every line's first turn, then every line's second.
+    Turns have session scope, so that pytest runs the first turn of every line, then the second of every line.
     """
-    # On a GPU a round is a burst of calls: what the device does, or where that is little, the launches.
+    # On a GPU a round is a burst of calls: it times the device or, if that is faster, the launches.
     burst = {"cpu": 0.0, "cuda": 2e-3}
     marks = {
         device: pytest.mark.benchmark(timer=clock, min_time=burst[device], max_time=seconds, min_rounds=1, disable_gc=True)

@@ -1,4 +1,4 @@
-"""Builds the check of the emulated CUDA kernels: main.cpp, csrc/cuda/*.cu as C++, and the CPU's kernels to stand beside."""
+"""Builds the check of the emulated CUDA kernels: main.cpp, csrc/cuda/*.cu as C++, and the CPU kernels to compare with."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from vae_ext.source import ROOT, sources_in
 
 HERE = Path(__file__).parent
 CSRC = ROOT / "csrc"
-# As the module is compiled, with every warning an error.
+# Compiled like the module, with all warnings as errors.
 FLAGS = ["-std=c++17", *HOST_FLAGS, "-Wextra", "-Werror", *(f"-isystem{path}" for path in include_paths())]
 
 
 class Build(enum.Enum):
-    """What watches the kernels as they run, beside the comparison with the CPU's."""
+    """Instrumentation of the emulated kernels, in addition to the comparison with the CPU."""
 
     PLAIN = ()
-    # Accesses out of bounds and misaligned vectors, as compute-sanitizer's memcheck finds them. -g1: to report lines is enough.
+    # Out-of-bounds accesses and misaligned vectors, as compute-sanitizer's memcheck finds them. -g1 suffices to report lines.
     MEMORY = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    # Accesses of two threads of a block that no barrier orders, as racecheck finds them.
+    # Unordered accesses of two threads of a block, as compute-sanitizer's racecheck finds them.
     RACES = ("-g1", "-fsanitize=thread")
 
 
 def run_compiler(*command: str | Path) -> None:
-    """A SystemExit with what the compiler says if it fails."""
+    """Runs a compiler; raises SystemExit with its output if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(map(str, command))}\n{done.stderr}")
 
 
 def compile_objects(sources: Sequence[Path], folder: Path, suffix: str, *flags: str, csrc: Path = CSRC) -> list[Path]:
-    """A translation unit each, one after the other, optimised no more than takes seconds."""
+    """Compiles each source separately, optimised only as far as takes seconds."""
     objects = [folder / f"{source.stem}{suffix}" for source in sources]
     for source, target in zip(sources, objects, strict=True):
         own = ("-O1", "-Wno-unknown-pragmas", *flags, f"-I{csrc}", f"-I{HERE}")  # #pragma unroll
@@ -45,7 +45,7 @@ def compile_objects(sources: Sequence[Path], folder: Path, suffix: str, *flags: 
 
 
 def build_cpu(folder: Path) -> list[Path]:
-    """The CPU's kernels, which every build stands beside; never instrumented."""
+    """Compiles the CPU kernels, which every build compares with; never instrumented."""
     return compile_objects(sources_in("cpu"), folder, ".cpu.o")
 
 

@@ -1,7 +1,7 @@
-"""The kernels under sanitizers: `make sanitize`.
+"""Runs the kernels under sanitizers: `make sanitize`.
 
-The CPU's, of main.cpp beside this file, under AddressSanitizer and UndefinedBehaviorSanitizer; and the CUDA kernels, emulated
-on the CPU: all cases plain, under the same two, and under ThreadSanitizer. On all cores.
+The CPU kernels (main.cpp beside this file) under AddressSanitizer and UndefinedBehaviorSanitizer; and the CUDA kernels,
+emulated on the CPU: all cases without instrumentation, under the same two, and under ThreadSanitizer. Uses all cores.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 from tests.emulated.build import Build, build_cpu, build_cuda, build_main, compile_objects, link
 from vae_ext.source import sources_in
 
-SHARDS = 8  # of the cases of a build: what runs at a time
+SHARDS = 8  # the cases of a build are split into this many processes
 
 
 def build_kernels(folder: Path) -> Path:
-    """The CPU's kernels and the program that runs them, both instrumented."""
+    """Builds the CPU kernels and the program that runs them, both instrumented."""
     flags = [*Build.MEMORY.value, "-fno-omit-frame-pointer"]
     sources = [*sources_in("cpu"), Path(__file__).with_name("main.cpp")]
     return link(compile_objects(sources, folder, ".instrumented.o", *flags), folder / "kernels", Build.MEMORY)
