@@ -1,24 +1,24 @@
-"""Posterior collapse, in words: whether the posterior is the prior, whatever the image."""
+"""Describes posterior collapse: whether the posterior equals the prior for every image."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-# In nats. It bounds what z tells of an image: with less, z tells fewer than three images apart.
+# In nats. The rate bounds the mutual information of z and x: with less, z distinguishes fewer than three images.
 LEAST_RATE = 1.0
 
 
 def verdict(dimensions: pd.DataFrame) -> str:
-    """What a table of latent dimensions (``active``; ``kl`` in nats, unless of an autoencoder) says.
+    """Summarises a table of latent dimensions (``active``; ``kl`` in nats, unless for an autoencoder).
 
-    An unused dimension is a part of the posterior that is the prior, whatever the image (Bowman et al.: Generating Sentences
-    from a Continuous Space. 2016): some are the price of a latent space that is larger than the model needs.
+    In an unused dimension the posterior equals the prior for every image (Bowman et al.: Generating Sentences from a Continuous
+    Space. 2016); some are normal in a latent space that is larger than needed.
 
-    It is about the encoder alone, and of one moment: a model that has not been trained yet has active dimensions too, by its
-    random weights, and one whose posterior has collapsed looks like one that has hardly been trained.
+    The verdict concerns only the encoder at one time: an untrained model has active dimensions too, from its random weights,
+    and a collapsed posterior looks like that of a hardly trained model.
     """
     active, count = int(dimensions["active"].sum()), len(dimensions)
-    if "kl" not in dimensions:  # codes without a prior have no scale: a small one may say as much as a large one
+    if "kl" not in dimensions:  # codes without a prior have no scale: a small one may carry as much information as a large one
         return f"{active} of {count} dimensions of the code vary"
     rate = dimensions["kl"].sum()
     if active == 0 or rate < LEAST_RATE:

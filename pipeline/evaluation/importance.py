@@ -1,4 +1,4 @@
-"""log p(x) by importance sampling: a bound that becomes tight as the number of samples grows."""
+"""Estimates log p(x) by importance sampling: a bound that becomes tight as the number of samples grows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.data.tensors import as_float
 from pipeline.models.vae import VAE
 
-SAMPLE_BATCH = 50  # samples drawn at once, so that memory does not grow with their number
+SAMPLE_BATCH = 50  # drawn at once, so that memory does not grow with the number of samples
 
 
 @torch.no_grad()
@@ -20,15 +20,15 @@ def log_likelihood_bounds(
 ) -> Tensor:
     """log p(x) >= log 1/S sum_s p(x|z_s) p(z_s) / q(z_s|x), z_s from q(z|x), in expectation; tight as S grows.
 
-    Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders. 2016. Samples are decoded one after the other, a whole batch
-    of images each, into a running log-sum-exp in float64.
+    Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders. 2016. Samples are decoded one by one, each for the whole
+    batch, into a running log-sum-exp in float64.
 
     Args:
         pixels: [B, D], bytes.
         key: of the noise.
-        counts: the S, rising. Those of a bound are the first of the next one's.
-        row_offset: the index of the first image, so that its noise does not depend on how the data are cut into batches.
-        labels: the images' classes, [B], where the model asks for them: then the bound is on log p(x|class).
+        counts: the values of S, increasing. The samples of each bound are a prefix of the next one's.
+        row_offset: the index of the first image, so that its noise does not depend on the batch size.
+        labels: the images' classes, [B], if the model is conditional; the bound is then on log p(x|class).
 
     Returns:
         [len(counts), B], in nats, float64.
@@ -53,6 +53,6 @@ def log_likelihood_bounds(
 
 
 def counts_up_to(samples: int) -> list[int]:
-    """1, 2, 5, 10, 20, 50, ... and the number itself: where the curve of the bound is computed."""
+    """Returns 1, 2, 5, 10, 20, 50, ... below ``samples``, and ``samples``: the points of the bound's curve."""
     steps = (factor * 10**power for power in range(len(str(samples))) for factor in (1, 2, 5))
     return [*(step for step in steps if step < samples), samples]

@@ -1,4 +1,4 @@
-"""Whether codes of a class lie together: the class of an image by those of its nearest neighbours."""
+"""Probes whether codes of a class lie together: predicts an image's class from its nearest neighbours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CODE_BATCH = 1000
 
 @torch.no_grad()
 def nearest_neighbours(known: Tensor, classes: Tensor, codes: Tensor) -> Tensor:
-    """The most frequent class of each code's nearest neighbours among known codes (of equals, the lowest).
+    """Returns the most frequent class among each code's nearest known codes (of equals, the lowest).
 
     Args:
         known: [M, latent_dim], with their classes, [M] integers.
@@ -26,6 +26,6 @@ def nearest_neighbours(known: Tensor, classes: Tensor, codes: Tensor) -> Tensor:
 
 
 def most_frequent(classes: Tensor) -> Tensor:
-    """The most frequent class in each row of [N, neighbours], of equals the lowest; memory does not grow with their range."""
+    """Returns the most frequent class in each row of [N, neighbours] (of equals, the lowest) without a table of all classes."""
     votes = (classes[:, :, None] == classes[:, None, :]).sum(2)
     return classes.where(votes == votes.amax(1, keepdim=True), classes.amax()).amin(1)

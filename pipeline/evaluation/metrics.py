@@ -1,4 +1,4 @@
-"""What a model achieves on the test set: every quantity with its unit and definition, and each image's share of it."""
+"""Evaluates a model on the test set: every quantity with its unit and definition, for each image."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from vae_ext import binarize
 
 # A unit is active if its posterior mean varies with the image by more than this (Burda et al. 2016, section 5.1).
 ACTIVE_VARIANCE = 0.01
-PROBED = 10_000  # training images, the first, whose codes the probe compares with
-# Unit and definition of each. z is one sample of q(z|x); an autoencoder's is its code.
+PROBED = 10_000  # number of training images that the probe compares with
+# Unit and definition of each quantity. z is one sample of q(z|x); for an autoencoder it is the code.
 QUANTITIES = {
     "elbo": ("nats", "-(distortion + rate), in expectation a lower bound of log p(x)"),
     "distortion": ("nats", "-log p(x|z)"),
@@ -44,13 +44,13 @@ QUANTITIES = {
     "squared_error": ("per pixel", "(x - E[x|z])^2"),
     "squared_error_at_mu": ("per pixel", "the same at z = mu"),
 }
-METRICS = list(QUANTITIES)[:7]  # of the model card, and of the band that seeds give
-TRACKED = ["elbo", "rate", "distortion", "nll"]  # of DVC, whose table of experiments has room for no more beside parameters
+METRICS = list(QUANTITIES)[:7]  # in the model card, and in the band over seeds
+TRACKED = ["elbo", "rate", "distortion", "nll"]  # by DVC; its table of experiments has no room for more beside the parameters
 
 
 @torch.no_grad()
 def reconstruction_terms(model: VAE, z: Tensor, examples: Examples, batch_size: int) -> tuple[Tensor, Tensor]:
-    """How well codes z [N, latent_dim] reconstruct their images: -log p(x|z) and the squared error per pixel, [N]."""
+    """Evaluates how well codes z [N, latent_dim] reconstruct their images: -log p(x|z) and squared error per pixel, [N]."""
     found = []
     for some, batch in zip(z.split(batch_size), examples.split(batch_size), strict=True):
         decoded = model.decode(some, batch.labels)
@@ -62,7 +62,7 @@ def reconstruction_terms(model: VAE, z: Tensor, examples: Examples, batch_size: 
 
 @torch.no_grad()
 def bounds(model: VAE, examples: Examples, seed: int, batch_size: int, samples: int) -> dict[int, Tensor]:
-    """The importance-weighted bound on -log p(x) of each image, [N], by ``samples`` and by fewer."""
+    """Returns the importance-weighted bound on -log p(x) of each image, [N], with ``samples`` and with fewer samples."""
     key = stream_key(seed, Stream.IMPORTANCE, examples.pixels.device)
     counts, found = counts_up_to(samples), []
     with progress_bar(len(examples), f"NLL, {samples:,} samples per image") as bar:
@@ -73,15 +73,15 @@ def bounds(model: VAE, examples: Examples, seed: int, batch_size: int, samples: 
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
-    """The mean over images and its standard error, the test set being a sample of all images."""
+    """Returns the mean over images and its standard error; the test set is treated as a random sample."""
     return values.mean().item(), values.std().item() / math.sqrt(len(values))
 
 
 def evaluate(model: VAE, params: Params, device: torch.device) -> tuple[dict[str, Tensor], pd.DataFrame, dict[int, Tensor]]:
-    """All quantities, of the test set.
+    """Evaluates all quantities on the test set.
 
     Returns:
-        each image's value of each quantity, [N]; a row per latent dimension; the NLL's bound by the number of samples.
+        values of each quantity by image, [N]; a table of the latent dimensions; the NLL bound by number of samples.
     """
     test, batch_size = test_examples(params, device), params.evaluate.batch_size
     announce(f"posteriors and reconstructions of {len(test):,} test images")

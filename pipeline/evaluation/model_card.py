@@ -19,12 +19,12 @@ from pipeline.models.metadata import ModelMetadata
 from pipeline.runtime.errors import UserError, in_line
 from pipeline.runtime.files import sha256, write_text
 
-if TYPE_CHECKING:  # which `vae info` need not wait for
+if TYPE_CHECKING:  # `vae info` need not import it
     import pandas as pd
 
 MAX_NAMES = 40  # of classes
-VALUE, ERROR = ".5g", ".3g"  # digits of a quantity and of its standard error: as many as that supports
-FRONT = "---\n"  # before and after what programs read, as Hugging Face's cards have it
+VALUE, ERROR = ".5g", ".3g"  # significant digits of a quantity and of its standard error
+FRONT = "---\n"  # delimits the metadata, as in Hugging Face's model cards
 TEXT = """# {name}
 
 {kind} of images of {shape}, latent dimension {latent_dim}. `{weights}` beside this file holds its weights.
@@ -69,11 +69,11 @@ def write_card(
     """Writes a card.
 
     Args:
-        weights: the file beside it.
-        metadata: its header.
+        weights: the weights file, in the same folder.
+        metadata: the header of the weights.
         report: the evaluation's table, by quantity.
         metrics: the quantities that are compared between runs.
-        verdict: whether the posterior has collapsed, in words.
+        verdict: whether the posterior has collapsed, as a sentence.
     """
     data, params = metadata.data, metadata.params
     name = weights.parent.name
@@ -120,16 +120,16 @@ def write_card(
 
 
 def read_metrics(path: Path, weights: Path) -> dict[str, tuple[float, float]]:
-    """The metrics that a card holds, each with its standard error; NaN for one that has none.
+    """Returns the metrics in a card, each with its standard error, or NaN if it has none.
 
     Raises:
-        UserError: if it is missing, is no such card, or not of these weights.
+        UserError: if the card is missing, invalid, or of other weights.
     """
     try:
         _, front, _ = re.split(f"^{FRONT}", path.read_text(encoding="utf-8"), maxsplit=2, flags=re.MULTILINE)
         front_matter = read_yaml_text(front, path)
         values = {metric["type"]: metric["value"] for metric in front_matter["model-index"][0]["results"][0]["metrics"]}
-        errors = front_matter.get("standard_errors", {})  # which the cards of earlier versions lack
+        errors = front_matter.get("standard_errors", {})  # cards of earlier versions have none
         metrics = {name: (value, errors.get(name, math.nan)) for name, value in values.items()}
         checksum = front_matter["weights_sha256"]
     except FileNotFoundError:
@@ -142,7 +142,7 @@ def read_metrics(path: Path, weights: Path) -> dict[str, tuple[float, float]]:
 
 
 def report_cells(report: pd.DataFrame) -> list[list[str]]:
-    """The evaluation's table as text, as card and page show it: quantity, value, standard error, unit, definition."""
+    """Formats the evaluation's table for card and page: quantity, value, standard error, unit, definition."""
     return [
         [
             str(quantity),
@@ -156,7 +156,7 @@ def report_cells(report: pd.DataFrame) -> list[list[str]]:
 
 
 def markdown_table(report: pd.DataFrame) -> str:
-    """The evaluation's table, as Markdown."""
+    """Formats the evaluation's table as Markdown."""
     lines = ["| quantity | value | standard error | unit | definition |", "| --- | --: | --: | --- | --- |"]
     for cells in report_cells(report):
         escaped = [cell.replace("|", r"\|") for cell in cells]
@@ -165,7 +165,7 @@ def markdown_table(report: pd.DataFrame) -> str:
 
 
 class AnyText(SafeRepresenter):
-    """Quotes and escapes what is not printable: ruamel would write U+0085 as it is, which is read as the end of a line."""
+    """Quotes and escapes non-printable characters: ruamel would write U+0085 unescaped, which is read as a line break."""
 
     def represent_str(self, data: str) -> ScalarNode:
         return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
@@ -175,7 +175,7 @@ AnyText.add_representer(str, AnyText.represent_str)
 
 
 def as_yaml(value: Any) -> str:
-    """As YAML, in the order that it has."""
+    """Formats a value as YAML, keeping the order of keys."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Representer = AnyText
     yaml.default_flow_style = yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]

@@ -1,10 +1,10 @@
-"""How much z tells of x, and how far all posteriors together are from the prior.
+"""Mutual information of z and x, and the divergence of the aggregate posterior from the prior.
 
-The rate is the sum of the two (Hoffman, Johnson: ELBO surgery. 2016): with n the index of an image, q(z) = 1/N sum_n q(z|x_n),
+Their sum is the rate (Hoffman, Johnson: ELBO surgery. 2016): with n the index of an image, q(z) = 1/N sum_n q(z|x_n),
 
     1/N sum_n KL(q(z|x_n) || p(z))  =  I(n; z)  +  KL(q(z) || p(z))
 
-and I(n; z) <= log N, where every image's posterior is apart from all others'.
+and I(n; z) <= log N, with equality if the posteriors do not overlap.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from pipeline.runtime.progress import progress_bar
 
-ROW_BATCH = 500  # rows of the N x N table of log q(z_n|x_m), which is never in memory as a whole
+ROW_BATCH = 500  # of the N x N table of log q(z_n|x_m), which is never in memory as a whole
 
 
 @torch.no_grad()
 def mutual_information(z: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
-    """log q(z_n|x_n) - log q(z_n) for one z_n from each posterior; its mean estimates I(n; z).
+    """Returns log q(z_n|x_n) - log q(z_n) for one z_n from each posterior; its mean estimates I(n; z).
 
     Args:
         z: [N, latent_dim], z_n from N(mu_n, sigma_n^2).
@@ -34,7 +34,7 @@ def mutual_information(z: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
     found = []
     with progress_bar(len(z), "mutual information") as bar:
         for rows in torch.arange(len(z), device=z.device).split(ROW_BATCH):
-            # One dimension at a time: the square multiplied out, as a matrix product, would cancel where sigma is small.
+            # One dimension at a time: expanding the square into a matrix product would lose precision for small sigma.
             log_q = -sigma.log().sum(1).repeat(len(rows), 1)
             for z_d, mu_d, sigma_d in zip(z[rows].T, mu.T, sigma.T, strict=True):
                 log_q -= 0.5 * ((z_d[:, None] - mu_d) / sigma_d).square()

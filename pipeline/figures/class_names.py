@@ -1,4 +1,4 @@
-"""The names of classes as a figure can show them: short, and of characters that one of the system's fonts has."""
+"""Class names for figures: short, and drawable with the system's fonts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections import Counter
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
-WIDEST = 24  # columns, of which a Chinese character takes two
-# Fonts for what matplotlib's own lacks, Chinese, Japanese and Korean above all.
+WIDEST = 24  # columns; a Chinese character takes two
+# Fonts for characters that matplotlib's own lacks, mainly Chinese, Japanese and Korean.
 FALLBACKS = re.compile(
     "CJK|Source Han|WenQuanYi|Droid Sans Fallback|IPA.*Gothic|Takao.*Gothic|VL.?Gothic|Nanum.*Gothic|Unifont|Arial Unicode|"
     "PingFang|Hiragino Sans|Apple SD Gothic|YaHei|SimHei|Yu Gothic|Malgun|MS Gothic|Noto Sans"
@@ -19,9 +19,9 @@ FALLBACKS = re.compile(
 
 
 def legible(names: list[str]) -> tuple[list[str], list[str]]:
-    """Names for a figure, and the font families in which to draw them.
+    """Returns names for a figure, and the font families to draw them with.
 
-    A name that no font here can draw becomes ``class 3``, with a note; a long one loses its middle.
+    A name that no installed font can draw becomes ``class 3``, with a note; a long name is shortened in the middle.
     """
     characters = set().union(*names)
     families, missing = _fonts_of(characters)
@@ -33,7 +33,7 @@ def legible(names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _fonts_of(characters: set[str]) -> tuple[list[str], set[str]]:
-    """Font families that have these characters, and those that none has."""
+    """Returns font families that have these characters, and the characters that none has."""
     own = font_manager.findfont(font_manager.FontProperties(family=["sans-serif"]))
     missing = {character for character in characters if character.isprintable()} - _characters(own)
     families = ["sans-serif"]
@@ -50,7 +50,7 @@ def _characters(font: str) -> frozenset[str]:
 
 
 def shortened(name: str) -> str:
-    """In one line, and without its middle where it is wide."""
+    """Puts a name on one line, and shortens it in the middle if it is wide."""
     name = "".join(character if character.isprintable() else " " for character in name)
     if _width(name) <= WIDEST:
         return name

@@ -1,4 +1,4 @@
-"""Curves: of training, and of the NLL against the number of samples."""
+"""Plots training curves, and the NLL against the number of samples."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.figures.style import TRAIN_COLOR, VALIDATION_COLOR, figure
 
 PANELS = {"elbo": "ELBO: higher is better", "distortion": "distortion  −E log p(x|z)", "rate": "rate  KL(q(z|x) ‖ p(z))"}
-DASHES = ("-", "--", "-.", ":")  # runs are told apart by these too, where colours are not
-MARKER = {True: "o", False: None}  # of a curve, by whether it is a point
-Curves = dict[str, pd.DataFrame]  # of a run, by quantity: columns step, and the quantity
+DASHES = ("-", "--", "-.", ":")  # distinguish runs where colours do not
+MARKER = {True: "o", False: None}  # of a curve, by whether it has a single point
+Curves = dict[str, pd.DataFrame]  # of a run, by quantity; columns: step, and the quantity
 
 
 def learning_curves(curves: Path, folder: Path) -> None:
-    """ELBO, distortion and rate against the epoch, train and validation; of an autoencoder, the distortion."""
+    """Plots ELBO, distortion and rate against the epoch, for training and validation; for an autoencoder, the distortion."""
     found = [name for name in PANELS if (curves / f"plots/metrics/validation/{name}.tsv").exists()]
     with figure(folder / "learning_curves.png", width=0.5 + 3.5 * len(found), height=3.7) as fig:
         fig.suptitle("Look for overfitting: validation worsens while train improves", x=0.01, ha="left", fontsize=11)
@@ -28,7 +28,7 @@ def learning_curves(curves: Path, folder: Path) -> None:
             for split, color in (("train", TRAIN_COLOR), ("validation", VALIDATION_COLOR)):
                 curve = pd.read_csv(curves / f"plots/metrics/{split}/{name}.tsv", sep="\t")
                 axes.plot(curve["step"] + 1, curve[name], color=color, label=split, marker=MARKER[len(curve) == 1])
-                # The first epoch's training average, which begins with untrained weights, may leave the frame.
+                # The training average of the first epoch includes untrained weights, and may lie outside the axes.
                 values += curve[name].tolist()[split == "train" :]
             axes.set(title=PANELS[name], xlabel="epoch", ylabel="nats per image")
             frame(axes, values)
@@ -36,10 +36,10 @@ def learning_curves(curves: Path, folder: Path) -> None:
 
 
 def learning_curves_of_runs(runs: list[tuple[str, list[Curves]]], path: Path) -> None:
-    """Validation curves over each other: a line a run or, of several that differ in the seed, their mean within their range.
+    """Plots validation curves of runs on the same axes; runs that differ only in the seed as their mean and range.
 
     Args:
-        runs: of each line its label, and the curves of its run, or of its runs.
+        runs: a label and one or more runs' curves for each line.
     """
     found = [name for name in PANELS if any(name in curves for _, repeats in runs for curves in repeats)]
     legend_height = 0.2 * math.ceil(len(runs) / len(found))
@@ -62,14 +62,14 @@ def learning_curves_of_runs(runs: list[tuple[str, list[Curves]]], path: Path) ->
 
 
 def frame(axes: Axes, values: list[float]) -> None:
-    """A margin around these values, matplotlib's own around a single one; and epochs as whole numbers."""
+    """Sets margins around these values (matplotlib's default for a single one), and integer epochs."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if (margin := 0.06 * (max(values) - min(values))) > 0:
         axes.set_ylim(min(values) - margin, max(values) + margin)
 
 
 def nll_by_samples(table: pd.DataFrame, path: Path) -> None:
-    """How the bound on -log p(x) falls with the number of samples, with its standard error."""
+    """Plots the bound on -log p(x) against the number of samples, with its standard error."""
     with figure(path, width=6.8, height=3.4) as fig:
         axes = fig.subplots()
         samples, nll, error = table["samples"], table["nll"], table["standard_error"]

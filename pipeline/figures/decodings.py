@@ -17,13 +17,13 @@ from pipeline.models.codes import EncodedTestSet, elbo_terms_in_batches, line_be
 from pipeline.models.vae import VAE
 from pipeline.runtime.noise_streams import Stream, stream_key
 
-EXTREMES = 4  # images each of the best, the middle, and the worst
-PAIRS, STEPS = 6, 9  # of interpolations
-REACH = 2.5  # standard deviations of the prior, each way, of a traversal
+EXTREMES = 4  # number of best, median and worst images
+PAIRS, STEPS = 6, 9  # number of interpolations, and of images in each
+REACH = 2.5  # range of a traversal, in standard deviations of the prior
 
 
 def image_rows(path: Path, title: str, rows: dict[str, Array]) -> None:
-    """Rows of images [N, H, W], each with its label."""
+    """Draws rows of images [N, H, W], each with a label."""
     count = max(map(len, rows.values()))
     with figure(path, width=0.75 * count + 1.3, height=0.75 * len(rows) + 0.45) as fig:
         fig.suptitle(title, x=0.01, ha="left", fontsize=11)
@@ -34,7 +34,7 @@ def image_rows(path: Path, title: str, rows: dict[str, Array]) -> None:
 
 
 def image_square(path: Path, title: str, images: Array, side: int) -> None:
-    """side x side images [side^2, H, W] as one picture."""
+    """Draws side x side images [side^2, H, W] as one picture."""
     with figure(path, width=5, height=5.3) as fig:
         axes = fig.subplots()
         show(axes, tiled(images, side))
@@ -42,7 +42,7 @@ def image_square(path: Path, title: str, images: Array, side: int) -> None:
 
 
 def reconstructions(test: EncodedTestSet, count: int, seed: int, path: Path) -> None:
-    """Of the first images: from the posterior's mean, from a sample of it, and a sample of the likelihood too."""
+    """Draws the first images with reconstructions: from the posterior mean, from a sample of z, and a sample of p(x|z)."""
     model, examples = test.model, test.examples[:count]
     pixels, labels = examples.pixels, examples.labels
     rows = {"x": as_images(model, as_float(pixels)), "E[x|z], z = μ": pictures(model, test.mu[:count], labels)}
@@ -56,7 +56,7 @@ def reconstructions(test: EncodedTestSet, count: int, seed: int, path: Path) -> 
 
 
 def extremes(test: EncodedTestSet, seed: int, path: Path) -> None:
-    """The test images that the model explains best, as most, and worst, by ELBO (an autoencoder's: by distortion)."""
+    """Draws the test images of best, median and worst ELBO (for an autoencoder: distortion), with reconstructions."""
     model = test.model
     elbo = elbo_terms_in_batches(model, test.examples, stream_key(seed, Stream.EVALUATE, test.mu.device)).elbo
     order = elbo.argsort(descending=True)
@@ -81,7 +81,7 @@ def extremes(test: EncodedTestSet, seed: int, path: Path) -> None:
 
 
 def samples(model: VAE, side: int, seed: int, device: torch.device, path: Path) -> None:
-    """Decodings of the prior."""
+    """Draws decodings of samples from the prior."""
     prior = model.sample_prior(stream_key(seed, Stream.PRIOR, device), side * side)
     title = "E[x|z] of samples z from N(0, 1)"
     title += ",\nwhich an autoencoder does not learn to decode" if model.is_deterministic else ", the prior"
@@ -89,7 +89,7 @@ def samples(model: VAE, side: int, seed: int, device: torch.device, path: Path) 
 
 
 def interpolations(test: EncodedTestSet, path: Path) -> None:
-    """Straight lines between the codes of the first test images, in pairs: an image, E[x|z] along the line, the other."""
+    """Draws decodings along straight lines between the codes of pairs of test images, with the images at the ends."""
     rows = {}
     for a in range(0, min(2 * PAIRS, len(test.pixels) - 1), 2):
         line = pictures(test.model, line_between(test.mu[a], test.mu[a + 1], STEPS))
@@ -102,7 +102,7 @@ def interpolations(test: EncodedTestSet, path: Path) -> None:
 
 
 def traversals(model: VAE, mu: Tensor, order: list[int], path: Path) -> None:
-    """E[x|z] along each of these dimensions, the others at 0 (an autoencoder's: about its codes' mean, by their spread)."""
+    """Draws E[x|z] along each of these dimensions, the others at 0 (for an autoencoder: at the codes' mean)."""
     centre, spread = (mu.mean(0), mu.std(0)) if model.is_deterministic else (torch.zeros_like(mu[0]), torch.ones_like(mu[0]))
     steps = torch.linspace(-REACH, REACH, STEPS, device=mu.device)
     rows = {}
@@ -117,7 +117,7 @@ def traversals(model: VAE, mu: Tensor, order: list[int], path: Path) -> None:
 
 @torch.no_grad()
 def decoding_figures(test: EncodedTestSet, params: Params, active: list[int], folder: Path) -> None:
-    """All of them; ``active``: the dimensions to traverse, in order."""
+    """Draws all figures of decodings; ``active`` lists the dimensions to traverse, in order."""
     model, mu = test.model, test.mu
     reconstructions(test, params.plot.reconstructions, params.seed, folder / "reconstructions.png")
     extremes(test, params.seed, folder / "extremes.png")

@@ -1,4 +1,4 @@
-"""Decoded images, and images in a grid."""
+"""Decodes images, and arranges images in a grid."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Array = npt.NDArray[np.float32]
 
 
 def tiled(images: Array, columns: int) -> Array:
-    """Images [N, H, W] or [N, H, W, 3] as one, in rows of so many."""
+    """Arranges images [N, H, W] or [N, H, W, 3] as one image with this many columns."""
     _, height, width, *colours = images.shape
     rows = images.reshape(-1, columns, height, width, *colours).swapaxes(1, 2)
     return rows.reshape(-1, columns * width, *colours)
 
 
 def show(axes: Axes, image: Array) -> None:
-    """One picture, without axes: ink on white, or in colour."""
+    """Shows an image without axes; grey images as dark on white."""
     axes.imshow(np.clip(image, 0, 1), cmap="gray_r", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
@@ -29,12 +29,12 @@ def show(axes: Axes, image: Array) -> None:
 
 @torch.no_grad()
 def pictures(model: VAE, z: Tensor, labels: Tensor | None = None) -> Array:
-    """E[x|z] as images, [N, H, W], of these classes, [N], where the model asks for them."""
+    """Decodes E[x|z] as images, [N, H, W]; ``labels`` [N] if the model is conditional."""
     return as_images(model, model.likelihood.mean(model.decode(z, labels)))
 
 
 def as_images(model: VAE, x: Tensor) -> Array:
-    """Flat images [N, D] as [N, H, W], those of three channels as [N, H, W, 3]."""
+    """Reshapes flat images [N, D] to [N, H, W], or to [N, H, W, 3] if they have three channels."""
     *colours, height, width = model.image_shape
     images: Array = x.reshape(-1, *colours, height, width).float().cpu().numpy()
     return np.moveaxis(images, 1, -1) if colours == [3] else images.reshape(-1, height, width)

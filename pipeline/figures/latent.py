@@ -1,4 +1,4 @@
-"""The latent space: codes in a plane, what a plane decodes to, and what each dimension carries."""
+"""Figures of the latent space: codes in a plane, decodings of a plane, and the KL of each dimension."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from pipeline.figures.style import TRAIN_COLOR, VALIDATION_COLOR, figure
 from pipeline.models.vae import VAE
 
 Labels = npt.NDArray[np.integer[Any]]
-QUANTILES = (0.05, 0.95)  # between which the manifold lies
+QUANTILES = (0.05, 0.95)  # range of the manifold
 MAX_NAMES = 40  # of classes, beside the figure
-BAR_POINTS = 280  # height of the bar that they stand beside
+BAR_POINTS = 280  # height of the colour bar with the class names
 
 
 def plane(mu: Tensor) -> tuple[npt.NDArray[np.float64], list[str]]:
-    """Codes in their first two dimensions or, of more, principal components, [N, 2]; and the names of these."""
+    """Returns codes in two dimensions, or along two principal components, [N, 2]; and the names of the axes."""
     dim = mu.shape[1]
     mu = mu.double()
     if dim > 2:
@@ -43,7 +43,7 @@ def plane(mu: Tensor) -> tuple[npt.NDArray[np.float64], list[str]]:
 
 
 def scatter(axes: Axes, points: npt.NDArray[np.float64], labels: Labels | None, count: int) -> PathCollection:
-    """Points coloured by class, ``count`` being the number of classes; grey without labels. Few points are larger."""
+    """Draws points coloured by class, of ``count`` classes; grey without labels. Few points are drawn larger."""
     options = {"s": np.clip(500 / len(points) ** 0.5, 5, 60), "alpha": 0.6, "linewidths": 0}
     if labels is None:
         return axes.scatter(points[:, 0], points[:, 1], color="0.4", **options)
@@ -52,7 +52,7 @@ def scatter(axes: Axes, points: npt.NDArray[np.float64], labels: Labels | None, 
 
 
 def manifold(model: VAE, mu: Tensor, side: int) -> Array:
-    """E[x|z] on a square of a plane's quantiles: of the prior or, where there is none, of the codes. Up is up."""
+    """Decodes E[x|z] on a grid of the prior's quantiles or, for an autoencoder, of the codes'; the second axis points up."""
     share = torch.linspace(*QUANTILES, side, dtype=torch.float64)
     across = [torch.special.ndtri(share)] * 2
     if model.is_deterministic:
@@ -62,7 +62,7 @@ def manifold(model: VAE, mu: Tensor, side: int) -> Array:
 
 
 def latent_plane(path: Path, mu: Tensor, labels: Labels | None, names: list[str]) -> None:
-    """Posterior means: coloured by class where there are labels, and their density."""
+    """Draws posterior means, coloured by class if there are labels, and their density."""
     points, (across, up) = plane(mu)
     with figure(path, width=11.5, height=5.2) as fig:
         classes, density = fig.subplots(1, 2, sharex=True, sharey=True)
@@ -88,7 +88,7 @@ def latent_plane(path: Path, mu: Tensor, labels: Labels | None, names: list[str]
 
 
 def codes(path: Path, mu: Tensor, labels: Labels | None, count: int) -> None:
-    """Posterior means alone, coloured by class, of so many."""
+    """Draws only posterior means, coloured by class, of ``count`` classes."""
     points, (across, up) = plane(mu)
     with figure(path, width=5, height=5) as fig:
         axes = fig.subplots()
@@ -97,12 +97,12 @@ def codes(path: Path, mu: Tensor, labels: Labels | None, count: int) -> None:
 
 
 def kl_per_dimension(table: pd.DataFrame, path: Path) -> None:
-    """The rate of each latent dimension, largest first."""
+    """Draws the rate of each latent dimension, largest first."""
     colors = np.where(table["active"], VALIDATION_COLOR, TRAIN_COLOR)
     with figure(path, width=6.8, height=3.4) as fig:
         axes = fig.subplots()
         axes.bar(range(1, len(table) + 1), table["kl"], color=colors)
-        # The bars of dimensions that are not active are too low to be seen: shade where they stand.
+        # Bars of inactive dimensions are too low to be visible: shade their positions.
         for rank in np.flatnonzero(~table["active"].to_numpy()) + 1:
             axes.axvspan(rank - 0.5, rank + 0.5, color="0.95", linewidth=0)
         axes.set(

@@ -1,4 +1,4 @@
-"""One style for all figures, and how they are saved."""
+"""The style of all figures, and how they are saved."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ STYLE: Any = {
     "axes.axisbelow": True,
     "axes.formatter.useoffset": False,
     "legend.frameon": False,
-    "savefig.bbox": "tight",  # as large as its texts need: none is cut
+    "savefig.bbox": "tight",  # enlarged if texts exceed the figure
 }
 
 
 @contextmanager
 def figure(path: Path, *, width: float, height: float) -> Iterator[Figure]:
-    """A figure, of about so many inches, that is saved as a PNG at the end of the block."""
+    """Yields a figure of about this size in inches, and saves it as a PNG at the end of the block."""
     with plt.rc_context(STYLE):
         fig = plt.figure(figsize=(width, height), layout="constrained")
         yield fig
         with whole_file(path) as temporary:
-            # No software or date in the file: the same figure is the same bytes.
+            # Without software or date in the file, equal figures have equal bytes.
             fig.savefig(temporary, metadata={"Software": None})
         plt.close(fig)

@@ -42,7 +42,7 @@ def folder(text: str) -> Path:
 
 
 def writable(path: Path, folder: Path) -> Path:
-    """The path, whose folder, or the nearest above it that exists, can be written to."""
+    """Returns the path if its folder, or the nearest existing folder above, is writable."""
     nearest = next(above for above in (folder, *folder.parents) if above.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         reason = "is not writable" if nearest.is_dir() else "is a file"
@@ -53,7 +53,7 @@ def writable(path: Path, folder: Path) -> Path:
 def is_dir(text: str) -> bool:
     try:
         return Path(text).is_dir()
-    except OSError as error:  # a name that is too long, a folder that must not be read
+    except OSError as error:  # such as a name that is too long, or a folder without read permission
         raise argparse.ArgumentTypeError(f"{error.strerror}: {text!r}") from None
 
 

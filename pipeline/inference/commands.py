@@ -1,4 +1,4 @@
-"""What each of the `vae` commands does with a trained model."""
+"""The `vae` commands on a trained model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.runtime.files import all_files, whole_file, write_csv
 
 
 def as_picture(image: Array) -> Image.Image:
-    """[H, W] or [H, W, 3] in [0, 1]."""
+    """Converts an image [H, W] or [H, W, 3] in [0, 1] to a picture."""
     return Image.fromarray(np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
 
 
@@ -44,16 +44,16 @@ def save_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def sample(trained: TrainedModel, args: argparse.Namespace) -> None:
-    """E[x|z] of z from the prior, as one picture. The same seed gives the same z everywhere."""
+    """Writes E[x|z] of samples from the prior as one picture. The same seed gives the same z everywhere."""
     if trained.model.is_deterministic:
         print("note: an autoencoder has no prior; these are codes from N(0, 1), which it was not trained for")
     images, columns = as_images(trained.model, trained.sample(args.n, args.seed)), math.ceil(math.sqrt(args.n))
-    black = np.zeros((-args.n % columns, *images.shape[1:]), np.float32)  # the rest of the last row
+    black = np.zeros((-args.n % columns, *images.shape[1:]), np.float32)  # fills the last row
     save_picture(as_picture(tiled(np.concatenate([images, black]), columns)), args.output)
 
 
 def reconstruct(trained: TrainedModel, args: argparse.Namespace) -> None:
-    """E[x|z] at z = mu of each image, as PNGs with the images' names."""
+    """Writes E[x|z] at z = mu of each image, as PNGs with the images' names."""
     inputs = inputs_of(trained, args)
     targets = [args.output / file for group in inputs.groups for file in group.files]
     if len(set(targets)) < len(targets):
@@ -73,7 +73,7 @@ def reconstruct(trained: TrainedModel, args: argparse.Namespace) -> None:
 
 
 def interpolate(trained: TrainedModel, args: argparse.Namespace) -> None:
-    """A row of pictures: A, E[x|z] along the straight line between the posteriors' means, B."""
+    """Writes a row of pictures: A, E[x|z] along the straight line between the two posterior means, B."""
     ends = []
     for name in (args.a, args.b):
         inputs = InputImages([name], trained.image_shape, trained.params.data, args.resize)
@@ -89,7 +89,7 @@ def interpolate(trained: TrainedModel, args: argparse.Namespace) -> None:
 
 
 def encode(trained: TrainedModel, args: argparse.Namespace) -> None:
-    """A row per image: the posterior's mu and sigma in each latent dimension, and KL(q(z|x) || p(z)) in nats."""
+    """Writes a row per image: the posterior's mu and sigma in each latent dimension, and KL(q(z|x) || p(z)) in nats."""
     tables = []
     for first, names, _, images in inputs_of(trained, args).batches("encode"):
         mu, sigma = trained.encode(images, first)
@@ -103,7 +103,7 @@ def encode(trained: TrainedModel, args: argparse.Namespace) -> None:
 
 
 def score(trained: TrainedModel, args: argparse.Namespace) -> None:
-    """A row per image: ELBO, distortion, rate, and NLL by importance sampling, in nats."""
+    """Writes a row per image: ELBO, distortion, rate, and NLL by importance sampling, in nats."""
     if trained.model.is_deterministic:
         raise UserError(f"{args.model}: expected a model with a p(x), got an autoencoder")
     tables = []
@@ -117,7 +117,7 @@ def score(trained: TrainedModel, args: argparse.Namespace) -> None:
 
 
 def export(trained: TrainedModel, args: argparse.Namespace) -> None:
-    """Encoder and decoder as graphs, and how far they are from PyTorch."""
+    """Exports encoder and decoder, and prints their largest difference from PyTorch."""
     for path, difference in export_graphs(trained, args.format, args.output).items():
         print(f"{path}: largest difference from PyTorch {difference:.2g} (at most {TOLERANCE:g})")
 

@@ -1,6 +1,6 @@
-"""A trained model as graphs that run elsewhere: its encoder and its decoder, for ONNX or as torch.export's programs.
+"""Exports a trained model's encoder and decoder, as ONNX or torch.export programs.
 
-Nothing in them is random: a sample of q(z|x) is mu + exp(logvar / 2) e, with an e of your own.
+They draw no noise: a sample of q(z|x) is mu + exp(logvar / 2) e with e from N(0, 1).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from pipeline.runtime.files import all_files
 from pipeline.runtime.progress import announce
 
 Format = Literal["onnx", "torch-export"]
-CHECKED = 256  # images
+CHECKED = 256  # number of images to check with
 TOLERANCE = 1e-4
 
 
 class Encoder(nn.Module):
-    """x [B, *image_shape], floats in [0, 1] -> mu and logvar = log sigma^2, [B, latent_dim]; of an autoencoder, mu."""
+    """x [B, *image_shape], floats in [0, 1] -> mu and logvar = log sigma^2, [B, latent_dim]; for an autoencoder, mu."""
 
     outputs: tuple[str, ...] = ("mu", "logvar")
 
@@ -48,7 +48,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """z [B, latent_dim] -> E[x|z], [B, *image_shape], in [0, 1] as :meth:`TrainedModel.decode`."""
+    """z [B, latent_dim] -> E[x|z], [B, *image_shape], in [0, 1] like :meth:`TrainedModel.decode`."""
 
     outputs = ("mean",)
 
@@ -61,10 +61,10 @@ class Decoder(nn.Module):
 
 
 def export(trained: TrainedModel, kind: Format, folder: Path) -> dict[Path, float]:
-    """Writes both graphs, after checking that what will be read back computes the same on images and codes of the prior.
+    """Exports both graphs, after checking their outputs for images and for codes.
 
     Returns:
-        for each file the largest difference from PyTorch's outputs.
+        the largest difference from PyTorch's outputs, by file.
 
     Raises:
         UserError: if a package is missing, or if a graph differs by more than ``TOLERANCE``.
@@ -80,7 +80,7 @@ def export(trained: TrainedModel, kind: Format, folder: Path) -> dict[Path, floa
     for name, graph, given in (("encoder", Encoder(model), x), ("decoder", Decoder(model), mu + sigma)):
         file = f"{name}.onnx" if kind == "onnx" else f"{name}.pt2"
         announce(f"exporting {file}", in_logs=False)
-        # For batches of any size; the check is by another one.
+        # Exported with a dynamic batch size, and checked with another one.
         dynamic = ({0: torch.export.Dim("batch")},)
         program = torch.export.export(graph.eval(), (given[:2].clone(),), dynamic_shapes=dynamic)
         with torch.no_grad():
@@ -94,12 +94,12 @@ def export(trained: TrainedModel, kind: Format, folder: Path) -> dict[Path, floa
             got = torch.export.load(io.BytesIO(content)).module()(given)
         pairs = list(zip(expected, got, strict=True))
         differences[folder / file] = difference = max((a - b).abs().max().item() for a, b in pairs)
-        # Of large numbers relative to them, since float32 has seven digits.
+        # Relative for large numbers, since float32 has seven digits.
         if not all(torch.allclose(b, a, rtol=TOLERANCE, atol=TOLERANCE) for a, b in pairs):
             raise UserError(
                 f"{folder / file}: expected what PyTorch computes to {TOLERANCE}, got a difference of {difference:.2g}"
             )
-    # From memory: torch's own writer ends the process where the disk is full.
+    # Written from memory: torch's own writer terminates the process if the disk is full.
     with all_files(folder) as temporary:
         for file, content in contents.items():
             (temporary / file).write_bytes(content)
@@ -107,10 +107,10 @@ def export(trained: TrainedModel, kind: Format, folder: Path) -> dict[Path, floa
 
 
 def onnx_bytes(program: torch.export.ExportedProgram, input_name: str, output_names: Sequence[str]) -> bytes:
-    """An exported program as an ONNX file's content."""
+    """Returns an exported program as the content of an ONNX file."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own, of its deprecations
+        warnings.simplefilter("ignore")  # deprecation warnings of the exporter
         exported = torch.onnx.export(
             program,
             (),
@@ -120,13 +120,13 @@ def onnx_bytes(program: torch.export.ExportedProgram, input_name: str, output_na
             dynamo=True,
             verbose=False,
         )
-    assert exported is not None  # without a file to write
+    assert exported is not None  # since no file name was given
     content: bytes = exported.model_proto.SerializeToString()
     return content
 
 
 def run_onnx(content: bytes, given: Tensor) -> list[Tensor]:
-    """The outputs of an ONNX file for one input."""
+    """Returns the outputs of an ONNX file for one input."""
     import onnxruntime  # type: ignore[import-untyped]  # only this format needs it
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""What a model's files say: its parameters, data, versions and metrics, without loading it."""
+"""Describes a model from its files: parameters, data, versions and metrics, without loading it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.runtime.errors import UserError
 
 
 def info(model: Path, header: Header) -> str:
-    """As YAML. The metrics are those of the card beside the weights; a note on standard error says why there are none."""
+    """Formats a model's description as YAML, with the metrics of its card; a note on standard error says if it has none."""
     weights, made = weights_of(model), asdict(header.metadata)
     metrics: dict[str, Any] = {}
     try:

@@ -21,13 +21,13 @@ from pipeline.data.readers.raw import Images, format_shape
 from pipeline.runtime.errors import UserError
 
 READ_BATCH = 500
-ARRAY = re.compile(r"(.+\.np[yz])(?::(\d+))?", re.IGNORECASE | re.DOTALL)  # and the row of one image
+ARRAY = re.compile(r"(.+\.np[yz])(?::(\d+))?", re.IGNORECASE | re.DOTALL)  # with the row of one image
 REMEDY = "--resize brings pictures to the model's size"
 
 
 @dataclass(frozen=True)
 class ImageGroup:
-    """Images of one kind: their rows in ``images``, their names, and the files that their reconstructions could have."""
+    """Images of one kind: their rows in ``images``, their names, and file names for their reconstructions."""
 
     images: Images
     rows: range
@@ -36,16 +36,16 @@ class ImageGroup:
 
 
 class InputImages:
-    """All of them, in order.
+    """All images that a command line names, in order.
 
     Args:
         named: files, folders, or ``ARRAY.npy:17`` for one image of an array.
-        shape: the model's.
-        data: the parameters by which the model's own images were read.
-        resize: pictures of other sizes are brought to the model's.
+        shape: the model's image shape.
+        data: the parameters with which the training data were read.
+        resize: whether pictures are resized to the model's image shape.
 
     Raises:
-        UserError: for what is missing, or no image of that shape.
+        UserError: for missing files, and images of another shape.
     """
 
     def __init__(self, named: Sequence[str], shape: tuple[int, ...], data: Data, resize: bool) -> None:
@@ -83,7 +83,7 @@ class InputImages:
         self.groups.append(ImageGroup(images, range(len(paths)), [str(path) for path in paths], files))
 
     def _add_array(self, path: Path, row: int | None) -> None:
-        # What the stage prepare wrote is scaled already, whatever it was read from.
+        # Arrays that the prepare stage wrote are scaled already, whatever data.white is.
         white = None if path.parent.resolve() == PREPARED.resolve() else self.data.white
         images = read_images(path, self.shape, white, "divide them by {:g}, if that is white")
         if images.shape != self.shape:
@@ -99,9 +99,9 @@ class InputImages:
         self.groups.append(ImageGroup(images, rows, [f"{path}:{i}" for i in rows], files))
 
     def batches(self, what: str) -> Iterator[tuple[int, list[str], list[PurePath], Bytes]]:
-        """The first one's row, names, files and bytes [n, *shape], some at a time, with a progress bar of this name.
+        """Yields batches of the first image's row, names, files and bytes [n, *shape], with a labelled progress bar.
 
-        A row, by which its noise is made, is an image's in its array, or among the pictures.
+        The row, which selects the noise, is an image's index in its array, or among the pictures.
         """
         with tqdm(total=len(self), unit=" images", disable=None, desc=what) as bar:
             for group in self.groups:
@@ -115,5 +115,5 @@ class InputImages:
         for note, count in (+self.notes).items():
             print(f"note: {count:,} {note}")
         _, value, white = max(group.images.brightest for group in self.groups)
-        if self.data.white is None and 0 < value < white / 4:  # at which the stage prepare stops
+        if self.data.white is None and 0 < value < white / 4:  # where the prepare stage would stop
             print(f"note: no pixel is above {value:g}, and white is {white:g}: are these images scaled?")

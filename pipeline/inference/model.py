@@ -1,4 +1,4 @@
-"""A trained model, for use: images to codes, codes to images, and the likelihood of images."""
+"""A trained model for inference: encodes images, decodes codes, and estimates the likelihood of images."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class TrainedModel:
     """A model that the train stage wrote.
 
     Images are bytes from 0 to 255 (as prepared, whatever data.white is), booleans, or floats in [0, 1]: tensors or arrays
-    [N, *image_shape] or [N, D], also [N, 1, H, W] of grey ones, [N, H, W, 3] of coloured ones, or one image alone. Those of a
-    model of binarized pixels are drawn black or white first, as its test set was: by the training's seed and each image's row,
-    the first of which is ``row_offset``. So is the noise.
+    [N, *image_shape] or [N, D]; also [N, 1, H, W] for grey, [N, H, W, 3] for colour, or a single image. A model that was
+    trained on binarized pixels binarizes them first, like its test set, with the training seed. All noise depends on each
+    image's row; the first image's is ``row_offset``.
 
     Attributes:
         model: the network.
-        params: that made it.
-        metadata: the weights' header: params, data, versions.
+        params: the parameters of its training.
+        metadata: the header of the weights: params, data, versions.
         image_shape: [H, W], or [3, H, W].
     """
 
@@ -43,16 +43,16 @@ class TrainedModel:
         self.image_shape, self.latent_dim = self.model.image_shape, self.model.latent_dim
 
     def key(self, stream: Stream, seed: int | None = None) -> Tensor:
-        """The noise key of a stream, by the training's seed if none is given."""
+        """Returns the noise key of a stream; the default seed is the training's."""
         return stream_key(self.params.seed if seed is None else seed, stream, self.device)
 
     def pixels(self, images: Tensor | npt.NDArray[Any], row_offset: int = 0) -> Tensor:
-        """Images as the model is given them: bytes [N, D].
+        """Converts images to the model's input: bytes [N, D].
 
         Raises:
             ValueError: if they are not of the model's shape, or not bytes, booleans or floats in [0, 1].
         """
-        # Through NumPy, which reads every byte order and stride.
+        # By NumPy, which supports every byte order and stride.
         array = as_batch(_as_array(images), self.image_shape)
         if array.shape[1:] not in (self.image_shape, (self.model.pixels,)):
             shape = f"[N, {', '.join(map(str, self.image_shape))}]"
@@ -71,12 +71,12 @@ class TrainedModel:
         return binarize(flat, self.key(Stream.BINARIZE_TEST), row_offset=row_offset) if self.params.binarize else flat
 
     def encode(self, images: Tensor | npt.NDArray[Any], row_offset: int = 0) -> tuple[Tensor, Tensor]:
-        """The posteriors' mu and sigma, [N, latent_dim] each; sigma is 0 for an autoencoder."""
+        """Returns mu and sigma of the posteriors, [N, latent_dim] each; sigma is 0 for an autoencoder."""
         return encode(self.model, Examples(self.pixels(images, row_offset)))
 
     @torch.no_grad()
     def decode(self, z: Tensor | npt.NDArray[Any]) -> Tensor:
-        """E[x|z] of codes [N, latent_dim]: [N, *image_shape], clamped to [0, 1], which a Gaussian's mean may leave."""
+        """Returns E[x|z] of codes [N, latent_dim]: [N, *image_shape], clamped to [0, 1], which a Gaussian's mean may leave."""
         z = torch.as_tensor(z, dtype=torch.float32, device=self.device)
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"expected z [N, {self.latent_dim}], got {list(z.shape)}")
@@ -84,14 +84,14 @@ class TrainedModel:
         return torch.cat(parts).view(len(z), *self.image_shape)
 
     def sample(self, count: int, seed: int = 0) -> Tensor:
-        """E[x|z] of z from the prior: [count, *image_shape]. The same seed gives the same z on every device."""
+        """Returns E[x|z] of samples from the prior: [count, *image_shape]. The same seed gives the same z on every device."""
         return self.decode(self.model.sample_prior(self.key(Stream.PRIOR, seed), count))
 
     def log_prob(self, images: Tensor | npt.NDArray[Any], samples: int = 100, row_offset: int = 0) -> Tensor:
-        """A lower bound on log p(x) in nats, [N], float64, that is tight as the samples grow (Burda et al. 2016).
+        """Returns a lower bound on log p(x) in nats, [N], float64, that tightens with more samples (Burda et al. 2016).
 
         Raises:
-            ValueError: of an autoencoder, which has no p(x); for less than one sample.
+            ValueError: for an autoencoder, which has no p(x), and for less than one sample.
         """
         if self.model.is_deterministic:
             raise ValueError("an autoencoder has no p(x): expected a model with model.posterior normal")
@@ -102,7 +102,7 @@ class TrainedModel:
         return torch.cat([log_likelihood_bounds(self.model, batch.pixels, key, [samples], row)[0] for row, batch in batches])
 
     def elbo(self, images: Tensor | npt.NDArray[Any], row_offset: int = 0) -> Terms:
-        """The ELBO's terms by one sample of z, [N] each, in nats."""
+        """Returns the ELBO's terms with one sample of z, [N] each, in nats."""
         return elbo_terms_in_batches(
             self.model, Examples(self.pixels(images, row_offset)), self.key(Stream.EVALUATE), row_offset
         )

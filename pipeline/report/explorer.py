@@ -1,4 +1,4 @@
-"""What the page's script is given: the decoder, test images, and the planes in which it shows their codes."""
+"""Data for the page's script: the decoder, test images, and the planes that show their codes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pipeline.models.codes import EncodedTestSet, elbo_terms_in_batches, encode
 from pipeline.report.packing import LEVELS, Blob, is_large, layer_descriptions, storage_error
 from pipeline.runtime.noise_streams import Stream, stream_key
 
-EXPLORED = 1000  # test images, the first, whose codes are shown
-PIXEL_BYTES = 800_000  # of the first of them: those of MNIST all, of 64 x 64 pixels in colour 65
+EXPLORED = 1000  # number of test images whose codes are shown
+PIXEL_BYTES = 800_000  # pixel data in the page: all EXPLORED images of MNIST, 65 of 64 x 64 pixels in colour
 
 
 def planes(test: EncodedTestSet, mu: Tensor, axes: list[int], blob: Blob) -> list[dict[str, Any]]:
-    """The planes of codes [N, latent_dim], each with what its control, its axes and the line below it say.
+    """Returns the planes for codes [N, latent_dim], each with the texts of its control, axes and note.
 
-    A linear one has ``directions`` and the ``origin`` that they start from: any of its points is a code. The other has
-    ``points``, where each image's code is shown.
+    A linear plane has ``directions`` and an ``origin``: each of its points is a code. A t-SNE plane has ``points``, the
+    positions of the images' codes.
     """
     of_most = "that vary most" if test.model.is_deterministic else "of most KL"
     names = [f"z[{i}]" for i in axes]
@@ -39,7 +39,7 @@ def planes(test: EncodedTestSet, mu: Tensor, axes: list[int], blob: Blob) -> lis
     ]
     if mu.shape[1] <= 2:
         return found
-    principal = principal_plane(test.mu.double())  # of all images, as in the figure of codes
+    principal = principal_plane(test.mu.double())  # of all images, as in the figure of the latent plane
     if math.isnan(principal.shares[0]):
         return found
     names = ["PC 1", "PC 2"]
@@ -71,24 +71,24 @@ def planes(test: EncodedTestSet, mu: Tensor, axes: list[int], blob: Blob) -> lis
 
 
 def decimals(values: Tensor) -> list[Any]:
-    """Numbers as text that does not change with the last bits of a matrix product, which depend on the number of threads."""
+    """Rounds numbers, since the last bits of a matrix product depend on the number of threads."""
     rounded: list[Any] = torch.round(values, decimals=6).tolist()
     return rounded
 
 
 def span(coordinates: Tensor) -> float:
-    """How far a plane goes each way, for nearly all of the codes on it."""
+    """Returns the half-width of a plane that contains nearly all of its codes."""
     return max(3.0, torch.quantile(coordinates.abs(), 0.995).item())
 
 
 @torch.no_grad()
 def explorer(test: EncodedTestSet, axes: list[int], sliders: list[int], seed: int) -> tuple[dict[str, Any], str]:
-    """What the page's script is given of the model and of test images: a description, and the data that it points into.
+    """Returns the model and test images for the page's script: a description, and the packed data that it refers to.
 
     Args:
         test: the model and the test set.
-        axes: the dimensions of the first plane, two if there are two.
-        sliders: the dimensions that have one.
+        axes: the dimensions of the first plane (only one if the model has one).
+        sliders: the dimensions with a slider.
         seed: of the noise.
     """
     blob, model, examples = Blob(), test.model, test.examples[:EXPLORED]
@@ -118,7 +118,7 @@ def explorer(test: EncodedTestSet, axes: list[int], sliders: list[int], seed: in
         "held": held,
         "classes": None if test.labels is None else test.labels[:EXPLORED].tolist(),
         "names": test.classes,
-        # As decimals: nats are shown to a tenth, which is finer than half precision.
+        # Rounded to 0.01: nats are shown to a tenth, which is finer than half precision.
         "terms": [
             [round(value, 2) for value in image] for image in torch.stack([terms.distortion, terms.rate], dim=1).tolist()
         ],

@@ -1,4 +1,4 @@
-"""The decoder and arrays as bytes, small enough for a page that is opened in a browser."""
+"""Packs the decoder and arrays into bytes, small enough for a page in a browser."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from pipeline.models.vae import VAE
 
-HALF_WEIGHTS = 1_500_000  # of a decoder, at most, that are held in half precision: 4 MB of the page
-LEVELS = 63  # of a larger decoder's weights, each way: 7 bits, into which gzip packs them
+HALF_WEIGHTS = 1_500_000  # weights of a decoder that is stored in half precision: at most 4 MB of the page
+LEVELS = 63  # number of levels of a larger decoder's weights, per sign: 7 bits, which gzip packs
 
 
 class Blob:
-    """Arrays one after the other, each on a multiple of two bytes; ``at`` says where, as [offset, length]."""
+    """Arrays in one byte string, each aligned to two bytes."""
 
     def __init__(self) -> None:
         self.bytes = bytearray()
 
     def add(self, values: Tensor) -> list[int]:
-        """Bytes as they are, all else in half precision."""
+        """Appends an array, bytes unchanged and others in half precision; returns its [offset, length]."""
         array = values.detach().cpu().numpy()
         if array.itemsize > 1:
             array = array.astype("<f2")
@@ -32,20 +32,20 @@ class Blob:
         return [offset, array.size]
 
     def packed(self) -> str:
-        """For a ``script`` element."""
+        """Returns the compressed bytes as base64, for a ``script`` element."""
         return base64.b64encode(gzip.compress(bytes(self.bytes), mtime=0)).decode()
 
 
 def is_large(decoder: nn.Module) -> bool:
-    """Whether its weights would be too many bytes in half precision."""
+    """Whether the weights in half precision would exceed the limit."""
     return sum(p.numel() for p in decoder.parameters()) > HALF_WEIGHTS
 
 
 def to_levels(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights [R, ...] as levels k, bytes of the same shape, and each row's largest magnitude m, [R], in half precision.
+    """Quantizes weights [R, ...] to levels k, int8 of the same shape, and each row's largest magnitude m, float16 [R].
 
-    A weight is m k |k| / LEVELS^2: most weights are small beside their row's largest, and squares are close where they are.
-    Of the default model, even steps would err by 1.5 times as much in a pixel.
+    A weight is m k |k| / LEVELS^2: most weights are small relative to their row's largest, and squares are dense there. For the
+    default model, uniform steps have 1.5 times the error in a pixel.
     """
     most = weight.flatten(1).abs().amax(1).half()
     share = weight / column(most, weight).to(weight.dtype).clamp(min=torch.finfo(torch.float16).tiny)
@@ -53,12 +53,12 @@ def to_levels(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def column(rows: Tensor, like: Tensor) -> Tensor:
-    """Numbers [R] for the rows of [R, ...]."""
+    """Reshapes values [R] to broadcast over [R, ...]."""
     return rows.view(-1, *[1] * (like.dim() - 1))
 
 
 def as_stored(parameter: Tensor, *, large: bool) -> Tensor:
-    """What the page's script makes of a parameter of a decoder that is large, or is not."""
+    """Returns a parameter as the page's script reconstructs it, for a ``large`` decoder or another."""
     if not large or parameter.dim() == 1:
         return parameter.half().to(parameter.dtype)
     levels, most = to_levels(parameter)
@@ -67,7 +67,7 @@ def as_stored(parameter: Tensor, *, large: bool) -> Tensor:
 
 
 def layer_descriptions(decoder: nn.Sequential, blob: Blob) -> list[dict[str, Any]]:
-    """The decoder's layers as the page's script applies them, their weights in the blob."""
+    """Describes the decoder's layers for the page's script, with their weights in the blob."""
     layers: list[dict[str, Any]] = []
     size: tuple[int, ...] = ()
     large = is_large(decoder)
@@ -100,7 +100,7 @@ def layer_descriptions(decoder: nn.Sequential, blob: Blob) -> list[dict[str, Any
 
 @torch.no_grad()
 def storage_error(model: VAE, z: Tensor) -> float:
-    """The most that any pixel of E[x|z] changes by the way that the page holds the decoder's weights, and z [N, latent_dim]."""
+    """Returns the largest change of any pixel of E[x|z] by the stored precision of the weights and of z [N, latent_dim]."""
     large = is_large(model.decoder)
     stored = {name: as_stored(p, large=large) for name, p in model.decoder.named_parameters()}
     given = model.decoder_input(z.half().to(z.dtype), None)

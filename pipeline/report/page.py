@@ -1,4 +1,4 @@
-"""The report as one page: no server, no network; numbers, figures, and a latent space that is decoded in the browser."""
+"""Writes the report as one self-contained page: numbers, figures, and a latent space that is decoded in the browser."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from pipeline.runtime.files import write_text
 
 PARTS = Path(__file__).parent / "web"
 MAX_CHANGES = 6  # parameters in the summary
-MAIN = ("beta", "model.likelihood", "model.hidden", "model.latent_dim", "train.epochs")  # of a run that is no recipe's
-# Figures have 130 pixels to an inch: at this scale their smallest text has the size of a footnote.
+MAIN = ("beta", "model.likelihood", "model.hidden", "model.latent_dim", "train.epochs")  # in the default's summary
+# Figures have 130 pixels per inch: at this scale their smallest text has the size of a footnote.
 LEGIBLE = 0.55
-LOSSLESS_BYTES = 400_000  # of a figure
+LOSSLESS_BYTES = 400_000  # larger figures are compressed lossily
 CAPTIONS = {
     "learning_curves": "After each epoch, on training and validation images.",
     "reconstructions": "The first test images; their posteriors' means and samples decoded; samples of p(x|z), with its noise.",
@@ -43,14 +43,14 @@ CAPTIONS = {
 
 
 def scrolling(label: str, content: str) -> str:
-    """What scrolls in itself where the screen is narrower, by keyboard too."""
+    """Wraps content to scroll horizontally on narrow screens, also with the keyboard."""
     return f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(label)}">\n{content}\n</div>'
 
 
 def summary(
     metadata: ModelMetadata, dimensions: pd.DataFrame, report: pd.DataFrame, changes: dict[str, Any] | None
 ) -> dict[str, str]:
-    """What the run is and what it found, for the first screen: texts by heading."""
+    """Returns the run and its results for the first screen: texts by heading."""
     data = metadata.data
     counts = ", ".join(f"{count:,} {split}" for split, count in data.counts.items())
     is_autoencoder = metadata.params.model.posterior == "deterministic"
@@ -72,9 +72,9 @@ def summary(
 
 
 def as_webp(image: Image.Image) -> bytes:
-    """The same pixels in half of a PNG's bytes; of large pictures, as photographs make them, nearly the same."""
+    """Encodes as WebP: losslessly in half of a PNG's bytes or, for large pictures such as photographs, nearly losslessly."""
     stream = io.BytesIO()
-    image.save(stream, "webp", lossless=True, quality=0)  # the effort: more of it takes twice the time for 8%
+    image.save(stream, "webp", lossless=True, quality=0)  # quality is the effort here: more takes twice the time for 8%
     if stream.tell() > LOSSLESS_BYTES:
         stream = io.BytesIO()
         image.save(stream, "webp", quality=90)
@@ -82,7 +82,7 @@ def as_webp(image: Image.Image) -> bytes:
 
 
 def figure_element(name: str, png: Path) -> str:
-    """A figure with its caption."""
+    """Formats a figure with its caption."""
     title = name.replace("_", " ")
     image = Image.open(png).convert("RGB")
     width, height = image.size
@@ -93,14 +93,14 @@ def figure_element(name: str, png: Path) -> str:
 
 
 def origin(metadata: ModelMetadata) -> str:
-    """A table of the data and versions that made a model."""
+    """Formats a table of a model's data and versions."""
     rows = {"training images, sha256": metadata.data.sha256["train_images.npy"], **metadata.versions}
     lines = (f'<tr><th scope="row">{name}</th><td>{html.escape(value)}</td></tr>' for name, value in rows.items())
     return "\n".join(["<table>", *lines, "</table>"])
 
 
 def projection_control(planes: list[dict[str, Any]]) -> str:
-    """A choice among planes, and a line on the one that is chosen; nothing, where there is one."""
+    """Formats a choice of planes with a note on the selected one; empty if there is only one."""
     if len(planes) == 1:
         return ""
     radio = '<label><input type="radio" name="projection" value="{0}"{2}>{1}</label>'
@@ -110,12 +110,12 @@ def projection_control(planes: list[dict[str, Any]]) -> str:
 
 
 def html_table(report: pd.DataFrame) -> str:
-    """The evaluation's table."""
+    """Formats the evaluation's table as HTML."""
     headings = {"quantity": "", "value": "number", "standard error": "number", "unit": "", "definition": ""}
     cells = [f'<th scope="col" class="{kind}">{heading}</th>' for heading, kind in headings.items()]
     lines = ['<table class="report">', "<tr>" + "".join(cells) + "</tr>"]
     for quantity, value, error, *words in report_cells(report):
-        name = quantity.replace("_", "_<wbr>")  # where a narrow screen breaks it
+        name = quantity.replace("_", "_<wbr>")  # may break there on a narrow screen
         cells = [f'<th scope="row">{name}</th>', *(f'<td class="number">{number}</td>' for number in (value, error))]
         lines.append("<tr>" + "".join([*cells, *(f"<td>{html.escape(word)}</td>" for word in words)]) + "</tr>")
     return "\n".join([*lines, "</table>"])
@@ -130,18 +130,18 @@ def write_page(
     seed: int,
     changes: dict[str, Any] | None,
 ) -> None:
-    """Writes the page: without date, time or machine, which would change dvc.lock at each run.
+    """Writes the page, without date, time or machine, which would change dvc.lock at each run.
 
-    With the same device and number of threads, it is the same bytes. Otherwise the codes' last bits may differ, and t-SNE
-    amplifies that.
+    The bytes are reproducible with the same device and number of threads. Otherwise the last bits of codes may differ, and
+    t-SNE amplifies that.
 
     Args:
         test: the model and the test set.
-        dimensions: of the evaluation, those of most KL first.
-        report: of the evaluation.
+        dimensions: from the evaluation, sorted by decreasing KL.
+        report: the evaluation's table.
         figures: the folder of the PNGs.
         seed: of the noise.
-        changes: a recipe's parameters that are not those of params.yaml, by dotted keys; None: the run is no recipe's.
+        changes: a recipe's parameters that differ from params.yaml, by dotted key; None: not a recipe.
     """
     by_use = [int(i) for i in dimensions["dimension"]]
     active = [int(i) for i in dimensions.loc[dimensions["active"], "dimension"]]
