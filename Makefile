@@ -12,7 +12,7 @@ ACTIVE := PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # For programs that need only the standard library.
 ANY_PYTHON = $(or $(wildcard $(VENV)/bin/python),$(PYTHON))
 
-.PHONY: help setup unmoved named repro restore recipes recipe sweep seeds verify test test-all checks bench bench-full bench-record bench-compare bench-pythae sanitize gpu docs lock
+.PHONY: help setup unmoved named repro restore recipes recipe sweep seeds verify test test-all checks bench bench-full bench-record bench-compare bench-pythae bench-conv sanitize gpu docs lock
 help:
 	@echo "make setup   .venv with the locked packages"
 	@echo "make repro   prepare, train, evaluate, plot, as far as something has changed (dvc repro)"
@@ -30,6 +30,7 @@ help:
 	@echo "make bench-record    the same into results/benchmarks, which is in git, with figures: ten minutes"
 	@echo "make bench-compare   whether the operator is slower than at commit BASE (default: HEAD): half a minute"
 	@echo "make bench-pythae    speed of training beside pythae, which is installed into its own environment"
+	@echo "make bench-conv      speed of training convolutions beside a plain PyTorch loop"
 	@echo "make sanitize        the kernels under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, the CUDA ones emulated"
 	@echo "make gpu     on a machine with an NVIDIA GPU and its own PYTHON: build, test and time the CUDA kernels (BUDGET=360 seconds)"
 	@echo "make docs    the documentation as a site that opens from its files: out/docs/index.html"
@@ -131,6 +132,9 @@ bench-compare: $(READY)
 PYTHAE := .venv-pythae
 bench-pythae: $(READY) $(PYTHAE)/.ready
 	$(ACTIVE) python -m tests.benchmarks.against_pythae --python $(PYTHAE)/bin/python
+
+bench-conv: $(READY)
+	$(ACTIVE) python -m tests.benchmarks.convolutions
 
 # The same torch as the lock's, so that both sides run on it.
 $(PYTHAE)/.ready:

@@ -164,6 +164,9 @@ TESTS = {
     "python -m tests.benchmarks.compare --base HEAD": (
         f"{BENCHMARKS}/test_compare.py::test_the_operator_is_compared_with_that_of_a_commit_in_alternating_turns"
     ),
+    "python -m tests.benchmarks.convolutions": (
+        f"{BENCHMARKS}/test_convolutions.py::test_the_two_take_turns_in_each_precision_of_the_processor"
+    ),
     "python3 -m venv .venv-pythae": SETUP,
     ".venv-pythae/bin/pip install --quiet --disable-pip-version-check torch==2.13.0": SETUP,
     ".venv-pythae/bin/pip install --quiet --disable-pip-version-check pythae==0.1.2": SETUP,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from pipeline.config.paths import DEFAULT, RunPaths, named_recipe, run_paths
 from pipeline.runtime.main import run
+from pipeline.runtime.memory import keep_freed_memory
 
 
 def run_stage(stage: Callable[[RunPaths], None], about: str | None) -> None:
@@ -18,6 +19,7 @@ def run_stage(stage: Callable[[RunPaths], None], about: str | None) -> None:
 
     def parse_and_run() -> None:
         recipe: str | None = parser.parse_args().recipe
+        keep_freed_memory()
         stage(DEFAULT if recipe is None else run_paths(named_recipe(recipe)))
 
     run(parse_and_run)

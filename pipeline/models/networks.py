@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 from pipeline.config.params import Layers
 
 KERNEL = 3  # of the convolutions
+
+Activation = Callable[[], nn.Module]
+# ReLU in place: no layer before it needs its output for the gradient, and a feature map less is written.
+ACTIVATIONS: dict[str, Activation] = {"relu": partial(nn.ReLU, inplace=True), "tanh": nn.Tanh}
 
 
 class FeatureMaps(nn.Unflatten):
@@ -23,7 +28,7 @@ class FeatureMaps(nn.Unflatten):
         return maps.clone(memory_format=torch.channels_last) if maps.is_cpu else maps
 
 
-def encoder(image_shape: Sequence[int], params: Layers, outputs: int, activation: type[nn.Module]) -> nn.Sequential:
+def encoder(image_shape: Sequence[int], params: Layers, outputs: int, activation: Activation) -> nn.Sequential:
     """Convolutions, if there are any, then linear layers."""
     layers: list[nn.Module] = []
     channels, sizes = feature_maps(image_shape, params)
@@ -35,9 +40,7 @@ def encoder(image_shape: Sequence[int], params: Layers, outputs: int, activation
     return nn.Sequential(*layers, *linear_layers([channels[-1] * math.prod(sizes[-1]), *params.hidden, outputs], activation))
 
 
-def decoder(
-    image_shape: Sequence[int], params: Layers, latent_dim: int, outputs: int, activation: type[nn.Module]
-) -> nn.Sequential:
+def decoder(image_shape: Sequence[int], params: Layers, latent_dim: int, outputs: int, activation: Activation) -> nn.Sequential:
     """The same layers backwards: linear ones, then transposed convolutions, to so many outputs per pixel."""
     channels, sizes = feature_maps(image_shape, params)
     last = channels[-1] * math.prod(sizes[-1]) * (1 if params.conv else outputs)
@@ -67,7 +70,7 @@ def feature_maps(image_shape: Sequence[int], params: Layers) -> tuple[list[int],
     return channels, sizes
 
 
-def linear_layers(widths: list[int], activation: type[nn.Module]) -> list[nn.Module]:
+def linear_layers(widths: list[int], activation: Activation) -> list[nn.Module]:
     """Linear layers of these widths, with activations between them."""
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):

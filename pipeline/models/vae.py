@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.config.params import Model
 from pipeline.models.likelihoods import likelihood_of
-from pipeline.models.networks import decoder, encoder, xavier_
+from pipeline.models.networks import ACTIVATIONS, decoder, encoder, xavier_
 from pipeline.models.priors import prior_of
 from vae_ext import reparam_kl, reparam_kl_packed, reparam_log_ratio
 
@@ -37,7 +37,7 @@ class VAE(nn.Module):
         # Of mu, which has none, and of logvar: one tensor, because so is what it bounds.
         bound = torch.tensor([math.inf] if self.is_deterministic else [math.inf, params.logvar_bound])
         self.register_buffer("bound", bound.repeat_interleave(params.latent_dim), persistent=False)
-        activation = {"relu": nn.ReLU, "tanh": nn.Tanh}[params.activation]
+        activation = ACTIVATIONS[params.activation]
         likelihood = likelihood_of(params)
         self.encoder = encoder(image_shape, params, len(self.bound), activation)
         self.decoder = decoder(image_shape, params.decoder or params, params.latent_dim, likelihood.outputs, activation)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from pipeline.evaluation.importance import log_likelihood_bounds
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.main import run
 from tests.benchmarks.bench_step import our_epoch, train_step_on
-from tests.benchmarks.timing import CLOCKS, seconds_of
+from tests.benchmarks.timing import CLOCKS, print_medians, seconds_of
 from vae_ext import noise_key
 from vae_ext.source import ROOT
 
@@ -73,14 +72,9 @@ def seconds(pythae: subprocess.Popen[bytes], line: str) -> float:
 
 
 def take_turns(turns: int, run: Callable[[], object], images: int, pythae: Callable[[], float], their_images: int) -> None:
-    """Prints the medians without the first turn, which warms up, and the median ratio of adjacent turns."""
+    """Prints the speed of both sides. The first turn warms up."""
     rates = [(images / seconds_of(run, 1, CLOCKS["cpu"]), their_images / pythae()) for _ in range(turns)][1:]
-    ours, theirs = zip(*rates, strict=True)
-    ratios = [mine / yours for mine, yours in rates]
-    print(f"medians of {len(ratios)} turns each, and of the ratios of turns next to each other")
-    print(f"pipeline {statistics.median(ours):>9,.1f} images/s")
-    print(f"pythae   {statistics.median(theirs):>9,.1f} images/s")
-    print(f"ratio    {statistics.median(ratios):>9.2f}   (from {min(ratios):.2f} to {max(ratios):.2f})", flush=True)
+    print_medians("pythae", rates)
 
 
 if __name__ == "__main__":

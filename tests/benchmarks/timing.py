@@ -6,6 +6,7 @@ to fifteen rounds; a provider's time is that of its best turn.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 
@@ -22,6 +23,16 @@ def seconds_of(run: Callable[[], object], calls: int, clock: Callable[[], float]
     for _ in range(calls):
         run()
     return (clock() - began) / calls
+
+
+def print_medians(other: str, rates: Sequence[tuple[float, float]]) -> None:
+    """Prints the medians of our and of another's images/s, a pair for each turn, and that of the ratios."""
+    ours, theirs = zip(*rates, strict=True)
+    ratios = [mine / yours for mine, yours in rates]
+    print(f"medians of {len(ratios)} turns each, and of the ratios of turns next to each other")
+    print(f"pipeline {statistics.median(ours):>9,.1f} images/s")
+    print(f"{other:<8} {statistics.median(theirs):>9,.1f} images/s")
+    print(f"ratio    {statistics.median(ratios):>9.2f}   (from {min(ratios):.2f} to {max(ratios):.2f})", flush=True)
 
 
 def parametrize(metafunc: pytest.Metafunc, turns: int, lines: Sequence[tuple[str, ...]], seconds: float) -> None:
