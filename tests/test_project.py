@@ -59,6 +59,18 @@ def test_every_installed_package_is_pinned() -> None:
         todo += [r for r in needed if r.marker is None or any(r.marker.evaluate({"extra": extra}) for extra in extras)]
 
 
+def test_wheels_are_built_for_every_supported_python_with_the_pinned_torch_and_are_not_published() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wheels, pythons = config["tool"]["cibuildwheel"], SpecifierSet(config["project"]["requires-python"])
+    assert wheels["build"] == [f"cp3{minor}-*" for minor in range(20) if f"3.{minor}" in pythons]
+    assert wheels["before-build"] == f"pip install torch=={locked()['torch']}"
+    (job,) = read_yaml(ROOT / ".github/workflows/wheels.yml")["jobs"].values()
+    used = [step["uses"].partition("@")[0] for step in job["steps"] if "uses" in step]
+    assert used == ["actions/checkout", "actions/setup-python", "actions/upload-artifact"]
+    run = [step["run"].split()[:3] for step in job["steps"] if "run" in step]
+    assert run == [["python", "-m", "pip"], ["python", "-m", "cibuildwheel"]]
+
+
 def test_the_range_of_python_versions_is_the_same_everywhere() -> None:
     """In pyproject.toml, on the documentation's first page and in the tools; and the lock is resolved for the oldest."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

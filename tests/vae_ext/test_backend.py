@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +18,7 @@ from torch.utils.cpp_extension import is_ninja_available
 
 import vae_ext
 from tests.forked import run_code, run_forked
-from tests.programs import quick_compiler, script
+from tests.programs import outside_make, quick_compiler, script
 from tests.vae_ext.probe import run_in_new_process
 from vae_ext.source import ROOT, checksum_file, module_digest, source_digest, sources_in
 
@@ -192,3 +193,7 @@ def test_pip_install_gives_a_working_module_elsewhere(quick: str, tmp_path: Path
     assert run.stdout.splitlines()[1] == here[1]
     assert run.stdout.splitlines()[-1] == here[-1]  # the version, of the package's metadata and of pyproject.toml
     assert not (target / "csrc").exists()
+    # How .github/workflows/wheels.yml tests a wheel.
+    smoke = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["cibuildwheel"]["test-command"]
+    env = {**outside_make(), "PYTHONPATH": str(target)}
+    assert "(installed)" in subprocess.check_output(smoke, cwd=tmp_path, env=env, shell=True, text=True)
