@@ -1,7 +1,7 @@
-"""The tables of docs/reference/, from the code that they describe: `make docs` writes them into the pages, which are in git.
+"""Generates the tables of docs/reference/ from the code: `make docs` writes them into the pages, which are in git.
 
-A page has its table between ``<!-- generated: NAME -->`` and ``<!-- end -->``, so that it can be read without the site. What
-mkdocstrings makes of docstrings is on the site alone, where a page has ``<!-- docstrings: NAME -->``.
+A table is between ``<!-- generated: NAME -->`` and ``<!-- end -->``, and can be read without the site. Docstrings, rendered by
+mkdocstrings, are only on the site, at ``<!-- docstrings: NAME -->``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = re.compile(r"^(<!-- generated: (\w+) -->\n\n).*?(\n\n<!-- end -->)$", re.MULTILINE | re.DOTALL)
 DOCSTRINGS = re.compile(r"^<!-- docstrings: (\w+) -->$", re.MULTILINE)
-ROLE = re.compile(r":(?:class|func|meth|mod):(?=`|<code>)")  # of a docstring's reference, which is shown as code
+ROLE = re.compile(r":(?:class|func|meth|mod):(?=`|<code>)")  # a docstring's cross-reference, shown as code
 
 
 def row(*cells: str) -> str:
@@ -35,7 +35,7 @@ def as_yaml(value: object) -> str:
 
 
 def kind(schema: dict[str, Any]) -> str:
-    """A type of JSON schema, and its limits, in words."""
+    """Describes a type of JSON schema, and its limits."""
     if "anyOf" in schema:
         return " or ".join(kind(one) for one in schema["anyOf"])
     if "enum" in schema:
@@ -51,7 +51,7 @@ def kind(schema: dict[str, Any]) -> str:
 
 
 def parameters() -> Iterator[str]:
-    """A table for each section: name, type, range and default, meaning."""
+    """Yields a table for each section: name, type, range and default, meaning."""
     from pipeline.config.plain_yaml import read_yaml
 
     schema, defaults = json.loads((ROOT / "params.schema.json").read_text(encoding="utf-8")), read_yaml(ROOT / "params.yaml")
@@ -68,7 +68,7 @@ def parameters() -> Iterator[str]:
 
 
 def commands() -> Iterator[str]:
-    """A section for each `vae` command, from its own help."""
+    """Yields a section for each `vae` command, from its own help."""
     from pipeline.inference.arguments import parser
 
     (subparsers,) = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
@@ -85,7 +85,7 @@ def commands() -> Iterator[str]:
 
 
 def targets() -> Iterator[str]:
-    """A row for each target of `make help`."""
+    """Yields a row for each target of `make help`."""
     done = subprocess.run(["make", "--silent", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     yield from (row("target", "what it does"), row("---", "---"))
     for target, meaning in re.findall(r"^(make \S+(?: [A-Z]+=\S+)?)\s+(.*)$", done.stdout, re.MULTILINE):
@@ -93,7 +93,7 @@ def targets() -> Iterator[str]:
 
 
 def described(names: dict[str, Any]) -> Iterator[str]:
-    """A row for each of these, by its name: where it is, and the first paragraph of its docstring."""
+    """Yields a row for each object: its name with a link to its source, and the first paragraph of its docstring."""
     yield from (row("name", "what it is"), row("---", "---"))
     for name, one in names.items():
         source = Path(inspect.getsourcefile(inspect.unwrap(one)) or "").resolve().relative_to(ROOT)
@@ -102,14 +102,14 @@ def described(names: dict[str, Any]) -> Iterator[str]:
 
 
 def operators() -> dict[str, Any]:
-    """What vae_ext exports."""
+    """Returns the exports of vae_ext."""
     import vae_ext
 
     return {name: getattr(vae_ext, name) for name in vae_ext.__all__}
 
 
 def model() -> dict[str, Any]:
-    """``pipeline.load``, and the methods of what it returns."""
+    """Returns ``pipeline.load``, its class, and the public methods of that."""
     import pipeline
     from pipeline.inference.model import TrainedModel
 
@@ -120,7 +120,7 @@ def model() -> dict[str, Any]:
 
 
 def docstrings(names: dict[str, Any]) -> Iterator[str]:
-    """For mkdocstrings, which has a class's methods with the class."""
+    """Yields directives for mkdocstrings, which includes methods with their class."""
     for name, one in names.items():
         if "." not in name.removeprefix("pipeline."):
             yield from ("", f"::: {one.__module__}.{one.__name__}", "    options:")
@@ -137,13 +137,13 @@ GENERATED: dict[str, Callable[[], Iterator[str]]] = {
 
 
 def with_tables(markdown: str) -> str:
-    """A page with its table as the code has it now."""
+    """Returns a page with its table generated anew."""
     return TABLE.sub(lambda place: place[1] + "\n".join(GENERATED[place[2]]()).strip() + place[3], markdown)
 
 
 def on_page_markdown(markdown: str, /, **_: Any) -> str:
     """Called by MkDocs with the text of each page."""
-    sys.path.insert(0, str(ROOT))  # the program mkdocs does not see the folder that it is started in
+    sys.path.insert(0, str(ROOT))  # mkdocs does not put the working directory on the path
     names = {"operators": operators, "model": model}
     return DOCSTRINGS.sub(lambda place: "\n".join(docstrings(names[place[1]]())), markdown)
 

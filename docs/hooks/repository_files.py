@@ -1,7 +1,7 @@
-"""Links that leave docs/, such as to a figure of results/, work in the repository and on the site.
+"""Makes links out of docs/, such as to a figure in results/, work both in the repository and on the site.
 
 The site gets a copy of each such file, under the same path. Source code is shown as text. A Markdown file becomes a page if
-the navigation names it.
+the navigation contains it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def root_of(config: Any) -> Path:
 
 
 def add(uri: str, files: Files, config: Any) -> None:
-    """Adds a file of the repository to those of the site, under the same path."""
+    """Adds a file of the repository to the site, under the same path."""
     if files.get_file_from_path(uri) is None:
         shown = uri.endswith(SHOWN_BY_BROWSERS)
         dest = None if uri.endswith(".md") else uri if shown else f"{uri}.txt"

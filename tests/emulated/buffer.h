@@ -1,5 +1,5 @@
-// Memory for one argument of a call, with guard zones around it; and one result of a call as the CPU and the emulated GPU
-// computed it, to be compared bit for bit.
+// Memory for one argument of a call, with guard zones around it; and one result of a call, computed by the CPU and by the
+// emulated GPU, to be compared bit for bit.
 #pragma once
 
 #include <cmath>
@@ -30,7 +30,7 @@ using vae::Dtype;
 inline size_t bytes_of(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2; }
 inline Dtype arithmetic_of(Dtype dtype) { return dtype == Dtype::kFloat64 ? dtype : Dtype::kFloat32; }
 
-// Calls f(address) with the address as one of a number of that type.
+// Calls f(address) with the address as a pointer to the element type.
 template <class F>
 auto typed(Dtype dtype, void* at, F&& f) {
   switch (dtype) {
@@ -42,9 +42,9 @@ auto typed(Dtype dtype, void* at, F&& f) {
   std::abort();
 }
 
-// What went wrong, counted; the first ones are printed.
+// Counts errors; the first ones are printed.
 struct Failures {
-  std::string test_case;  // that is running
+  std::string test_case;  // currently running
   long count = 0;
 
   void add(const std::string& where, const char* what, int64_t element) {
@@ -55,7 +55,7 @@ struct Failures {
 inline Failures failures;
 inline std::mt19937_64 random_bits;
 
-// n elements that begin `offset` elements past a multiple of 64 bytes.
+// n elements that start `offset` elements past a multiple of 64 bytes.
 class Buffer {
  public:
   Buffer(int64_t n, size_t element_bytes, int64_t offset = 0)
@@ -80,7 +80,7 @@ class Buffer {
   int64_t size() const { return static_cast<int64_t>(bytes_ / element_); }
   void fill(unsigned char byte) const { std::memset(data(), byte, bytes_); }
 
-  // AddressSanitizer stops at the access itself; the plain build finds what was written.
+  // AddressSanitizer stops at the access itself; the plain build detects what was written.
   void check_guards(const std::string& name) const {
     unpoison();
     for (size_t i = 0; i < all_; ++i) {
@@ -93,7 +93,7 @@ class Buffer {
     poison();
   }
 
-  // Sums of four uniforms, roughly normal; with `special`, an eighth of them from the ends of the range, infinite or NaN.
+  // Sums of four uniforms, roughly normal; with `special`, an eighth is extreme, infinite or NaN.
   void fill_with_numbers(Dtype dtype, bool special, double deviation) const {
     static const double kSpecial[] = {0.0,    -0.0,  INFINITY, -INFINITY, NAN,   1e-40, -1e-310, 88.0,
                                       -104.0, 200.0, -400.0,   1e30,      -1e30, 700.0, 65504.0};
@@ -107,7 +107,7 @@ class Buffer {
     }
   }
 
-  // Of three bytes two are anything, and one is black or white.
+  // Two of three bytes are arbitrary, and one is black or white.
   void fill_with_pixels() const {
     for (int64_t i = 0; i < size(); ++i)
       *at(i) = static_cast<unsigned char>(random_bits() % 3 == 0 ? 255 * (random_bits() % 2) : random_bits());
@@ -127,8 +127,8 @@ class Buffer {
   unsigned char* base_;
 };
 
-// Where one result of a call is written: by the CPU, and twice by the emulated GPU, onto memory of other bytes each time, so
-// that an element which nothing writes differs.
+// Memory for one result of a call: written by the CPU, and twice by the emulated GPU, each time over other initial bytes,
+// so that an element that is never written differs.
 class Result {
  public:
   enum Side { kCpu, kCuda, kCudaAgain };
@@ -141,7 +141,7 @@ class Result {
 
   unsigned char* on(Side side) const { return sides_[side].data(); }
 
-  // Equal: the same bits, or NaN on all sides.
+  // Equal: the same bits, or NaN in all.
   void compare() const {
     for (const Buffer& side : sides_) side.check_guards(name_);
     for (int64_t i = 0; i < sides_[kCpu].size(); ++i) {

@@ -1,9 +1,9 @@
-// As much of CUDA as csrc/cuda/*.cu use, on the CPU: g++ -x c++ -I tests/emulated csrc/cuda/gaussian.cu.
+// The part of CUDA that csrc/cuda/*.cu use, on the CPU: g++ -x c++ -I tests/emulated csrc/cuda/gaussian.cu.
 //
 // The threads of a thread block are fibers. Each runs until it waits at a barrier or a shuffle; when all wait or have ended,
-// those that wait for each other go on. A barrier that not every thread of the block reaches, and a shuffle that not every lane
-// of its mask reaches, end the program with a message. Thread blocks run one after the other. What it does not show: speed,
-// streams, graphs, memory that is ordered more weakly than the CPU's, and what nvcc makes of the code.
+// those that wait for each other continue. A barrier that not every thread of the block reaches, and a shuffle that not every
+// lane of its mask reaches, end the program with a message. Thread blocks run one after the other. Not emulated: speed,
+// streams, graphs, memory ordering weaker than the CPU's, and nvcc's code generation.
 #pragma once
 
 #include <algorithm>
@@ -48,10 +48,10 @@ namespace emulator {
 
 constexpr unsigned kWarpSize = 32;
 
-// In which order thread blocks run, and the threads of each between two barriers.
+// Order in which thread blocks run, and the threads of each between two barriers.
 enum class Order { kForward, kReverse, kRandom };
 inline Order order = Order::kForward;
-// The thread blocks of a launch in x, at most; 0: as many as it asks for.
+// Maximum number of thread blocks of a launch in x; 0: no limit.
 inline unsigned max_blocks = 0;
 inline int multiprocessors = 3;
 inline std::set<const void*> kernels_launched;
@@ -60,7 +60,7 @@ enum class State { kReady, kAtBarrier, kAtShuffle, kEnded };
 struct Thread {
   State state;
   int line;               // where it waits, or waited last
-  unsigned mask, source;  // of a shuffle: its lanes, and the one whose value this one receives
+  unsigned mask, source;  // of a shuffle: its lanes, and the lane to receive from
   uint64_t sent, received;
   Fiber fiber;
 };
@@ -98,7 +98,7 @@ EMULATOR_NOT_INSTRUMENTED inline void wait(State state, int line) {
   switch_fiber(self.fiber, scheduler);
 }
 
-// Lets all threads go on that wait at a shuffle; false: there is none.
+// Resumes all threads that wait at a shuffle; false: there are none.
 inline bool pass_shuffles() {
   bool passed = false;
   for (size_t i = 0; i < threads.size(); ++i) {
@@ -122,7 +122,7 @@ inline bool pass_shuffles() {
   return passed;
 }
 
-// Lets all threads go on, which wait at one barrier; false: all have ended.
+// Resumes all threads, which must wait at the same barrier; false: all have ended.
 inline bool pass_barrier() {
   const auto waiting =
       std::find_if(threads.begin(), threads.end(), [](const Thread& t) { return t.state == State::kAtBarrier; });
@@ -180,7 +180,7 @@ EMULATOR_NOT_INSTRUMENTED inline void __syncthreads(int line = __builtin_LINE())
   emulator::acquire(fence);
 }
 
-// Orders no accesses to memory, as on the GPU.
+// Orders no memory accesses, as on the GPU.
 template <class T>
 EMULATOR_NOT_INSTRUMENTED T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32,
                                              int line = __builtin_LINE()) {

@@ -1,8 +1,8 @@
-// Fibers: stacks that take turns on one CPU thread, for the threads of an emulated thread block; and what the sanitizers must
-// be told of them.
+// Fibers: stacks that take turns on one CPU thread, for the threads of an emulated thread block; and annotations for the
+// sanitizers.
 //
-// ThreadSanitizer takes each fiber for a thread of its own. Switching orders nothing for it: only release() and acquire() do,
-// so that accesses of two fibers to the same memory are a race unless a barrier lies between them.
+// ThreadSanitizer treats each fiber as a thread. Switching fibers orders nothing for it: only release() and acquire() do, so
+// that accesses of two fibers to the same memory are a race unless a barrier lies between them.
 #pragma once
 
 #include <ucontext.h>
@@ -31,7 +31,7 @@ struct Fiber {
   void* tsan = nullptr;
 };
 
-// What happens before a release() of a fence happens before what follows an acquire() of it. Barriers alternate between two, so
+// Accesses before a release() of a fence happen before accesses after its acquire(). Barriers alternate between two fences, so
 // that one does not order what follows the next.
 enum Fence { kBlockStart, kBlockEnd, kEvenBarrier, kOddBarrier, kFences };
 #if defined(__SANITIZE_THREAD__)
@@ -58,7 +58,7 @@ inline void prepare(Fiber& fiber, void (*function)()) {
 #endif
 }
 
-// A fiber's function calls it first, with the fiber that switched to it.
+// Called first by a fiber's function, with the fiber that switched to it.
 inline void entered([[maybe_unused]] Fiber& from) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(nullptr, &from.stack, &from.stack_bytes);

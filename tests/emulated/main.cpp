@@ -1,7 +1,7 @@
-// The CUDA kernels, emulated on the CPU as cuda_runtime.h describes, beside the CPU's own: the same bits, every element
-// written, nothing outside. Prints each difference with its kernel and case, and ends with 1 if there is one.
+// Compares the CUDA kernels, emulated on the CPU (see cuda_runtime.h), with the CPU kernels: the same bits, every element
+// written, no access out of bounds. Prints each difference with its kernel and case, and exits with 1 if there are any.
 //
-//     main [EVERY [FIRST [DTYPES]]]    cases FIRST, FIRST + EVERY, ... of the first DTYPES types; all by default
+//     main [EVERY [FIRST [DTYPES]]]    cases FIRST, FIRST + EVERY, ... of the first DTYPES types; by default all
 #include <cstdlib>
 #include <functional>
 #include <string>
@@ -19,12 +19,12 @@ struct Shape {
 constexpr Shape kShapes[] = {{1, 1},    {7, 20},    {3, 33},  {130, 64}, {5, 1271}, {128, 20},
                              {1000, 3}, {1, 10000}, {300, 4}, {5, 0},    {3, 1024}, {2, 1028}};
 
-// How the rows of the arguments lie in memory.
+// Memory layout of the rows of the arguments.
 struct Layout {
   const char* name;
-  int64_t gap;            // elements between the rows of what is read
+  int64_t gap;            // elements between the rows of inputs
   int64_t input_offset;   // elements from an aligned address to mu, logvar, logits, pixels
-  int64_t output_offset;  // to results and their gradients
+  int64_t output_offset;  // the same for results and their gradients
   bool packed;            // mu and logvar are the halves of one tensor, and so are their gradients
   bool expanded;          // all rows are the same memory
 };
@@ -41,7 +41,7 @@ constexpr Layout kLayouts[] = {
 };
 
 constexpr const char* kDtypes[] = {"float32", "float64", "bfloat16", "float16"};  // in the order of Dtype
-constexpr int64_t kSamples[] = {1, 2, 5};                                         // the operators refuse 0
+constexpr int64_t kSamples[] = {1, 2, 5};                                         // the operators reject 0
 constexpr const char* kForms[] = {"kl",        "kl, softplus",        "kl an element", "kl an element, softplus",
                                   "log ratio", "log ratio, softplus", "pixels"};  // output, then scale
 
@@ -59,11 +59,11 @@ struct Case {
   int64_t samples;
   int form;
   Key key;
-  emulator::Order order;  // the second time; the first time forward, in as many thread blocks as the launch asks for
+  emulator::Order order;  // of the second run; the first runs forward, with as many thread blocks as requested
   unsigned max_blocks;
 };
 
-// f(side, run): run(call, rows) calls the CPU's or the emulated kernel.
+// Calls f(side, run) for each side; run(call, rows) calls the CPU's or the emulated kernel.
 template <class F>
 void on_each_side(const Case& c, F&& f) {
   f(Result::kCpu, [](const auto& call, int64_t rows) { vae::cpu::run(call, 0, rows); });
@@ -177,7 +177,7 @@ void check(const Case& c) {
   for (int i = 0; i < 8; ++i) check_take_pixels(c, i & 1, i & 2, i & 4);
 }
 
-// The number, written with the sizes of all lists as its bases, is the case; so every prime step mixes all of them.
+// The case's number in mixed radix, with the lengths of all lists as bases; so a prime step covers all combinations of values.
 Case case_of(int64_t number, size_t dtypes) {
   const auto digit = [&number](size_t base) {
     const auto d = static_cast<size_t>(number) % base;
@@ -213,7 +213,7 @@ int main(int arguments, char** argument) {
   for (int64_t i = first; i < total; i += every) {
     random_bits.seed(static_cast<uint64_t>(i));
     const Case c = case_of(i, dtypes);
-    if (c.form == 6 && c.layout.packed) continue;  // of pixels there are no halves
+    if (c.form == 6 && c.layout.packed) continue;  // pixels have no halves
     check(c);
     ++cases;
   }

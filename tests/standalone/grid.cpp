@@ -1,5 +1,5 @@
 // Walks all threads of the GPU's grid over awkward shapes: each block of four elements belongs to exactly one thread, each
-// row's partial sums are those that kernels.h fixes, and nothing lies out of bounds.
+// row's partial sums are those that kernels.h defines, and nothing is out of bounds.
 #include "cuda/grid.h"
 
 #include <cstdio>
@@ -17,7 +17,7 @@ bool covers_once(int64_t rows, int64_t dim) {
       const int64_t row = grid.row(row_group, thread);
       for (uint32_t block = static_cast<uint32_t>(grid.lane(thread)); block < grid.blocks_of(row); block += grid.lanes()) {
         if (row >= rows || block >= blocks) return false;
-        // kernels.h: block j belongs to the partial sum j mod kPartials; with fewer blocks than that, to its own.
+        // kernels.h: block j belongs to partial sum j mod kPartials; with fewer blocks than that, to partial sum j.
         if (static_cast<int>(block % vae::kPartials) % grid.lanes() != grid.lane(thread)) return false;
         if (blocks >= vae::kPartials && grid.lanes() != vae::kPartials) return false;
         ++touched[static_cast<size_t>(row * blocks + block)];
@@ -30,7 +30,7 @@ bool covers_once(int64_t rows, int64_t dim) {
   return true;
 }
 
-// The last element of more than 2^31 of them: is it reached, by one thread, and no row after it.
+// The last of more than 2^31 elements is reached by exactly one thread, and no later row is.
 bool reaches_the_end(int64_t rows, int64_t dim) {
   const vae::Grid grid(rows, dim);
   int64_t last = -1;

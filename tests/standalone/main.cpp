@@ -1,6 +1,6 @@
-// The CPU kernels over awkward shapes, in heap blocks of exactly their size, without PyTorch but for its header-only types:
-// for the sanitizers (`make sanitize`), and for machines that are not this one. Prints a checksum of every bit of every
-// result, which is the same for each instruction set and each machine. With an argument n: every n-th case only.
+// Runs the CPU kernels over awkward shapes, in heap blocks of exactly their size, without PyTorch except its header-only types:
+// for sanitizers (`make sanitize`), and for emulated machines. Prints a checksum of every bit of every result, which is equal
+// on every instruction set and machine. With an argument n: only every n-th case.
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
@@ -22,7 +22,7 @@ size_t size_of(vae::Dtype dtype) {
   std::abort();
 }
 
-// n numbers from -3 to 3, of both signs and many exponents, in a heap block of their own.
+// n numbers from -3 to 3, of both signs and many exponents, in a separate heap block.
 class Block {
  public:
   Block(int64_t n, vae::Dtype dtype, int seed) : bytes_(static_cast<size_t>(n) * size_of(dtype)) {
@@ -71,7 +71,7 @@ uint64_t run(uint64_t checksum, vae::Dtype dtype, vae::Scale scale, vae::Output 
   const int64_t half = rows / 2;
   for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, half}, {half, rows}}) {
     vae::cpu::run(vae::Forward{inputs, z.get(), kl.get()}, begin, end);
-    // What comes for z, and z where it may be read.
+    // With and without grad_z, and with z where the kernel may read it.
     const bool reads_z = dtype == arithmetic && scale == vae::Scale::kExp && output != vae::Output::kLogRatio;
     for (const auto& [of_z, read] : {std::pair<bool, bool>{true, reads_z}, {true, false}, {false, false}}) {
       const void* grad_z = of_z ? z.get() : nullptr;
@@ -83,7 +83,7 @@ uint64_t run(uint64_t checksum, vae::Dtype dtype, vae::Scale scale, vae::Output 
   return kl.add_to(z.add_to(checksum));
 }
 
-// samples: decoders' logits of each image.
+// samples: rows of logits per image.
 uint64_t run_bernoulli(uint64_t checksum, vae::Dtype dtype, int64_t samples, int64_t images, int64_t dim, int64_t gap) {
   const auto arithmetic = dtype == vae::Dtype::kFloat64 ? dtype : vae::Dtype::kFloat32;
   const auto strided = [&](int64_t rows) { return rows == 0 ? 0 : (rows - 1) * (dim + gap) + dim; };

@@ -1,11 +1,11 @@
-// The decoder, in the browser: from z to E[x|z], by its own weights.
+// The decoder in the browser: computes E[x|z] from z and the packed weights.
 "use strict";
 
-// MODEL is the page's own description of the data block, put there by page.py.
+// MODEL is the description of the model and the data block, inserted by page.py.
 const { blob, channels, height, latent_dim: latentDim, layers, likelihood, width } = MODEL;
 const element = (id) => document.getElementById(id);
 
-/** Half-precision numbers as float32: sign, 5 bits of exponent, 10 of fraction. */
+/** Converts half-precision numbers to float32: sign, 5 bits of exponent, 10 of fraction. */
 function halves(buffer, offset, length) {
   return Float32Array.from(new Uint16Array(buffer, offset, length), (h) => {
     const sign = h & 0x8000 ? -1 : 1, exponent = (h >> 10) & 31, fraction = h & 1023;
@@ -13,7 +13,7 @@ function halves(buffer, offset, length) {
   });
 }
 
-/** Weights from levels k: those of a row are to its largest magnitude as k |k| to the top level's square. */
+/** Converts levels k to weights: largest magnitude of the row * k |k| / MODEL.levels^2. */
 function squares(buffer, [offset, length], most) {
   const levels = new Int8Array(buffer, offset, length), row = length / most.length;
   return Float32Array.from(levels, (k, i) => (most[Math.floor(i / row)] * k * Math.abs(k)) / MODEL.levels ** 2);
@@ -30,7 +30,7 @@ function linear(layer, x) {
   return y;
 }
 
-/** A transposed convolution: each input pixel adds its kernel, times itself, to the output about it. */
+/** A transposed convolution: each input pixel adds its multiple of the kernel to the output around it. */
 function convTranspose(layer, x) {
   const { inputs, outputs, kernel, stride, padding, size: [h, w], to: [H, W] } = layer;
   const y = new Float32Array(outputs * H * W);
@@ -60,7 +60,7 @@ const APPLY = {
   tanh: (_, x) => x.map(Math.tanh),
 };
 
-/** E[x|z] of the decoder's output. */
+/** E[x|z] from the decoder's output. */
 const MEAN = {
   bernoulli: (y) => y.map((v) => 1 / (1 + Math.exp(-v))),
   gaussian: (y) => y,
@@ -84,7 +84,7 @@ function decode(z) {
   return MEAN[likelihood](layers.reduce((x, layer) => APPLY[layer.kind](layer, x), Float32Array.from(z)));
 }
 
-/** Reads the data block: the weights go to their layers, what there is of test images is given back. */
+/** Reads the data block: assigns the weights to their layers, and returns the test images' data. */
 async function unpack() {
   const bytes = Uint8Array.from(atob(element("data").textContent.trim()), (c) => c.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));

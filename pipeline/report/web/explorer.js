@@ -1,14 +1,14 @@
-// The latent space: codes in a plane, and what the decoder makes of a point of it as it moves.
+// The latent space: codes in a plane, and the decoding of a point in it as it moves.
 "use strict";
 
 const { classes, count, held, names, planes, sliders, span } = MODEL;
 const COLOURS = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"];
 const GREY = "#888888";
-const NAMED = 40; // classes, at most, that a legend has room for
+const NAMED = 40;  // maximum number of classes for a legend
 const colourOf = (one) => (names.length <= COLOURS.length ? COLOURS[one] : `hsl(${(360 * one) / names.length} 65% 45%)`);
-const decimals = (value) => (Math.round(100 * value) / 100 + 0).toFixed(2); // 0.00, never -0.00
+const decimals = (value) => (Math.round(100 * value) / 100 + 0).toFixed(2);  // 0.00, never -0.00
 
-/** One picture on a canvas; of one channel ink on white, as in the figures. */
+/** Draws an image on a canvas; one channel as dark on white, as in the figures. */
 function draw(canvas, image) {
   canvas.width = width;
   canvas.height = height;
@@ -23,16 +23,16 @@ function draw(canvas, image) {
   context.putImageData(data, 0, 0);
 }
 
-/** Where z lies in a linear plane. */
+/** The coordinates of z in a linear plane. */
 function coordinates({ directions, origin }, z) {
   return directions.map((u) => u.reduce((sum, u_d, d) => sum + u_d * (z[d] - origin[d]), 0));
 }
 
 function explore({ mu, sigma, points, pixels }) {
   const canvas = element("plane"), code = (i) => mu.subarray(i * latentDim, (i + 1) * latentDim);
-  let plane, dots; // where each image is shown
-  let z = new Float32Array(MODEL.centre), point; // where z is shown
-  let source = -1, chosen = -1, pressed = -1, hovered = -1; // the image whose code z is; the one that was picked; classes
+  let plane, dots;  // positions of the images
+  let z = new Float32Array(MODEL.centre), point;  // position of z
+  let source = -1, chosen = -1, pressed = -1, hovered = -1;  // image whose code z is; selected image; classes
   const toPixel = (value, axis) => ((axis === 0 ? value : -value) / plane.span / 2 + 0.5) * canvas.width;
   const toValue = (share, axis) => (axis === 0 ? share - 0.5 : 0.5 - share) * 2 * plane.span;
   const located = () => (plane.points ? dots[source] ?? [0, 0] : coordinates(plane, z));
@@ -73,7 +73,7 @@ function explore({ mu, sigma, points, pixels }) {
       disc(dot, large ? 7 : held === count ? 2.6 : i < held ? 4 : 1.6);
       context.fill();
     });
-    if (plane.points && source < 0) return; // z is not on it
+    if (plane.points && source < 0) return;  // z is not in the plane
     context.globalAlpha = 1;
     context.strokeStyle = style.getPropertyValue("--ink");
     context.lineWidth = 2 * unit;
@@ -94,12 +94,12 @@ function explore({ mu, sigma, points, pixels }) {
     if (chosen >= 0) paintPosterior();
   }
 
-  /** The point moves, and z with it: along the plane's directions, or to the nearest image's code. */
+  /** Moves the point, and z with it: along the plane's directions, or to the nearest image's code. */
   function moveTo(target) {
     point = dots[0].map((_, axis) => Math.min(plane.span, Math.max(-plane.span, target[axis])));
     if (plane.points) {
       const found = nearest(count);
-      if (found < 0) return; // of the class that is shown alone, the page has no image
+      if (found < 0) return;  // the page has no image of the class that is shown alone
       source = found;
       z = code(found).slice();
     } else {
@@ -110,7 +110,7 @@ function explore({ mu, sigma, points, pixels }) {
     show();
   }
 
-  /** z moves, and the point with it. */
+  /** Moves z, and the point with it. */
   function become(values) {
     z = values;
     source = -1;
@@ -118,7 +118,7 @@ function explore({ mu, sigma, points, pixels }) {
     show();
   }
 
-  /** The image, of the first so many, that is nearest to the point. */
+  /** Returns the nearest image to the point, among the first ones. */
   function nearest(among) {
     let best = -1, least = Infinity;
     for (let i = 0; i < among; i++) {
@@ -129,7 +129,7 @@ function explore({ mu, sigma, points, pixels }) {
     return best;
   }
 
-  /** The chosen image's posterior: a bar per dimension, from mu - sigma to mu + sigma. */
+  /** Draws the selected image's posterior: a bar per dimension, from mu - sigma to mu + sigma. */
   function paintPosterior() {
     const canvas = element("posterior"), context = canvas.getContext("2d"), style = getComputedStyle(document.body);
     [canvas.width, canvas.height] = [canvas.clientWidth * devicePixelRatio, canvas.clientHeight * devicePixelRatio];
@@ -146,9 +146,9 @@ function explore({ mu, sigma, points, pixels }) {
     }
   }
 
-  /** A test image: its posterior, its reconstruction, and what it costs. z becomes its mu. */
+  /** Shows a test image with its posterior, reconstruction and ELBO terms. z becomes its mu. */
   function choose(i) {
-    if (i < 0) return; // as above
+    if (i < 0) return;  // as above
     source = chosen = i;
     z = code(i).slice();
     point = located();
@@ -178,7 +178,7 @@ function explore({ mu, sigma, points, pixels }) {
   canvas.addEventListener("keydown", (event) => {
     const step = (event.shiftKey ? 0.02 : 0.1) * plane.span, [x, y = 0] = point;
     const to = { ArrowLeft: [x - step, y], ArrowRight: [x + step, y], ArrowUp: [x, y + step], ArrowDown: [x, y - step] }[event.key];
-    // Spoken only where the point moves in steps: under a pointer it would never end.
+    // Announced to screen readers only when the point moves in steps: pointer movement would cause endless announcements.
     element("where").setAttribute("aria-live", "polite");
     if (to) moveTo(to);
     else if (event.key === "Enter") choose(nearest(held));
@@ -195,7 +195,7 @@ function explore({ mu, sigma, points, pixels }) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
   if (names.length > NAMED) element("legend").textContent = `${names.length} classes, each in a colour; click a dot for its name`;
   else names.forEach((name, one) => {
-    // Colours look alike to some readers, and of many classes to all: a class can be shown alone.
+    // Colours may look alike, to some readers or with many classes: a class can be shown alone.
     const button = element("legend").appendChild(document.createElement("button"));
     button.type = "button";
     button.textContent = button.title = name;
@@ -209,7 +209,7 @@ function explore({ mu, sigma, points, pixels }) {
     button.addEventListener("pointerenter", (event) => { hovered = event.pointerType === "mouse" ? one : -1; paint(); });
     button.addEventListener("pointerleave", () => { hovered = -1; paint(); });
   });
-  project(Number(document.querySelector("#projections :checked")?.value ?? 0)); // some browsers keep what was checked
+  project(Number(document.querySelector("#projections :checked")?.value ?? 0));  // some browsers restore the selection
   document.body.dataset.ready = "yes";
 }
 
