@@ -31,7 +31,7 @@ SYSTEM = {
     "test",
     "touch",
 }  # commands of other projects
-GENERATED = re.compile(r"<!-- generated: .*?<!-- end -->", re.DOTALL)  # what the code says of its commands
+GENERATED = re.compile(r"<!-- generated: .*?<!-- end -->", re.DOTALL)  # generated from the code
 # Shell syntax: quoted text, command substitution, and separators of commands.
 QUOTED = r"""'[^']*'|"(?:\\.|[^"\\])*\""""
 ARITHMETIC = r"\$\(\(.*?\)\)"

@@ -1,4 +1,4 @@
-"""The reference's pages: the tables that docs/hooks/reference.py writes, and what the operator's page says of errors."""
+"""The reference pages: the tables that docs/hooks/reference.py generates, and the errors on the operator's page."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_every_make_target_is_listed_with_its_description() -> None:
     assert [name.strip("`").removeprefix("make ") for name, _ in rows(page_of("make"))] == targets()
 
 
-def test_all_that_vae_ext_exports_and_a_model_has_is_described_and_on_the_site_its_docstrings(hook: Any) -> None:
+def test_every_export_of_vae_ext_and_method_of_a_model_is_documented(hook: Any) -> None:
     assert re.findall(r"^\| \[`(\w+)`\]", page_of("vae_ext"), re.MULTILINE) == vae_ext.__all__
     shown = re.findall(r"^::: vae_ext\.\S+\.(\w+)$", hook.on_page_markdown(page_of("vae_ext")), re.MULTILINE)
     assert shown == vae_ext.__all__
@@ -73,7 +73,7 @@ def test_all_that_vae_ext_exports_and_a_model_has_is_described_and_on_the_site_i
     assert shown == ["pipeline.load", "pipeline.inference.model.TrainedModel"]
 
 
-def test_the_tables_are_those_of_this_code(hook: Any) -> None:
+def test_the_tables_match_the_code(hook: Any) -> None:
     old = [page.name for page in PAGES.glob("*.md") if hook.with_tables(page_of(page.stem)) != page_of(page.stem)]
     assert old == [], "python docs/hooks/reference.py writes them anew"
     stale = page_of("make").replace("the locked packages", "other packages")

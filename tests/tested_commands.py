@@ -40,7 +40,7 @@ TESTS = {
         ".venv/bin/uv pip compile pyproject.toml --extra cuda --group pipeline --group onnx --group dev"
         " --group docs --universal --generate-hashes --no-emit-package torch --quiet --output-file requirements.lock"
     ): LOCK,
-    "python docs/hooks/reference.py": "tests/test_reference.py::test_the_tables_are_those_of_this_code",
+    "python docs/hooks/reference.py": "tests/test_reference.py::test_the_tables_match_the_code",
     "mkdocs build --strict": "tests/test_docs.py::test_the_site_is_complete_and_needs_no_network",
     # make test
     "ruff check .": CHECKS,
@@ -165,7 +165,7 @@ TESTS = {
         f"{BENCHMARKS}/test_compare.py::test_the_operator_is_compared_with_that_of_a_commit_in_alternating_turns"
     ),
     "python -m tests.benchmarks.convolutions": (
-        f"{BENCHMARKS}/test_convolutions.py::test_the_two_take_turns_in_each_precision_of_the_processor"
+        f"{BENCHMARKS}/test_convolutions.py::test_both_sides_alternate_in_each_precision_of_the_processor"
     ),
     "python3 -m venv .venv-pythae": SETUP,
     ".venv-pythae/bin/pip install --quiet --disable-pip-version-check torch==2.13.0": SETUP,

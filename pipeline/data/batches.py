@@ -18,7 +18,7 @@ Batch = tuple[Examples, Tensor]
 
 
 class InMemoryImages:
-    """All images on the device, with their classes, if they are given: int [N]."""
+    """All images on the device, with their classes if given: int [N]."""
 
     def __init__(self, images: Bytes, device: torch.device, labels: Classes | None = None) -> None:
         self.pixels, self.labels = to_device(images, device), labels_to_device(labels, device)
@@ -48,7 +48,7 @@ class MemmapImages:
     Args:
         images: [N, H, W], memory-mapped.
         device: destination of the batches.
-        labels: class numbers [N], if batches are to have them.
+        labels: class indices [N], if batches should include them.
     """
 
     def __init__(self, images: Bytes, device: torch.device, labels: Classes | None = None) -> None:

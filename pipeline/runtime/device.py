@@ -27,10 +27,10 @@ def choose_device() -> torch.device:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies matrices in bfloat16 faster than in float32, as far as PyTorch tells."""
+    """Whether the device multiplies matrices in bfloat16 faster than in float32, as far as PyTorch reports."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if not hasattr(torch.cpu, "get_capabilities"):  # older PyTorch does not tell
+    if not hasattr(torch.cpu, "get_capabilities"):  # older PyTorch does not report it
         return True
     capabilities = torch.cpu.get_capabilities()
     return capabilities["architecture"] != "x86_64" or bool(capabilities["avx512_bf16"] or capabilities["amx_bf16"])

@@ -56,7 +56,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     with _temporary_folder(path.parent, of=path) as folder:
         temporary = folder / path.name
         yield temporary
-        _to_disk(temporary)
+        _flush_to_disk(temporary)
         temporary.replace(path)
 
 
@@ -69,7 +69,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
-                _to_disk(file)
+                _flush_to_disk(file)
         with suppress(FileNotFoundError):
             path.rename(folder / f"{path.name}.before")
         temporary.rename(path)
@@ -92,8 +92,8 @@ def _temporary_folder(parent: Path, of: Path) -> Iterator[Path]:
     temporary = parent / PREFIX
     try:
         _make_folder(parent)
-        for left in parent.glob(f"{PREFIX}*"):
-            _remove_if_left(left)
+        for abandoned in parent.glob(f"{PREFIX}*"):
+            _remove_if_abandoned(abandoned)
         temporary, lock = _locked_folder(parent)
         try:
             yield temporary
@@ -118,10 +118,10 @@ def _make_folder(path: Path) -> None:
 
 
 def _locked_folder(parent: Path) -> tuple[Path, int]:
-    """A new folder, and its lock."""
+    """Creates a temporary folder; returns it and its lock."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        with suppress(FileNotFoundError):  # another process took it for left behind, before it was locked
+        with suppress(FileNotFoundError):  # another process removed it as abandoned before it was locked
             lock = os.open(folder, os.O_RDONLY)
             fcntl.flock(lock, fcntl.LOCK_EX)
             if folder.exists():
@@ -129,9 +129,9 @@ def _locked_folder(parent: Path) -> tuple[Path, int]:
             os.close(lock)
 
 
-def _remove_if_left(folder: Path) -> None:
-    """Removes a temporary folder whose process has ended."""
-    with suppress(OSError):  # of somebody else, or in use
+def _remove_if_abandoned(folder: Path) -> None:
+    """Removes a temporary folder if its process has ended."""
+    with suppress(OSError):  # another user's, or in use
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,30 +140,30 @@ def _remove_if_left(folder: Path) -> None:
             os.close(lock)
 
 
-def _to_disk(path: Path) -> None:
-    """A name must not be on the disk before its content is, should the power fail."""
+def _flush_to_disk(path: Path) -> None:
+    """Flushes a file to disk, since after a power failure its name must not exist without its content."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content, whatever its size."""
+    """Returns the sha256 of a file, read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text as UTF-8, whole or not at all."""
+    """Writes text as UTF-8, atomically."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a value as indented JSON, whole or not at all."""
+    """Writes a value as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_csv(path: Path, table: pd.DataFrame, index: bool = False) -> None:
-    """Writes a table, with six digits of its numbers, whole or not at all."""
+    """Writes a table as CSV with six significant digits, atomically."""
     with whole_file(path) as temporary:
         table.to_csv(temporary, index=index, float_format="%.6g")

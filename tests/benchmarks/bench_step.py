@@ -122,7 +122,7 @@ def our_epoch(train_step: TrainStep) -> Tensor:
 
 
 def pipeline(images: Images, device: str, *, by_hand: bool = True, replays: bool = True) -> Epoch:
-    """The pipeline's epoch, with its gradient by hand and as a CUDA graph where it can be, or without one of them."""
+    """Returns an epoch of the pipeline: with its manual gradient and CUDA graphs where supported, or without either."""
     train_step = train_step_on(images, device)
     train_step.by_hand &= by_hand
     train_step.replays &= replays

@@ -1,4 +1,4 @@
-"""Images a second of training convolutions, beside a plain PyTorch loop over the same layers: `make bench-conv`.
+"""Images per second of training convolutions, compared with a plain PyTorch loop on the same layers: `make bench-conv`.
 
 32, 64 and 128 channels with a stride of 2, and back, on 64 x 64 images of three colours in batches of 128. The plain loop has
 channels last in memory, the textbook's KL, torch's cross-entropy and fused Adam. Each side has a process of its own, as the
@@ -35,7 +35,7 @@ MAPS = (CHANNELS[-1], SIZE // 8, SIZE // 8)
 
 
 def train_step(precision: str) -> TrainStep:
-    """The pipeline's step on random images."""
+    """Builds the pipeline's step on random images."""
     conv = [[channels, 2] for channels in CHANNELS]
     params = plain_params(conv=conv, hidden=[], latent_dim=LATENT, epochs=1, batch_size=BATCH, precision=precision)
     torch.manual_seed(0)
@@ -45,7 +45,7 @@ def train_step(precision: str) -> TrainStep:
 
 
 class Plain(nn.Module):
-    """The same layers, with the pipeline's weights."""
+    """Builds the same layers with the pipeline's weights."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Plain(nn.Module):
 
 
 def plain_epoch(step: TrainStep, precision: str) -> Epoch:
-    """An epoch over the same images, after a check that both sides compute the same."""
+    """Returns an epoch over the same images, after checking that both sides compute the same."""
     model = Plain(step.model)
     _, x = step.images.take(torch.arange(8))
     with torch.no_grad():
@@ -95,7 +95,7 @@ def plain_epoch(step: TrainStep, precision: str) -> Epoch:
 
 
 def serve(side: str, precision: str, connection: Connection) -> None:
-    """Answers each request with the seconds of an epoch."""
+    """Answers each request with the duration of an epoch, in seconds."""
     step = train_step(precision)
     if side == "pipeline":
         keep_freed_memory()
@@ -105,7 +105,7 @@ def serve(side: str, precision: str, connection: Connection) -> None:
 
 
 def side_of(name: str, precision: str) -> tuple[Callable[[], float], Callable[[], None]]:
-    """A function that takes an epoch in a process of its own and returns its seconds, and one that ends the process."""
+    """Starts a side's process; returns a function that times an epoch in it, and one that ends it."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(name, precision, theirs), daemon=True)
     process.start()

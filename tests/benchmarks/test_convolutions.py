@@ -13,11 +13,11 @@ from tests.benchmarks import convolutions
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolutions, "IMAGES", 16)
-    monkeypatch.setattr(convolutions, "keep_freed_memory", lambda: None)  # which would be for all tests
+    monkeypatch.setattr(convolutions, "keep_freed_memory", lambda: None)  # would affect all tests
 
 
 @pytest.mark.parametrize("side", ["pipeline", "plain"])
-def test_a_side_takes_epochs_as_it_is_asked_to(side: str) -> None:
+def test_each_side_trains_an_epoch_per_request(side: str) -> None:
     ours, theirs = multiprocessing.Pipe()
     for request in (True, True, False):
         ours.send(request)
@@ -33,7 +33,7 @@ def test_a_plain_loop_with_another_decoder_is_not_timed(monkeypatch: pytest.Monk
         convolutions.plain_epoch(step, "float32")
 
 
-def test_the_two_take_turns_in_each_precision_of_the_processor(
+def test_both_sides_alternate_in_each_precision_of_the_processor(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[tuple[str, str]] = []

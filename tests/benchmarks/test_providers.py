@@ -22,9 +22,7 @@ OTHER_KINDS = [
 
 
 @pytest.mark.parametrize(("case", "mode", "provider"), [*ALL, *OTHER_KINDS])
-def test_every_provider_computes_what_the_reference_does(
-    monkeypatch: pytest.MonkeyPatch, case: str, mode: str, provider: str
-) -> None:
+def test_every_provider_matches_the_reference(monkeypatch: pytest.MonkeyPatch, case: str, mode: str, provider: str) -> None:
     if mode != "both":  # to machine code for both passes together alone: it takes seconds
         monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     monkeypatch.setattr(providers, "capture", lambda run: (run, run()))  # a CUDA graph, where there is no GPU
@@ -66,7 +64,7 @@ def gradient_of_zero(logits: Tensor, *others: Tensor) -> Any:
         (PixelBench, "eager", gradient_of_zero, "gradient of logits:"),
     ],
 )
-def test_a_provider_that_is_wrong_is_not_timed(
+def test_a_wrong_provider_is_not_timed(
     monkeypatch: pytest.MonkeyPatch, of: type[Bench], provider: str, wrong: Any, fault: str
 ) -> None:
     monkeypatch.setattr(of, provider, staticmethod(wrong))
@@ -75,7 +73,7 @@ def test_a_provider_that_is_wrong_is_not_timed(
 
 
 @pytest.mark.parametrize("provider", bench_step.providers_on("cpu"))
-def test_a_step_calls_the_kernels_unless_it_is_on_the_reference_or_somebody_elses(provider: str) -> None:
+def test_steps_call_the_kernels_except_those_of_the_reference_and_the_example(provider: str) -> None:
     epoch = bench_step.PROVIDERS[provider](bench_step.images_of("cpu")[: 2 * bench_step.BATCH], "cpu")
     with torch.profiler.profile() as profile:
         epoch()
@@ -83,13 +81,13 @@ def test_a_step_calls_the_kernels_unless_it_is_on_the_reference_or_somebody_else
     assert calls == (provider in ("fused", "autograd"))
 
 
-def test_a_gpu_is_measured_by_more_than_a_cpu() -> None:
+def test_a_gpu_has_more_providers_than_a_cpu() -> None:
     bench_step.products(bench_step.images_of("cpu")[: bench_step.BATCH], "meta")()  # nothing of it stays on the CPU
     assert {*bench_step.providers_on("cuda")} - {*bench_step.providers_on("cpu")} == {"no graph"}
     assert {*measured("128x20", "cuda")} - {*measured("128x20", "cpu")} == {("forward", "graph"), ("both", "graph")}
 
 
-def test_the_bytes_of_a_case_are_those_of_its_tensors() -> None:
+def test_the_bytes_of_a_case_equal_those_of_its_tensors() -> None:
     mu, z, kl = 4 * 10 * 4, 3 * 4 * 10 * 4, 4 * 10
     pixels, log_prob = 10 * 4, 4 * 3 * 10
     for case, forward, backward in (

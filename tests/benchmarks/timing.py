@@ -26,7 +26,7 @@ def seconds_of(run: Callable[[], object], calls: int, clock: Callable[[], float]
 
 
 def print_medians(other: str, rates: Sequence[tuple[float, float]]) -> None:
-    """Prints the medians of our and of another's images/s, a pair for each turn, and that of the ratios."""
+    """Prints the medians of our and the other's images per second, from a pair per turn, and the median of their ratios."""
     ours, theirs = zip(*rates, strict=True)
     ratios = [mine / yours for mine, yours in rates]
     print(f"medians of {len(ratios)} turns each, and of the ratios of turns next to each other")

@@ -126,7 +126,7 @@ def prepared(workspace: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium, without a network."""
+    """Headless Chromium without network access."""
     with launched() as browser:
         yield browser
 

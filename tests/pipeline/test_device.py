@@ -26,10 +26,10 @@ def test_convolutions_are_full_precision_and_deterministic() -> None:
         ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, False),
         ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, True),
         ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": True}, True),
-        ({"architecture": "aarch64"}, True),  # PyTorch does not tell
+        ({"architecture": "aarch64"}, True),  # PyTorch reports no such capability
     ],
 )
-def test_processors_with_bfloat16_arithmetic(
+def test_processors_with_fast_bfloat16_are_detected(
     capabilities: dict[str, object], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)

@@ -175,7 +175,7 @@ def test_a_run_resumes_with_two_processes_under_torchrun_with_empty_shares_and_a
 def test_two_machines_compute_the_curves_of_one_and_the_first_writes_them(
     prepared: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Two agents of torchrun, each in a folder of its own with the prepared data."""
+    """Two torchrun agents, each in its own folder with the prepared data."""
     set_params(prepared / "params.yaml", {"train.epochs": 1})
     train.main()
     alone = curves()

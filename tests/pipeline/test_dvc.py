@@ -77,7 +77,7 @@ def test_another_beta_skips_prepare_trades_rate_for_distortion_and_can_be_restor
     after = clone.metrics()
     assert after["distortion"] < before["distortion"]
     assert after["rate"] > before["rate"]
-    # As in a clone that has not trained what is committed: the cache has the experiment's weights alone.
+    # As in a clone that has not trained the committed model: the cache has only the experiment's weights.
     cached = clone.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
     aside = cached.rename(tmp_path / "aside")
     assert "dvc exp apply" in make_restore(clone)
@@ -193,7 +193,7 @@ def test_a_killed_training_resumes_when_run_again(clone: Clone, command: list[st
             training.kill()
     assert running.returncode != 0
     if "--temp" not in command:
-        assert clone.run("git", "symbolic-ref", "HEAD").returncode != 0  # DVC leaves it detached where it is ended by SIGTERM
+        assert clone.run("git", "symbolic-ref", "HEAD").returncode != 0  # DVC leaves a detached HEAD if SIGTERM ends it
         clone.run_ok("git", "switch", "-")
     assert clone.run_ok("git", "symbolic-ref", "HEAD").strip() == "refs/heads/main"
     log = clone.run_ok("dvc", *command, "train")

@@ -165,9 +165,9 @@ def test_two_clones_share_experiments_and_models_through_remotes(clone: Clone, e
 
     assert {"elsewhere", "grid-2"} <= set(clone.run_ok("dvc", "exp", "list", "origin").split())
     clone.run_ok("dvc", "exp", "pull", "origin", "elsewhere")
-    compared = clone.run_ok("python", "-m", "pipeline", "compare")  # of what dvc exp show lists
+    compared = clone.run_ok("python", "-m", "pipeline", "compare")  # runs that dvc exp show lists
     assert {"elsewhere", "grid-2"} <= {line.split()[0] for line in compared.splitlines() if line}
-    # The other clone gets the model that was trained here.
+    # The other clone gets the model trained here.
     other.restore()
     other.run_ok("dvc", "exp", "pull", "origin", "grid-2")
     other.run_ok("dvc", "exp", "apply", "grid-2")

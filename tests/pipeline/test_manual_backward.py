@@ -56,7 +56,7 @@ def test_manual_gradient_equals_autograd(hidden: list[int], activation: str, log
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_bfloat16_gradient_is_as_near_to_float64_as_that_of_autocast(activation: str, parts: int) -> None:
+def test_bfloat16_gradient_is_as_accurate_as_autocast(activation: str, parts: int) -> None:
     model, gradient = model_of(hidden=[32, 16], activation=activation)
     assert serves(hidden=[32, 16], activation=activation, precision="bfloat16")
     pixels = torch.randint(0, 256, (41, 50), dtype=torch.uint8)

@@ -31,6 +31,6 @@ KEEP = "from pipeline.runtime.memory import keep_freed_memory; keep_freed_memory
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
-def test_a_step_faults_in_no_memory_that_the_one_before_freed() -> None:
+def test_a_step_reuses_freed_memory_without_page_faults() -> None:
     by_default, kept = (int(run_forked(run_code, STEPS.format(first), folder=ROOT).stdout) for first in ("", KEEP))
     assert kept < 100 < by_default

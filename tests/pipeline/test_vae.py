@@ -1,4 +1,4 @@
-"""The program vae: the code of which checkout it runs."""
+"""The program vae runs the code of the right checkout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.pipeline.conftest import ROOT
 
 
 def checkout(folder: Path) -> Path:
-    """One whose pipeline prints where it is."""
+    """Makes a checkout whose pipeline prints its path."""
     (folder / "pipeline").mkdir(parents=True)
     shutil.copy(ROOT / "pipeline/vae", folder / "pipeline")
     (folder / "pipeline/__main__.py").write_text("import sys; print(__file__, *sys.argv[1:])", encoding="utf-8")
@@ -23,7 +23,7 @@ def checkout(folder: Path) -> Path:
 
 @pytest.fixture
 def owner(tmp_path: Path) -> Path:
-    """A checkout with an environment, as `make setup` leaves it."""
+    """A checkout with an environment, as `make setup` makes it."""
     owner = checkout(tmp_path / "owner")
     (owner / ".venv/bin").mkdir(parents=True)
     (owner / ".venv/bin/python").symlink_to(sys.executable)
@@ -33,7 +33,7 @@ def owner(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def sharing(owner: Path, tmp_path: Path) -> Path:
-    """A checkout whose .venv is a link to the other's."""
+    """A checkout whose .venv links to the other's."""
     sharing = checkout(tmp_path / "sharing")
     (sharing / ".venv").symlink_to(owner / ".venv")
     return sharing
@@ -46,17 +46,15 @@ def run_vae(program: Path | str, folder: Path, **environment: str) -> str:
     return done.stdout
 
 
-def test_an_environment_that_checkouts_share_runs_the_code_of_the_one_that_it_is_called_in_or_by(
-    owner: Path, sharing: Path, tmp_path: Path
-) -> None:
+def test_a_shared_environment_runs_the_code_of_the_calling_checkout(owner: Path, sharing: Path, tmp_path: Path) -> None:
     code, shared = f"{owner}/pipeline/__main__.py info\n", f"{sharing}/pipeline/__main__.py info\n"
     assert run_vae(owner / ".venv/bin/vae", tmp_path) == code
     assert run_vae(sharing / ".venv/bin/vae", tmp_path) == shared
-    activated = f"{owner}/.venv/bin:{os.environ['PATH']}"  # what `. .venv/bin/activate` leads to in both
+    activated = f"{owner}/.venv/bin:{os.environ['PATH']}"  # the effect of `. .venv/bin/activate` in either
     assert run_vae("vae", owner, PATH=activated) == code
     assert run_vae("vae", sharing, PATH=activated) == shared
 
 
-def test_a_package_pipeline_of_somebody_else_is_not_run(owner: Path, tmp_path: Path) -> None:
+def test_another_package_named_pipeline_is_not_run(owner: Path, tmp_path: Path) -> None:
     foreign = checkout(tmp_path / "foreign")
     assert run_vae(owner / ".venv/bin/vae", foreign) == f"{owner}/pipeline/__main__.py info\n"
