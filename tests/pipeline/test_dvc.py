@@ -176,7 +176,10 @@ def test_an_edited_kernel_retrains_with_the_same_noise_and_reverting_restores_th
     revert_time_file(clone)
 
 
-@pytest.mark.parametrize("command", [["exp", "run"], pytest.param(["exp", "run", "--temp"], marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "command",
+    [["exp", "run", "-S", "model.latent_dim=2"], pytest.param(["exp", "run", "--temp"], marks=pytest.mark.long)],
+)
 def test_a_killed_training_resumes_when_run_again(clone: Clone, command: list[str]) -> None:
     # The second case runs in a copy of the repository, and its resumed run in another one.
     set_params(clone.folder / "params.yaml", {"train.epochs": 40, "train.batch_size": 16, "seed": len(command)})

@@ -76,11 +76,14 @@ def test_an_experiment_in_a_temporary_copy_compiles_the_kernel_of_its_snapshot(c
     assert module is not None and module.__file__ is not None
     compiler = quick_compiler(tmp_path, Path(module.__file__), instead={source_digest(): digest})
     compiled = {"VAE_EXT_BACKEND": "cpu", "VAE_EXT_CACHE_DIR": str(tmp_path), "CXX": compiler}
-    log = clone.run_ok("dvc", "exp", "run", "--temp", "train", **compiled)
+    iwae = ("-S", "objective.bound=iwae", "-S", "objective.samples=5")
+    log = clone.run_ok("dvc", "exp", "run", "--temp", "--name", "iwae", *iwae, "train", **compiled)
     assert "built just now, into the cache" in log
     assert f"digest: {digest}" in log
     assert "backend cpu" in log
     clone.restore()
+    changed = clone.read("dvc", "params", "diff", "main", "iwae")["params.yaml"]
+    assert {name: value["new"] for name, value in changed.items()} == {"objective.bound": "iwae", "objective.samples": 5}
 
 
 @pytest.fixture(scope="module")
