@@ -12,7 +12,7 @@ ACTIVE := PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # For programs that need only the standard library.
 ANY_PYTHON = $(or $(wildcard $(VENV)/bin/python),$(PYTHON))
 
-.PHONY: help setup unmoved named repro restore recipes recipe sweep seeds verify test test-all checks bench bench-full bench-record bench-compare bench-pythae bench-conv sanitize gpu docs lock
+.PHONY: help setup unmoved named repro restore recipes recipe sweep seeds verify test test-all checks bench bench-full bench-record bench-compare bench-pythae bench-conv bench-profile sanitize gpu docs lock
 help:
 	@echo "make setup   .venv with the locked packages"
 	@echo "make repro   prepare, train, evaluate, plot, as far as something has changed (dvc repro)"
@@ -31,6 +31,7 @@ help:
 	@echo "make bench-compare   whether the operator is slower than at commit BASE (default: HEAD): half a minute"
 	@echo "make bench-pythae    speed of training beside pythae, which is installed into its own environment"
 	@echo "make bench-conv      speed of training convolutions beside a plain PyTorch loop"
+	@echo "make bench-profile   what the time of a training step goes to"
 	@echo "make sanitize        the kernels under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, the CUDA ones emulated"
 	@echo "make gpu     on a machine with an NVIDIA GPU and its own PYTHON: build, test and time the CUDA kernels (BUDGET=360 seconds)"
 	@echo "make docs    the documentation as a site that opens from its files: out/docs/index.html"
@@ -124,6 +125,7 @@ bench-record: $(READY)
 	$(ACTIVE) python -m tests.benchmarks.measure --full
 	$(ACTIVE) python -m tests.benchmarks.measure --report .benchmarks/again.json
 	$(ACTIVE) python -m tests.benchmarks.report .benchmarks/report.json .benchmarks/again.json
+	$(ACTIVE) python -m tests.benchmarks.step_profile results/benchmarks/step_profile.csv
 
 BASE ?= HEAD
 bench-compare: $(READY)
@@ -135,6 +137,9 @@ bench-pythae: $(READY) $(PYTHAE)/.ready
 
 bench-conv: $(READY)
 	$(ACTIVE) python -m tests.benchmarks.convolutions
+
+bench-profile: $(READY)
+	$(ACTIVE) python -m tests.benchmarks.step_profile
 
 # The same torch as the lock's, so that both sides run on it.
 $(PYTHAE)/.ready:

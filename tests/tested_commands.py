@@ -24,6 +24,7 @@ SETUP = f"{SHOWN}::test_setup_installs_the_lock_and_a_vae_command"
 LOCK = f"{SHOWN}::test_lock_has_a_checksum_for_every_file_and_leaves_torch_out"
 CHECKS = f"{SHOWN}::test_the_tools_of_make_test_accept_their_options"
 KERNEL = f"{BENCHMARKS}/test_report.py::test_kernel_timings_of_two_commits_can_be_compared"
+PROFILE = f"{BENCHMARKS}/test_step_profile.py::test_profile_accounts_for_the_whole_step_and_knows_every_operator_of_it"
 RECORD = f"{BENCHMARKS}/test_report.py::test_make_bench_record_writes_the_results_of_two_runs"
 TABLE = f"{BENCHMARKS}/test_report.py::test_make_bench_prints_a_table_and_fails_if_a_provider_fails"
 
@@ -166,6 +167,8 @@ TESTS = {
     "python -m tests.benchmarks.compare --base HEAD": (
         f"{BENCHMARKS}/test_compare.py::test_the_operator_is_compared_with_that_of_a_commit_in_alternating_turns"
     ),
+    "python -m tests.benchmarks.step_profile": PROFILE,
+    "python -m tests.benchmarks.step_profile results/benchmarks/step_profile.csv": PROFILE,
     "python -m tests.benchmarks.convolutions": (
         f"{BENCHMARKS}/test_convolutions.py::test_both_sides_alternate_in_each_precision_of_the_processor"
     ),

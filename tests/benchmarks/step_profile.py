@@ -1,0 +1,71 @@
+"""What a training step's time goes to, on a CPU: `make bench-profile` prints it, and `make bench-record` puts it into git.
+
+The step is that of the benchmark, 784-400-20 in batches of 128. The whole is timed without the profiler, which slows Python
+down; the operators are timed by it. Both are medians. What the operators leave is Python, and PyTorch's dispatch of calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from pipeline.data.readers.idx import read_idx
+from pipeline.runtime.main import run
+from tests.benchmarks.bench_step import our_epoch, train_step_on
+from tests.benchmarks.timing import CLOCKS, seconds_of
+from vae_ext.source import ROOT
+
+IMAGES, EPOCHS = 9_984, 9  # 78 batches of 128; the first epoch warms up
+REST = "Python and the calls of operators"
+KINDS = {
+    "matrix products": ("addmm", "mm", "addmm_"),
+    "biases, copied into the products' outputs, and their gradients": ("copy_", "sum"),
+    "Adam, and the norm of the gradient": ("_fused_adam_", "dot"),
+    "log-likelihood with its gradient": ("bernoulli_log_prob_and_gradient",),
+    "noise, KL and their gradients": ("reparam_kl_packed", "reparam_kl_packed_backward"),
+    "the batch, gathered": ("take_pixels",),
+    "ReLU and its gradient": ("clamp_min_", "threshold_backward"),
+    "other operators: the bound of logvar, the record, the checks": (),
+}
+
+
+def step_profile() -> pd.Series[float]:
+    """Microseconds of a step by kind; the sum is the whole step's."""
+    train_step = train_step_on(read_idx(ROOT / "data/raw/mnist").splits["test"].images.read(np.arange(IMAGES)), "cpu")
+    whole = [seconds_of(lambda: our_epoch(train_step), 1, CLOCKS["cpu"]) for _ in range(EPOCHS)][1:]
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        our_epoch(train_step)
+    calls: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for event in profiler.events():
+        calls[event.name.split("::")[-1], str(event.input_shapes)].append(event.self_cpu_time_total)
+    *kinds, others = KINDS
+    microseconds = dict.fromkeys(KINDS, 0.0)
+    for (name, _), times in calls.items():
+        kind = next((kind for kind in kinds if name in KINDS[kind]), others)
+        microseconds[kind] += statistics.median(times) * len(times) / train_step.steps
+    step = statistics.median(whole) * 1e6 / train_step.steps
+    return pd.Series({**microseconds, REST: step - sum(microseconds.values())}, name="us")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", type=Path, help="a CSV file to write as well")
+    arguments = parser.parse_args()
+    table = step_profile().rename_axis("kind").to_frame()
+    table["share"] = table["us"] / table["us"].sum()
+    print(f"{table['us'].sum():,.0f} us a step on {torch.get_num_threads()} threads")
+    for kind, line in table.iterrows():
+        print(f"{line['us']:8,.0f} us {line['share']:5.0%}  {kind}")
+    if arguments.file is not None:
+        table.to_csv(arguments.file, float_format="%.4g")
+
+
+if __name__ == "__main__":
+    run(main)
