@@ -23,15 +23,15 @@ def main() -> None:
     is_here = DEFAULT.weights.is_file()
     if last.weights is None and is_here and not _is_cached(DEFAULT.weights):
         raise UserError(
-            f"{DEFAULT.weights}: not restored: these are not in DVC's cache, nor the last commit's, and would be lost; "
-            "move them out of the repository, or remove them, and make restore again"
+            f"{DEFAULT.weights}: not restored: neither this file nor the last commit's is in DVC's cache, so it would be lost; "
+            "move it out of the repository, or remove it, and run make restore again"
         )
     found = ", ".join(f"{name} {value:.2f}" for name in ("elbo", "distortion") if math.isfinite(value := last.value(name)))
     print(f"{PARAMS}, {RESULTS}/ and {DEFAULT.models}/ go back to the last commit's: {found} nats per image")
     if last.weights is None:
-        print(f"{DEFAULT.weights}: the last commit's are not in DVC's cache; make repro trains them, dvc pull fetches them")
+        print(f"{DEFAULT.weights}: the last commit's is not in DVC's cache; make repro trains it, dvc pull fetches it")
         if is_here:
-            print("Those that were here stay in the cache: dvc exp apply, or dvc repro with their parameters, brings them back")
+            print("The previous one stays in the cache: dvc exp apply, or dvc repro with its parameters, restores it")
 
 
 def _is_cached(weights: Path) -> bool:
