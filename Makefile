@@ -39,7 +39,9 @@ help:
 
 setup: $(READY)
 
-$(READY): requirements.lock | unmoved
+# A .venv that is a link to another checkout's is installed there.
+LINKED := $(shell test -L $(VENV) && echo yes)
+$(READY): $(if $(LINKED),,requirements.lock) | unmoved
 	@$(PYTHON) pipeline/prerequisites.py
 	@echo "Installing requirements.lock and $(TORCH) into $(VENV): some minutes, and some gigabytes"
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +54,8 @@ $(READY): requirements.lock | unmoved
 unmoved:
 	@test ! -s $(READY) || test "$$(cat $(READY))" = "$(CURDIR)/$(VENV)" || test -L $(VENV) || \
 	{ echo "error: $(VENV): made in $$(cat $(READY)), and works nowhere else; rm -r $(VENV), and make again" >&2; exit 2; }
+	@test -z "$(LINKED)" || cmp -s requirements.lock $(VENV)/../requirements.lock || \
+	{ echo "error: $(VENV): linked from a checkout with another requirements.lock; rm $(VENV), and make again" >&2; exit 2; }
 
 # Checked separately first: DVC also reads params.yaml before its stages run, and its errors do not name the key.
 repro: $(READY)

@@ -20,6 +20,7 @@ SYSTEM = {
     "cat",
     "cd",
     "chmod",
+    "cmp",
     "echo",
     "exit",
     "ln",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,20 @@ def test_a_moved_environment_is_rejected(unpacked: Path) -> None:
     assert make(unpacked, "repro") == (
         "error: .venv: made in /elsewhere/.venv, and works nowhere else; rm -r .venv, and make again"
     )
+
+
+def test_a_linked_environment_is_used_as_it_is_and_rejected_with_another_lock(unpacked: Path) -> None:
+    """Also if it is older than this checkout's requirements.lock, as in a new worktree."""
+    owner = unpacked / "owner"
+    (owner / ".venv").mkdir(parents=True)
+    (owner / ".venv/.ready").write_text(f"{owner}/.venv\n", encoding="utf-8")
+    os.utime(owner / ".venv/.ready", (0, 0))
+    shutil.copy(unpacked / "requirements.lock", owner)
+    (unpacked / ".venv").symlink_to("owner/.venv")
+    subprocess.run(["make", "--silent", "setup"], cwd=unpacked, env=outside_make(), check=True)
+    (owner / "requirements.lock").write_text("", encoding="utf-8")
+    error = "error: .venv: linked from a checkout with another requirements.lock; rm .venv, and make again"
+    assert make(unpacked, "setup") == error
 
 
 def test_make_recipe_asks_for_a_name_before_anything_is_installed(unpacked: Path) -> None:
