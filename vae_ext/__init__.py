@@ -1,4 +1,4 @@
-"""The reparameterised sample and the Gaussian KL in one pass, with noise that is the same bits everywhere."""
+"""The reparameterised sample and the Gaussian KL in one pass, with bitwise the same noise on every device."""
 
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> str:
-        """``__version__`` reads a file, which importing the package need not."""
+        """Reads ``__version__`` on demand, so that importing the package need not read a file."""
         if name == "__version__":
             return package_version()
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

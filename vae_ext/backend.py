@@ -1,12 +1,12 @@
-"""Which compiled module is loaded, and why.
+"""Finds or builds the compiled module, and selects the backend.
 
-The kernel that runs is the kernel in the tree. In a source checkout only a module that carries the digest of the sources
-beside this file is taken; where there is none, it is built once, into a cache outside the tree. So a copy of the
-repository that has no build products (a queued experiment's) runs its own kernel, and a stale one cannot run at all.
-Where nothing can be compiled the reference takes over, with one warning that says why.
+The kernels that run are those of the source tree. In a checkout, a module is loaded only if it has the digest of the current
+sources; otherwise it is built once, into a cache outside the tree. So a copy of the repository without build products (such as
+a queued experiment's) runs its own kernels, and stale ones never run. If nothing can be compiled, the reference is used, with
+one warning that gives the reason.
 
-A module is whole or is not loaded: its sha256 is recorded beside it when it is built, and a damaged one, which could crash
-the process, is built again. The cache belongs to the user alone, or root, because what it holds is executed.
+A module's sha256 is recorded when it is built; a damaged module, which could crash the process, is rebuilt instead of loaded.
+The cache must belong to the user or root, and be writable by nobody else, since its contents are executed.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ BACKENDS = ("reference", "cpu", "cuda")
 
 
 class BackendError(RuntimeError):
-    """A backend that was asked for cannot be had."""
+    """A requested backend is not available."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The compiled module, or None and the reason."""
+    """The compiled module with its origin, or None with the reason."""
 
     module: ModuleType | None
     origin: str
@@ -51,22 +51,22 @@ class Loaded:
 
 
 def backend(device: torch.device | str = "cpu") -> str:
-    """Which implementation serves tensors on a device: "cuda", "cpu" or "reference".
+    """Returns the implementation for tensors on a device: "cuda", "cpu" or "reference".
 
-    The environment is read once, when first asked.
+    The environment is read once, at the first call.
 
     Args:
-        device: where the tensors are.
+        device: the tensors' device.
 
     Raises:
-        BackendError: if ``VAE_EXT_BACKEND`` asks for one that cannot be had there.
+        BackendError: if ``VAE_EXT_BACKEND`` requests a backend that is not available there.
     """
     return backend_of(torch.device(device).type)
 
 
 @functools.cache
 def backend_of(kind: str) -> str:
-    """The same for a type of device, kept: the operator asks at every call."""
+    """Returns the same for a device type, cached: the operator asks at every call."""
     forced = _forced()
     if forced == "reference":
         return "reference"
@@ -79,7 +79,7 @@ def backend_of(kind: str) -> str:
 
 
 def backend_report() -> str:
-    """What was found, built with what, and why something is not used: a few lines for a log or a bug report."""
+    """Describes the module, how it was built, and why a backend is not used, in a few lines for a log or a bug report."""
     lines = [f"vae_ext on torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}"]
     if _forced() == "reference":
         return "\n".join([*lines, "backend: reference, as VAE_EXT_BACKEND=reference asks"])
@@ -98,7 +98,7 @@ def backend_report() -> str:
 
 
 def compiled_module() -> ModuleType | None:
-    """The compiled module if it is loaded and not forced away, else None."""
+    """Returns the compiled module, or None if there is none or the reference is forced."""
     return None if _forced() == "reference" else _loaded().module
 
 
@@ -111,7 +111,7 @@ def _forced() -> str | None:
 
 
 def _missing(kind: str) -> str | None:
-    """Why there is no kernel for a device, or None if there is."""
+    """Returns why there is no kernel for a device type, or None if there is one."""
     loaded = _loaded()
     if loaded.module is None:
         return loaded.origin
@@ -134,7 +134,7 @@ def _loaded() -> Loaded:
         reason = f"{path} does not load: {error}"
     else:
         return Loaded(module, f"{path} ({how})", module.build_info()["cuda"] is not None)
-    # Whoever asks for something that only a kernel has must not get the reference.
+    # A request for something that only the kernels have must not silently get the reference.
     for name in ("VAE_EXT_BACKEND", "VAE_EXT_CPU_CAPABILITY", "VAE_EXT_CUDA"):
         wish = os.environ.get(name)
         if wish and (name, wish) not in (("VAE_EXT_CUDA", "0"), ("VAE_EXT_CUDA", "auto")):
@@ -144,7 +144,7 @@ def _loaded() -> Loaded:
 
 
 class _NoModuleError(Exception):
-    """There is no compiled module to load; says why, for the warning."""
+    """There is no compiled module to load; the message gives the reason, for the warning."""
 
 
 def _find_or_build() -> tuple[Path, str]:
@@ -179,7 +179,7 @@ def _from_cache(digest: str, name: str) -> tuple[Path, str]:
                 _build(digest, folder, name)
     except BackendError:
         raise
-    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
         raise _NoModuleError(f"the build cache cannot be used: {error}") from error
     return module, "built just now, into the cache"
 
@@ -190,25 +190,25 @@ def _cache() -> Path:
 
 
 def _own_folder(folder: Path) -> Path:
-    """The folder, made if need be, if nobody but this user and root can write to it: what the cache holds is executed."""
+    """Returns the folder, creating it if needed; only this user and root may write to it, since its contents are executed."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
     if status.st_uid not in (0, os.geteuid()):
         raise _NoModuleError(f"the build cache {folder} belongs to another user (uid {status.st_uid}): set VAE_EXT_CACHE_DIR")
     if status.st_mode & 0o022:
-        # To take the right from them now would not undo what they may have written.
+        # Removing the permission now would not undo what others may have written.
         remedy = f"rm -r {shlex.quote(str(folder))}, or set VAE_EXT_CACHE_DIR"
         raise _NoModuleError(f"others can write to the build cache {folder}: {remedy}")
     return folder
 
 
 def _sweep(cache: Path) -> None:
-    """Deletes what compiles that were killed left behind: no one who holds the lock works on it.
+    """Deletes leftovers of killed compilations: while we hold the lock, no other process works there.
 
-    A neighbour whose lock cannot be had, or opened, is left as it is.
+    Skips folders whose lock is held or cannot be opened.
     """
     for lock in cache.glob("*/lock"):
-        with contextlib.suppress(OSError, NotImplementedError), FileLock(lock, timeout=0):  # a Timeout is an OSError
+        with contextlib.suppress(OSError, NotImplementedError), FileLock(lock, timeout=0):  # Timeout is an OSError
             for scratch in lock.parent.glob("tmp*"):
                 shutil.rmtree(scratch, ignore_errors=True)
 
@@ -228,7 +228,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _build_tag() -> str:
-    """What decides the build besides its sources, as part of a folder's name."""
+    """Returns what determines the build besides the sources, as part of a folder name."""
     try:
         cuda = "cpu"
         if wants_cuda():
@@ -239,12 +239,12 @@ def _build_tag() -> str:
 
 
 def _build(digest: str, folder: Path, name: str) -> None:
-    """Runs setup.py, which alone knows how, and moves the finished module to its place in one step."""
+    """Runs setup.py, and moves the finished module into place atomically."""
     print(f"vae_ext: compiling the kernels in {ROOT / 'csrc'} (once, into {folder})", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         built = _compile(Path(scratch), folder / "build.log", name)
         if built is None and wants_cuda() and os.environ.get("VAE_EXT_CUDA") != "1":
-            # The CPU's kernels need not suffer for a toolkit that does not fit the compiler or torch.
+            # The CPU kernels must not depend on a CUDA toolkit that does not fit the compiler or torch.
             (folder / "build.log").replace(folder / "build-cuda.log")
             built = _compile(Path(scratch), folder / "build.log", name, VAE_EXT_CUDA="0")
         if built is None:
@@ -253,11 +253,11 @@ def _build(digest: str, folder: Path, name: str) -> None:
             raise _NoModuleError(f"the build failed: {error} (whole log: {log})")
         if not module_digest(built) == digest == source_digest():
             raise _NoModuleError("the sources changed while they were compiled: start again")
-        # On the disk before it has its name: after a crash there is the old module, this one, or one that its checksum refuses.
+        # Flushed before renaming: after a crash there is the old module, this one, or one that its checksum rejects.
         for path in (built, checksum_file(built)):
             _flush(path)
             path.replace(folder / path.name)
-        with contextlib.suppress(OSError):  # not every file system can, and the module is good
+        with contextlib.suppress(OSError):  # not supported by every file system, and not essential
             _flush(folder)
 
 

@@ -1,7 +1,7 @@
-"""Bernoulli pixels: the log-likelihood of a decoder's logits, batches of images, and draws of bytes that are probabilities.
+"""Bernoulli pixels: the log-likelihood of a decoder's logits, batches of images, and binarisation.
 
-The ELBO's other half: where PyTorch's cross-entropy makes one tensor of the images' size after another and sums the last, one
-pass reads logits and bytes and writes a number a row.
+The other half of the ELBO: PyTorch's cross-entropy creates several tensors of the images' size and sums the last one; this
+reads logits and bytes in one pass, and writes one number per row.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from vae_ext.noise import check_counts, check_key
 
 
 def bernoulli_log_prob(logits: Tensor, pixels: Tensor) -> Tensor:
-    """log p(x|logits) = sum over pixels of x log s + (1 - x) log(1 - s), with x = pixels / 255 and s = sigmoid(logits).
+    """Returns log p(x|logits) = sum over pixels of x log s + (1 - x) log(1 - s), x = pixels / 255, s = sigmoid(logits).
 
-    Grey values are taken as they are, as probabilities of white. Differentiable in the logits.
+    Grey values are used directly as probabilities of white. Differentiable in the logits.
 
     Args:
         logits: [..., B, D], float32, float64, bfloat16 or float16.
-        pixels: [B, D], uint8, on the device of the logits; each stands for all that is before B.
+        pixels: [B, D], uint8, on the device of the logits; broadcast over the dimensions before B.
 
     Returns:
-        [..., B], in nats; float64 for float64 logits and float32 for every other.
+        [..., B], in nats; float64 for float64 logits, otherwise float32.
 
     Raises:
         TypeError: for an argument of the wrong type or dtype.
-        ValueError: for shapes or devices that do not fit.
+        ValueError: for inconsistent shapes or devices.
     """
     if not isinstance(logits, Tensor):
         raise TypeError(f"logits: expected a Tensor, got {type(logits).__name__}")
@@ -56,21 +56,21 @@ def bernoulli_log_prob(logits: Tensor, pixels: Tensor) -> Tensor:
 
 
 def binarize(pixels: Tensor, key: Tensor, *, row_offset: int = 0) -> Tensor:
-    """Draws each byte to 255 with probability byte / 255, else to 0.
+    """Draws each byte as 255 with probability byte / 255, otherwise 0.
 
-    By the noise's generator: bit-identical everywhere, a function of the key and of the element's place (row, column)
-    alone. With another step of the key in every batch it is the dynamic binarisation of Burda et al. 2016.
+    Uses the noise generator: bitwise the same everywhere, and a function only of the key and the element's position (row,
+    column). With a new step of the key for every batch, this is the dynamic binarisation of Burda et al. 2016.
 
     Args:
         pixels: [B, D], uint8.
-        key: int64 [2], from :func:`noise_key`, on the device of the pixels; not one that serves other noise.
-        row_offset: where this batch's first row stands in the global batch.
+        key: int64 [2], from :func:`noise_key`, on the device of the pixels; must not be used for other noise.
+        row_offset: index of this batch's first row in the global batch.
 
     Returns:
         [B, D], uint8, 0 and 255.
 
     Raises:
-        TypeError, ValueError: for an argument that is not what it should be.
+        TypeError, ValueError: for an invalid argument.
     """
     _check_bytes("pixels", pixels, "[B, D]")
     check_key(key, "pixels", pixels)
@@ -82,25 +82,25 @@ def binarize(pixels: Tensor, key: Tensor, *, row_offset: int = 0) -> Tensor:
 
 
 def take_pixels(images: Tensor, rows: Tensor, key: Tensor | None = None, *, row_offset: int = 0) -> tuple[Tensor, Tensor]:
-    """A batch of images, as bytes and as an encoder's input: ``pixels = images[rows]`` and ``pixels / 255`` in one pass.
+    """Returns a batch of images as bytes and as an encoder's input: ``images[rows]`` and the same / 255, in one pass.
 
-    With a key each byte is drawn to 0 or 255, as :func:`binarize` draws ``images[rows]``: the noise belongs to a row's place
-    in the batch, not to the image.
+    With a key, each byte is drawn as 0 or 255, like :func:`binarize` of ``images[rows]``: the noise depends on a row's position
+    in the batch, not on the image.
 
     Args:
         images: [N, D], uint8.
-        rows: [B], int64, 0 <= row < N in any order and any number of times, on the device of the images.
-        key: int64 [2], from :func:`noise_key`, on the device of the images; None: the bytes as they are.
-        row_offset: where this batch's first row stands in the global batch.
+        rows: [B], int64, 0 <= row < N in any order, with repetitions, on the device of the images.
+        key: int64 [2], from :func:`noise_key`, on the device of the images; None: bytes are not binarized.
+        row_offset: index of this batch's first row in the global batch.
 
     Returns:
         pixels: [B, D], uint8.
-        x: [B, D], float32, pixels / 255; the same bits on every device.
+        x: [B, D], float32, pixels / 255; bitwise the same on every device.
 
     Raises:
-        TypeError, ValueError: for an argument that is not what it should be.
-        IndexError: for a row that is not one of the images. On a GPU the kernel asserts it, as PyTorch's do, and the error
-            comes at the next synchronisation.
+        TypeError, ValueError: for an invalid argument.
+        IndexError: for a row that is out of range. On a GPU the kernel asserts it, as PyTorch's kernels do, and the error is
+            raised at the next synchronisation.
     """
     _check_bytes("images", images, "[N, D]")
     if not isinstance(rows, Tensor):
@@ -134,7 +134,7 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Any) -> None:
 
 
 class _LogProb(torch.autograd.Function):
-    """The raw operator with its gradient, as :class:`vae_ext.autograd.RunKernel` is for the Gaussian ones."""
+    """The raw operator with its gradient, like :class:`vae_ext.autograd.RunKernel` for the Gaussian operators."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, pixels: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class _LogProb(torch.autograd.Function):
 
 
 def _differentiable(grad: Tensor, logits: Tensor, pixels: Tensor) -> Tensor:
-    """The gradient as a graph of its own, for second derivatives (``create_graph=True``): the reference's."""
+    """Computes the gradient as a differentiable graph, for second derivatives (``create_graph=True``), by the reference."""
     view = logits.view_as(logits)
     samples = logits.shape[0] // max(1, pixels.shape[0])
     log_prob = reference.bernoulli_log_prob(view.reshape(samples, *pixels.shape), pixels).flatten()
@@ -160,7 +160,7 @@ def _differentiable(grad: Tensor, logits: Tensor, pixels: Tensor) -> Tensor:
 
 
 def _register() -> None:
-    """Makes the raw operators whole: shapes for tracing, and a gradient for whoever calls them directly."""
+    """Registers the raw operators' shapes for tracing, and a gradient for direct calls."""
 
     def fake_log_prob(logits: Tensor, pixels: Tensor) -> Tensor:
         return logits.new_empty(logits.shape[0], dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)

@@ -1,16 +1,16 @@
 """The noise: a pure function of (seed, step, sample, row, dim), in plain PyTorch.
 
-The compiled kernels compute the same bits (csrc/noise.h). It is counter-based: nothing is stored, nothing depends on the
-device, the number of threads or how a batch is split, and any element can be computed alone.
+The compiled kernels compute the same bits (csrc/noise.h). The generator is counter-based: it has no state, nothing depends on
+the device, the number of threads or how a batch is split, and any element can be computed alone.
 
 1. Philox4x32-10 (Salmon, Moraes, Dror, Shaw: *Parallel random numbers: as easy as 1, 2, 3*, SC 2011). Key: the 64-bit seed,
    low word first. Counter: (dim div 4, row, sample, step).
 2. Of the four words, (x0, x1) give dims 4b and 4b + 1 and (x2, x3) give dims 4b + 2 and 4b + 3, by Box-Muller.
-3. log, sin and cos are polynomials of float32 multiplications and additions in a fixed order, because ``torch.log`` and
-   its kin round differently on every device. So does ``torch.sqrt`` in float32 on the CPU; in float64, rounded to float32,
-   it does not.
+3. log, sin and cos are polynomials of float32 multiplications and additions in a fixed order, since ``torch.log`` and similar
+   functions round differently on every device. So does ``torch.sqrt`` in float32 on the CPU; float64 rounded to float32 does
+   not.
 
-A 32-bit word is kept in an int64 tensor. A product of two wraps modulo 2^64, which leaves all its bits in place.
+A 32-bit word is stored in an int64 tensor. A product of two wraps modulo 2^64, which keeps all its bits.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ WHOLE = (int, torch.SymInt)
 
 
 def noise_key(seed: int, step: int = 0, *, device: torch.device | str = "cpu") -> Tensor:
-    """The key of the noise: an int64 tensor ``[seed, step]``.
+    """Returns the key of the noise: an int64 tensor ``[seed, step]``.
 
-    It is a tensor so that ``key[1] += 1`` advances the noise inside a CUDA graph or a compiled function.
+    A tensor, so that ``key[1] += 1`` advances the noise inside a CUDA graph or a compiled function.
 
     Args:
         seed: 64 bits, signed or unsigned.
-        step: an unsigned 32-bit number; an optimiser's step, say.
-        device: of the tensors that the noise is for.
+        step: an unsigned 32-bit number, such as an optimiser's step.
+        device: device of the tensors that the noise is for.
 
     Raises:
-        TypeError: if a number is not whole.
-        ValueError: if it does not fit.
+        TypeError: if a number is not an integer.
+        ValueError: if it is out of range.
     """
     check_whole("seed", seed, -(2**63), 2**64 - 1)
     check_whole("step", step, 0, 2**32 - 1)
@@ -43,7 +43,7 @@ def noise_key(seed: int, step: int = 0, *, device: torch.device | str = "cpu") -
 
 
 def check_whole(name: str, value: int, lowest: int, highest: int) -> None:
-    """Raises the error that names an argument, unless it is an integer in the range."""
+    """Raises an error that names the argument unless it is an integer in the range."""
     if not isinstance(value, WHOLE) or isinstance(value, bool):
         raise TypeError(f"{name}: expected a whole number, got {value!r}")
     if not lowest <= value <= highest:
@@ -51,10 +51,10 @@ def check_whole(name: str, value: int, lowest: int, highest: int) -> None:
 
 
 def check_counts(num_samples: int | None, row_offset: int, rows: int) -> None:
-    """The same for what says which noise is meant besides its key.
+    """Checks the arguments that select the noise besides its key.
 
-    While a program is traced, rows and their offset may be unknown, and a look at them would narrow what the program serves:
-    then they are checked as it runs, by the kernels and in :func:`words`.
+    While a program is traced, rows and their offset may be symbolic, and checking them would specialise the program: then they
+    are checked at run time, by the kernels and in :func:`words`.
     """
     if num_samples is not None:
         check_whole("num_samples", num_samples, 1, 2**32)
@@ -66,7 +66,7 @@ def check_counts(num_samples: int | None, row_offset: int, rows: int) -> None:
 
 
 def check_key(key: Tensor, name: str = "key", like: Tensor | None = None) -> None:
-    """The same for the key of an argument's noise: of the name, and on the device, of ``like``."""
+    """Checks a noise key: its type, shape and, if ``like`` is given (with its name), its device."""
     if not isinstance(key, Tensor):
         raise TypeError(f"key: expected a Tensor, as noise_key() gives, got {type(key).__name__}")
     if key.dtype != torch.int64:
@@ -74,26 +74,26 @@ def check_key(key: Tensor, name: str = "key", like: Tensor | None = None) -> Non
     if key.shape != (2,):
         raise ValueError(f"key: expected [2], seed and step, got {list(key.shape)}")
     if like is not None and key.device != like.device:
-        if like.is_meta:  # which has no values: it is the one that does not belong
+        if like.is_meta:  # the meta device has no values: its tensor is the wrong one
             raise ValueError(f"{name}: expected the device of key, {key.device}, got {like.device}")
         raise ValueError(f"key: expected the device of {name}, {like.device}, got {key.device}")
 
 
 def standard_normal(key: Tensor, rows: int, dim: int, *, num_samples: int | None = None, row_offset: int = 0) -> Tensor:
-    """The noise that belongs to a batch.
+    """Returns the noise of a batch.
 
     Args:
         key: int64 ``[2]``, from :func:`noise_key`.
-        rows: B, how many rows.
-        dim: D, how many dimensions.
-        num_samples: K, how many Monte Carlo samples; None for one, without an axis of its own.
+        rows: B, the number of rows.
+        dim: D, the number of dimensions.
+        num_samples: K, the number of Monte Carlo samples; None: one, without a dimension of its own.
         row_offset: the index of row 0 in the global batch.
 
     Returns:
         float32 ``[B, D]``, or ``[K, B, D]`` with ``num_samples``, on the key's device.
 
     Raises:
-        TypeError, ValueError: if the key or a number is not what it should be.
+        TypeError, ValueError: for an invalid key or number.
     """
     check_key(key)
     check_whole("rows", rows, 0, 2**32)
@@ -106,9 +106,9 @@ def standard_normal(key: Tensor, rows: int, dim: int, *, num_samples: int | None
 
 
 def words(key: Tensor, rows: int, dim: int, samples: int = 1, row_offset: int = 0) -> Tensor:
-    """The generator's words of a batch: int64 [K, B, D rounded up to a multiple of 4], a word an element.
+    """Returns the generator's words for a batch: int64 [K, B, D rounded up to a multiple of 4], one word per element.
 
-    Normals take them by pairs; a Bernoulli pixel is one word's comparison with a whole number (reference.binarize).
+    Normals use pairs of words; a Bernoulli pixel compares one word with an integer (reference.binarize).
     """
     check_counts(samples, row_offset, rows)
     device = key.device
@@ -147,11 +147,11 @@ def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
 
 
 def box_muller(radius_word: Tensor, angle_word: Tensor) -> tuple[Tensor, Tensor]:
-    """Two normals: r cos t and r sin t, with r = sqrt(-2 ln u), u in (0, 1] of one word and t in [0, 2 pi) of the other."""
+    """Returns two normals, r cos t and r sin t: r = sqrt(-2 ln u), u in (0, 1] from one word, t in [0, 2 pi) from the other."""
     u = (radius_word.float() + 0.5) * 2.0**-32
     radius = (-2.0 * _log(u)).double().sqrt().float()
 
-    # The nearest multiple of pi / 2, and what is left of the angle: whole numbers, so nothing is lost.
+    # The nearest multiple of pi / 2, and the rest of the angle, as integers without rounding.
     quadrant = angle_word + 0x20000000 >> 30 & 3
     rest = (angle_word - (quadrant << 30) + 0x80000000 & WORD) - 0x80000000
     angle = rest.float() * 1.4629180792671596e-9  # 2 pi / 2^32

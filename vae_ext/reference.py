@@ -1,7 +1,7 @@
-"""The operators in plain PyTorch: the place to look the formulas up, and what the kernels are tested against.
+"""The operators in plain PyTorch: the formulas in readable form, against which the kernels are tested.
 
-It also does the work where nothing can be compiled. Kingma, Welling: *Auto-Encoding Variational Bayes*, 2014, section 2.4
-(the reparameterisation) and appendix B (the KL divergence).
+Also used where nothing can be compiled. Kingma, Welling: *Auto-Encoding Variational Bayes*, 2014, section 2.4
+(reparameterisation) and appendix B (KL divergence).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def reparam_kl(
     prior_mu: Tensor | None = None,
     prior_logvar: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """z, and what the operator gives beside it, of ``[B, D]`` inputs; :mod:`vae_ext.ops` says what the arguments are.
+    """Returns z and the second output for ``[B, D]`` inputs; :mod:`vae_ext.ops` documents the arguments.
 
     A prior is ``[B, D]`` or ``[D]``.
 
-    The arithmetic is float64 for float64 inputs and float32 for every other; z is rounded to the inputs' dtype at the end.
-    Its gradients are autograd's: where exp(logvar) overflows they may be infinite or NaN while the kernels', which multiply
-    before they exponentiate, are finite.
+    The arithmetic is float64 for float64 inputs, otherwise float32; z is rounded to the inputs' dtype at the end. Gradients are
+    autograd's: where exp(logvar) overflows they may be infinite or NaN, while the kernels', which multiply before they
+    exponentiate, are finite.
     """
     dtype = mu.dtype
     mu, logvar = _at_least_float32(mu), _at_least_float32(logvar)
@@ -52,16 +52,16 @@ def _at_least_float32(t: Tensor) -> Tensor:
 
 
 def whiten(mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance of (z - prior_mu) / prior_sigma: the posterior where the prior is N(0, 1).
+    """Returns mean and log-variance of (z - prior_mu) / prior_sigma: the posterior after mapping the prior to N(0, 1).
 
-    KL and log-ratio are the same there. Each input is subtracted from its like before anything is rounded, so that the KL of
-    two that nearly coincide keeps its digits.
+    KL and log-ratio do not change. The inputs are subtracted before any rounding, so that the KL of nearly equal Gaussians
+    keeps its precision.
     """
     return (mu - prior_mu) * torch.exp(-0.5 * prior_logvar), logvar - prior_logvar
 
 
 def logvar_of_softplus(rho: Tensor) -> Tensor:
-    """logvar = 2 ln softplus(rho), for a scale that is given as sigma = softplus(rho) = ln(1 + exp(rho)).
+    """Returns logvar = 2 ln softplus(rho), for a scale given as sigma = softplus(rho) = ln(1 + exp(rho)).
 
     For rho << 0, where exp(rho) rounds to 0, softplus(rho) = exp(rho) and logvar = 2 rho.
     """
@@ -71,23 +71,23 @@ def logvar_of_softplus(rho: Tensor) -> Tensor:
 
 
 def log_ratio(logvar: Tensor, z: Tensor, eps: Tensor) -> Tensor:
-    """log p(z) - log q(z|x) of z = mu + sigma eps, an element each: (logvar + eps^2 - z^2) / 2, in nats."""
+    """Returns log p(z) - log q(z|x) of z = mu + sigma eps per element: (logvar + eps^2 - z^2) / 2, in nats."""
     return 0.5 * (logvar + (eps - z) * (eps + z))
 
 
 def reparameterize(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
-    """z = mu + sigma eps, sigma = exp(logvar / 2): a sample of N(mu, sigma^2) that is differentiable in both."""
+    """Returns z = mu + sigma eps, sigma = exp(logvar / 2): a sample of N(mu, sigma^2), differentiable in both."""
     return mu + torch.exp(0.5 * logvar) * eps
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mu, exp(logvar)) || N(0, 1)) = (mu^2 + exp(logvar) - 1 - logvar) / 2, in nats, an element each.
+    """Returns KL(N(mu, exp(logvar)) || N(0, 1)) = (mu^2 + exp(logvar) - 1 - logvar) / 2, in nats, per element.
 
     For small l, exp(l) - 1 - l subtracts nearly equal numbers, and so does expm1(l) - l; its series does not:
     l^2 / 2 (1 + l / 3 (1 + l / 4 (1 + ...))).
     """
     near_zero = logvar.abs() < 0.5
-    # Both branches of a where are differentiated: keep the unused one's argument finite.
+    # Both branches of a where are differentiated: keep the argument of the unused one finite.
     small = torch.where(near_zero, logvar, torch.zeros_like(logvar))
     tail = torch.ones_like(small)
     for n in range(15, 2, -1):  # to the last bit of float64
@@ -97,20 +97,20 @@ def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 def grey(pixels: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bytes 0 .. 255 as x in [0, 1]."""
+    """Converts bytes 0 .. 255 to x in [0, 1]."""
     return pixels.to(dtype) / 255
 
 
 def bernoulli_log_prob(logits: Tensor, pixels: Tensor) -> Tensor:
-    """log p(x|logits) = sum over pixels of x l - ln(1 + e^l), [..., B] of logits [..., B, D] and bytes [B, D], in nats."""
+    """Returns log p(x|logits) = sum over pixels of x l - ln(1 + e^l), [..., B], for logits [..., B, D] and bytes [B, D]."""
     logits = _at_least_float32(logits)
     return (grey(pixels, logits.dtype) * logits - torch.nn.functional.softplus(logits, threshold=50)).sum(-1)
 
 
 def binarize(pixels: Tensor, key: Tensor, row_offset: int) -> Tensor:
-    """255 where a word of noise is below pixels 2^32 / 255, and 0 elsewhere: [B, D], of [B, D] bytes.
+    """Returns 255 where a word of noise is below pixels 2^32 / 255, and 0 elsewhere: [B, D], for [B, D] bytes.
 
-    In whole numbers: 2^32 = 255 * 0x01010101 + 1, so the bound is the byte repeated four times, and a fraction more.
+    In integers: 2^32 = 255 * 0x01010101 + 1, so the bound is the byte repeated four times, plus a fraction.
     """
     rows, dim = pixels.shape
     noise = words(key, rows, dim, row_offset=row_offset)[0, :, :dim]
@@ -119,15 +119,15 @@ def binarize(pixels: Tensor, key: Tensor, row_offset: int) -> Tensor:
 
 
 def take_pixels(images: Tensor, rows: Tensor, key: Tensor | None, row_offset: int) -> tuple[Tensor, Tensor]:
-    """Rows [B] of images [N, D], drawn where there is a key, and the same over 255: uint8 and float32 [B, D]."""
+    """Returns rows [B] of images [N, D], binarized if there is a key, and the same over 255: uint8 and float32 [B, D]."""
     try:
         pixels = images.index_select(0, rows)
-    except (IndexError, RuntimeError):  # on a GPU there is none: index_select's kernel asserts, as ours does
+    except (IndexError, RuntimeError):  # not on a GPU: there index_select's kernel asserts, like ours
         wrong = rows[(rows < 0) | (rows >= images.shape[0])]
         if wrong.numel() == 0:
             raise
         raise IndexError(f"rows: expected 0 <= row < {images.shape[0]}, got {wrong[0].item()}") from None
     if key is not None:
         pixels = binarize(pixels, key, row_offset)
-    # By a number PyTorch divides on the CPU alone: on a GPU it multiplies by 1 / 255.
+    # PyTorch divides by a number only on the CPU: on a GPU it multiplies by 1 / 255.
     return pixels, pixels.float() / pixels.new_full((), 255, dtype=torch.float32)

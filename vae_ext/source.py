@@ -1,6 +1,6 @@
-"""What the compiled module is made from: its source files, their digest, and whether CUDA is among them.
+"""The sources of the compiled module, their digest, and whether CUDA is included.
 
-Run by setup.py too, before there is anything to import: nothing but the standard library at the top.
+setup.py runs this file before anything can be imported: only the standard library at the top.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ MARK = b"vae_ext source digest "
 
 
 def is_checkout() -> bool:
-    """Whether this package stands in a source tree, beside the sources of its compiled module."""
+    """Whether this package is in a source tree, beside the sources of its compiled module."""
     return (ROOT / "csrc" / "torch" / "module.cpp").is_file() and (ROOT / "setup.py").is_file()
 
 
 def package_version() -> str:
-    """In a checkout, that of its pyproject.toml, whatever else may be installed; elsewhere the installed package's."""
+    """Returns the version: in a checkout that of its pyproject.toml, elsewhere that of the installed package."""
     if is_checkout():
         project: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         return project["version"]
@@ -34,12 +34,12 @@ def package_version() -> str:
 
 
 def digested_files() -> list[Path]:
-    """Everything that decides what the compiled module does: setup.py and csrc/."""
+    """Returns all files that determine the compiled module: setup.py and csrc/."""
     return [ROOT / "setup.py", *sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())]
 
 
 def source_digest() -> str:
-    """Sha256 of the names and contents of :func:`digested_files`."""
+    """Returns the sha256 of the names and contents of :func:`digested_files`."""
     digest = hashlib.sha256()
     for path in digested_files():
         content = path.read_bytes()
@@ -49,15 +49,15 @@ def source_digest() -> str:
 
 
 def sources_in(folder: str) -> list[Path]:
-    """What is compiled of a folder of csrc/: "torch", "cpu" or "cuda"."""
+    """Returns the translation units in a folder of csrc/: "torch", "cpu" or "cuda"."""
     return sorted(path for path in (ROOT / "csrc" / folder).iterdir() if path.suffix in (".cpp", ".cu"))
 
 
 def cuda_home() -> Path | None:
-    """The folder of the CUDA toolkit.
+    """Returns the folder of the CUDA toolkit.
 
-    What ``CUDA_HOME`` or ``CUDA_PATH`` says; or where the nvcc on PATH is; or /usr/local/cuda; or NVIDIA's packages for pip,
-    which stand in nvidia/cu13 beside torch.
+    Searches ``CUDA_HOME`` and ``CUDA_PATH``; the nvcc on PATH; /usr/local/cuda; and NVIDIA's pip packages, in nvidia/cu13
+    beside torch.
     """
     told = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     if told:
@@ -66,7 +66,7 @@ def cuda_home() -> Path | None:
     found = [Path(on_path).resolve().parent.parent] if on_path else []
     found += [Path("/usr/local/cuda")]
     found += [home for entry in sys.path for home in sorted(Path(entry or ".").glob("nvidia/cu*"), reverse=True)]
-    # On PATH there may be a script that calls the nvcc of another folder: the headers are where the toolkit is.
+    # nvcc on PATH may be a script that calls another one: the toolkit is where the headers are.
     return next((home for home in found if nvcc_of(home).is_file() and (home / "include" / "cuda_runtime.h").is_file()), None)
 
 
@@ -76,7 +76,7 @@ def nvcc_of(home: Path) -> Path:
 
 @functools.cache
 def why_no_cuda() -> str | None:
-    """What keeps a build from having CUDA kernels, or None. Not the lack of a GPU: images are built where there is none."""
+    """Returns what prevents a build with CUDA kernels, or None. A GPU is not needed: images may be built without one."""
     import torch
 
     if not torch.version.cuda:
@@ -96,9 +96,9 @@ def why_no_cuda() -> str | None:
 
 
 def wants_cuda() -> bool:
-    """Whether a build of the module should have CUDA kernels.
+    """Whether a build of the module should include CUDA kernels.
 
-    ``VAE_EXT_CUDA`` = auto: where they can be had; 0: no; 1: yes, or a ValueError that says what is missing.
+    ``VAE_EXT_CUDA``: auto: if possible; 0: no; 1: yes, or a ValueError that says what is missing.
     """
     wish = os.environ.get("VAE_EXT_CUDA") or "auto"
     if wish not in ("auto", "0", "1"):
@@ -110,19 +110,19 @@ def wants_cuda() -> bool:
 
 
 def checksum_file(module: Path) -> Path:
-    """Where the sha256 of a compiled module stands, as ``sha256sum --check`` reads it."""
+    """Returns the path of a module's sha256, in the format of ``sha256sum --check``."""
     return module.with_name(f"{module.name}.sha256")
 
 
 def write_checksum(module: Path) -> None:
-    """Records what the module's bytes are, for :func:`module_digest` to know a damaged one."""
+    """Records the sha256 of a module, so that :func:`module_digest` detects a damaged one."""
     checksum_file(module).write_text(f"{hashlib.sha256(module.read_bytes()).hexdigest()}  {module.name}\n", encoding="utf-8")
 
 
 def module_digest(module: Path) -> str | None:
-    """The digest of its sources that a compiled module carries; None without a module whose bytes are those that were built.
+    """Returns the digest of its sources that a compiled module contains; None for a missing or damaged module.
 
-    Read from the file: a module that is loaded has registered its operators, and a damaged one may crash the process.
+    Reads the file, since loading a module registers its operators, and a damaged one may crash the process.
     """
     try:
         content, recorded = module.read_bytes(), checksum_file(module).read_bytes()
