@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from pipeline.config.params import Params
 from pipeline.config.paths import SCHEMA
 from pipeline.config.validation import load_params
+from pipeline.data.labels import expect_classes
 from pipeline.data.source import expect_source
 from pipeline.runtime.files import write_json
 from pipeline.runtime.main import run
@@ -25,12 +26,13 @@ def main() -> None:
     path = Path(params.data.path)
     expect_source(path)
     held_out = params.data.validation is not None or params.data.test is not None
-    if held_out and sum(file.stat().st_size for file in (path, *path.rglob("*"))) <= MAX_READ:
-        # Whether the splits fit shows only in the data. Otherwise NumPy and Pillow need not be imported.
+    if (held_out or params.model.uses_classes()) and sum(file.stat().st_size for file in (path, *path.rglob("*"))) <= MAX_READ:
+        # Whether the splits fit and there are classes shows only in the data. Otherwise NumPy and Pillow need not be imported.
         from pipeline.data.dataset import read_dataset
         from pipeline.data.splits import split_rows, with_held_out
 
         raw = read_dataset(params.data)
+        expect_classes(params.model, raw.names, params.data.path)
         split_rows(raw, with_held_out(raw, params.data))
     write_json(SCHEMA, TypeAdapter(Params).json_schema())
 

@@ -10,7 +10,7 @@ from pipeline.config.paths import DEFAULT, RunPaths
 from pipeline.config.stage import run_stage
 from pipeline.config.validation import load_params
 from pipeline.evaluation.collapse import verdict
-from pipeline.evaluation.metrics import METRICS, QUANTITIES, TRACKED, evaluate, mean_and_error
+from pipeline.evaluation.metrics import METRICS, TRACKED, evaluate, mean_and_error, quantities
 from pipeline.evaluation.model_card import write_card
 from pipeline.models.serialization import load_model_of_prepared_data
 from pipeline.runtime.device import choose_device
@@ -30,7 +30,7 @@ def main(paths: RunPaths = DEFAULT) -> None:
 
         estimates = {name: mean_and_error(values) for name, values in images.items()}
         estimates["active_units"] = (int(dimensions["active"].sum()), math.nan)
-        rows = {name: (*estimates[name], *definition) for name, definition in QUANTITIES.items() if name in estimates}
+        rows = {name: (*estimates[name], *definition) for name, definition in quantities(model).items() if name in estimates}
         metrics = {name: rows[name][0] for name in METRICS if name in rows}
         for name, value in metrics.items():
             if not math.isfinite(value):

@@ -16,6 +16,7 @@ from pipeline.config.params import Params
 from pipeline.config.paths import DEFAULT, RunPaths
 from pipeline.config.stage import run_stage
 from pipeline.config.validation import load_params
+from pipeline.data.labels import expect_classes
 from pipeline.data.prepared import SplitName, read_manifest, read_split
 from pipeline.models.likelihood_warnings import caveats
 from pipeline.models.serialization import save_model
@@ -64,6 +65,8 @@ def main(paths: RunPaths = DEFAULT) -> None:
     params = load_params(paths.params)
     group = distributed.group_of_environment()
     device = distributed.local_device(choose_device())
+    manifest = read_manifest()
+    expect_classes(params.model, manifest.classes, manifest.source)
     splits: tuple[SplitName, ...] = ("train", "validation")
     for split in splits:  # damaged data are reported once, before any process starts
         read_split(split)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 SHOWN, PIPELINE, BENCHMARKS = "tests/test_commands_shown.py", "tests/pipeline", "tests/benchmarks"
 VAE = f"{PIPELINE}/trained/test_commands.py::test_every_command_runs_on_every_kind_of_model"
+CLASS = f"{PIPELINE}/trained/test_class_option.py::test_a_class_is_given_by_name_or_number_for_all_images_or_each"
 BETA = f"{PIPELINE}/test_dvc.py::test_another_beta_skips_prepare_trades_rate_for_distortion_and_can_be_restored"
 COMMITS = f"{PIPELINE}/test_experiments.py::test_two_commits_can_be_compared_in_a_clone_without_a_cache"
 PLOTS = f"{PIPELINE}/test_experiments.py::test_plots_are_shown_and_compared_without_a_network"
@@ -119,6 +120,9 @@ TESTS = {
     "vae interpolate data/prepared/test_images.npy:0 data/prepared/test_images.npy:1 -o out/way.png": VAE,
     "vae encode data/prepared/test_images.npy -o out/latents.parquet": VAE,
     "vae score data/prepared/test_images.npy -o out/scores.csv": VAE,
+    "dvc exp run -S model.condition=label": BETA,
+    "vae sample -n 64 --class 7 -o out/sevens.png": CLASS,
+    "vae score data/prepared/test_images.npy --class data/prepared/test_labels.npy -o out/scores.csv": VAE,
     "vae info": VAE,
     "vae export --format onnx -o out/": (
         f"{PIPELINE}/trained/test_commands.py::test_onnxruntime_matches_pytorch_for_any_batch_size"

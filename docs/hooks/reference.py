@@ -38,6 +38,8 @@ def kind(schema: dict[str, Any]) -> str:
     """Describes a type of JSON schema, and its limits."""
     if "anyOf" in schema:
         return " or ".join(kind(one) for one in schema["anyOf"])
+    if "const" in schema:
+        return code(schema["const"])
     if "enum" in schema:
         return ", ".join(code(value) for value in schema["enum"])
     if "$ref" in schema:

@@ -47,6 +47,7 @@ HeldOut = Annotated[int | float, CountOrShare()]
 PAIR = Limits(min_length=2, max_length=2)
 FIXED_BY_DETERMINISTIC = {  # the only values that apply to an autoencoder
     "beta": 1.0,
+    "model.prior": "standard",
     "model.scale": "exp",
     "objective.bound": "elbo",
     "objective.samples": 1,
@@ -116,6 +117,12 @@ class Model(Layers):
     posterior: Literal["normal", "deterministic"] = about(
         "normal: q(z|x) = N(mu, sigma^2), a VAE; deterministic: z = mu, an autoencoder."
     )
+    condition: Literal["label"] | None = about(
+        "What encoder and decoder are given beside x and z. label: the image's class, so that one can be chosen for samples."
+    )
+    prior: Literal["standard", "label"] = about(
+        "p(z). standard: N(0, 1); label: a normal distribution for each class, whose mean and variances are learned."
+    )
     scale: Literal["exp", "softplus"] = about("How the encoder's second half gives sigma: exp(logvar / 2) or softplus(rho).")
     logvar_bound: Positive = about("logvar (or rho) is clamped to plus or minus this bound.")
     likelihood: Literal["bernoulli", "gaussian", "categorical"] = about("Distribution p(x|z) of a pixel.")
@@ -123,6 +130,10 @@ class Model(Layers):
         "Standard deviation of the Gaussian likelihood, for pixels in [0, 1]; null: learned."
     )
     levels: Annotated[int, Limits(ge=2, le=256)] = about("Number of grey levels of the categorical likelihood.")
+
+    def uses_classes(self) -> list[str]:
+        """Returns the keys whose values need the classes of the images."""
+        return [f"model.{name}" for name in ("condition", "prior") if getattr(self, name) == "label"]
 
 
 @dataclass(frozen=True, kw_only=True)

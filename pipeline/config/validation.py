@@ -32,6 +32,7 @@ RENAMED = {
     "train.clip": "train.grad_clip_norm",
     "train.stream": "train.memmap",
 }
+ADDED = {"model": {"condition": None, "prior": "standard"}}  # what a model's file from before them means
 RENAMED_VALUES = {"model.posterior": {"point": "deterministic"}}
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -48,7 +49,7 @@ def load_params(path: Path = PARAMS) -> Params:
 
 
 def with_current_names(raw: Any) -> Any:
-    """Returns raw parameters with former names and values replaced by current ones."""
+    """Returns raw parameters with former names and values replaced by current ones, and newer parameters added."""
 
     def renewed(section: str, key: str, value: Any) -> tuple[str, Any]:
         old = f"{section}.{key}"
@@ -58,7 +59,9 @@ def with_current_names(raw: Any) -> Any:
     if not isinstance(raw, dict):
         return raw
     return {
-        section: dict(renewed(section, *item) for item in values.items()) if isinstance(values, dict) else values
+        section: ADDED.get(section, {}) | dict(renewed(section, *item) for item in values.items())
+        if isinstance(values, dict)
+        else values
         for section, values in raw.items()
     }
 

@@ -44,8 +44,20 @@ QUANTITIES = {
     "squared_error": ("per pixel", "(x - E[x|z])^2"),
     "squared_error_at_mu": ("per pixel", "the same at z = mu"),
 }
+# For a model that uses classes y: its distributions are conditional on the image's class.
+GIVEN_CLASS = {
+    "mutual_information": "I(n; z|y) of an image's index n and its z: the part of the rate that tells images of a class apart",
+    "marginal_kl": "KL(q(z|y) || p(z|y)), q(z|y) the mean of the posteriors of class y: the other part of the rate",
+    **{name: f"{QUANTITIES[name][1]}; all given the image's class" for name in ("elbo", "distortion", "rate", "nll")},
+}
 METRICS = list(QUANTITIES)[:7]  # in the model card, and in the band over seeds
 TRACKED = ["elbo", "rate", "distortion", "nll"]  # by DVC; its table of experiments has no room for more beside the parameters
+
+
+def quantities(model: VAE) -> dict[str, tuple[str, str]]:
+    """Returns unit and definition of each quantity for this kind of model."""
+    given = GIVEN_CLASS if model.uses_classes else {}
+    return {name: (unit, given.get(name, definition)) for name, (unit, definition) in QUANTITIES.items()}
 
 
 @torch.no_grad()
@@ -101,7 +113,9 @@ def evaluate(model: VAE, params: Params, device: torch.device) -> tuple[dict[str
         images["distortion_at_mu"], images["squared_error_at_mu"] = reconstruction_terms(model, mu, test, batch_size)
         images["rate"] = kl.double().sum(1)
         images["elbo"] = -(images["distortion"] + images["rate"])
-        images["mutual_information"] = mutual_information(z, mu, model.sigma(second))
+        images["mutual_information"] = mutual_information(
+            z, mu, model.sigma(second), test.labels if model.uses_classes else None
+        )
         images["marginal_kl"] = images["rate"] - images["mutual_information"]
         by_samples = bounds(model, test, params.seed, batch_size, params.evaluate.importance_samples)
         images["nll"] = by_samples[params.evaluate.importance_samples]

@@ -15,7 +15,7 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from pipeline.config.plain_yaml import read_yaml_text
 from pipeline.models.likelihood_warnings import caveats
-from pipeline.models.metadata import ModelMetadata
+from pipeline.models.metadata import ModelMetadata, kind_name
 from pipeline.runtime.errors import UserError, in_line
 from pipeline.runtime.files import sha256, write_text
 
@@ -51,7 +51,7 @@ Test set, means over its images and their standard errors.
 import pipeline
 
 model = pipeline.load("{folder}")
-images = model.sample(64, seed=1)
+images = model.sample(64, seed=1{chosen})
 ```
 
 ## Parameters
@@ -76,9 +76,10 @@ def write_card(
         verdict: whether the posterior has collapsed, as a sentence.
     """
     data, params = metadata.data, metadata.params
+    names, conditional = data.classes or [], bool(params.model.uses_classes())
     name = weights.parent.name
     result = {
-        "task": {"type": "unconditional-image-generation"},
+        "task": {"type": f"{'' if conditional else 'un'}conditional-image-generation"},
         "dataset": {"name": data.source, "type": "images", "split": "test"},
         "metrics": [{"type": metric, "value": value} for metric, value in metrics.items()],
     }
@@ -88,20 +89,20 @@ def write_card(
         "standard_errors": {
             name: float(error) for name, error in report["standard_error"].items() if name in metrics and not math.isnan(error)
         },
-        "tags": ["variational-autoencoder" if params.model.posterior == "normal" else "autoencoder"],
+        "tags": ["variational-autoencoder" if params.model.posterior == "normal" else "autoencoder"]
+        + ["class-conditional"] * conditional,
         "model-index": [{"name": name, "results": [result]}],
     }
     limits = [
-        *(caveat[0].upper() + caveat[1:] for caveat in caveats(data.values, metadata.image_shape, params)),
+        *(sentence_case(caveat) for caveat in caveats(data.values, metadata.image_shape, params)),
         "Outputs on images unlike its training data are unreliable, and not flagged",
         "Its numbers are of one seed; another's differ",
     ]
-    names = data.classes or []
     more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
     classes = f" Classes: {', '.join(map(in_line, names[:MAX_NAMES]))}{more}." if names else ""
     text = TEXT.format(
         name=name,
-        kind="A variational autoencoder" if params.model.posterior == "normal" else "An autoencoder",
+        kind=sentence_case(kind_name(params.model)),
         shape=" x ".join(map(str, metadata.image_shape)),
         latent_dim=params.model.latent_dim,
         weights=weights.name,
@@ -111,12 +112,17 @@ def write_card(
         classes=classes,
         report=markdown_table(report),
         verdict=verdict.capitalize(),
+        chosen=f", label={in_line(repr(names[0]))}" if conditional else "",
         limits="\n".join(f"- {limit}." for limit in limits),
         folder=weights.parent.as_posix(),
         params=as_yaml(asdict(params)),
         versions=", ".join(f"{package} {version}" for package, version in metadata.versions.items()),
     )
     write_text(path, FRONT + as_yaml(front_matter) + FRONT + "\n" + text)
+
+
+def sentence_case(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def read_metrics(path: Path, weights: Path) -> dict[str, tuple[float, float]]:

@@ -4,7 +4,8 @@ Their sum is the rate (Hoffman, Johnson: ELBO surgery. 2016): with n the index o
 
     1/N sum_n KL(q(z|x_n) || p(z))  =  I(n; z)  +  KL(q(z) || p(z))
 
-and I(n; z) <= log N, with equality if the posteriors do not overlap.
+and I(n; z) <= log N, with equality if the posteriors do not overlap. Given classes y, the same holds within each class: the
+rate is the sum of I(n; z|y) and KL(q(z|y) || p(z|y)).
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ ROW_BATCH = 500  # of the N x N table of log q(z_n|x_m), which is never in memor
 
 
 @torch.no_grad()
-def mutual_information(z: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
+def mutual_information(z: Tensor, mu: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
     """Returns log q(z_n|x_n) - log q(z_n) for one z_n from each posterior; its mean estimates I(n; z).
 
     Args:
         z: [N, latent_dim], z_n from N(mu_n, sigma_n^2).
         mu, sigma: [N, latent_dim].
+        labels: class numbers, [N]; with them, q(z_n) is the mean of the posteriors of the image's class.
 
     Returns:
         [N], in nats, float64.
@@ -39,6 +41,11 @@ def mutual_information(z: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
             for z_d, mu_d, sigma_d in zip(z[rows].T, mu.T, sigma.T, strict=True):
                 log_q -= 0.5 * ((z_d[:, None] - mu_d) / sigma_d).square()
             own = log_q[torch.arange(len(rows), device=z.device), rows]
-            found.append(own - log_q.logsumexp(1) + math.log(len(z)))
+            if labels is None:
+                found.append(own - log_q.logsumexp(1) + math.log(len(z)))
+            else:
+                others = labels[rows, None] != labels
+                count = (~others).sum(1).double()
+                found.append(own - log_q.masked_fill_(others, -math.inf).logsumexp(1) + count.log())
             bar.update(len(rows))
     return torch.cat(found)

@@ -10,27 +10,29 @@ from torch import Tensor
 
 from pipeline.config.params import Params
 from pipeline.data.tensors import as_float
-from pipeline.figures.grids import Array, as_images, pictures, show, tiled
+from pipeline.figures.class_names import legible
+from pipeline.figures.grids import Array, as_images, first_class, pictures, show, tiled
 from pipeline.figures.latent import QUANTILES, manifold
 from pipeline.figures.style import figure
-from pipeline.models.codes import EncodedTestSet, elbo_terms_in_batches, line_between
+from pipeline.models.codes import EncodedTestSet, classes_in_turn, elbo_terms_in_batches, line_between
 from pipeline.models.vae import VAE
 from pipeline.runtime.noise_streams import Stream, stream_key
 
 EXTREMES = 4  # number of best, median and worst images
 PAIRS, STEPS = 6, 9  # number of interpolations, and of images in each
+MAX_CLASSES = 20  # number of rows of samples by class
 REACH = 2.5  # range of a traversal, in standard deviations of the prior
 
 
-def image_rows(path: Path, title: str, rows: dict[str, Array]) -> None:
-    """Draws rows of images [N, H, W], each with a label."""
+def image_rows(path: Path, title: str, rows: dict[str, Array], families: list[str] | None = None) -> None:
+    """Draws rows of images [N, H, W], each with a label, in these font families."""
     count = max(map(len, rows.values()))
     with figure(path, width=0.75 * count + 1.3, height=0.75 * len(rows) + 0.45) as fig:
         fig.suptitle(title, x=0.01, ha="left", fontsize=11)
         for axes, (label, images) in zip(fig.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
             margin = [(0, 0), (1, 1), (2, 2)] + [(0, 0)] * (images.ndim - 3)
             show(axes, tiled(np.pad(images, margin, constant_values=0 if images.ndim == 3 else 1), len(images)))
-            axes.set_ylabel(label, rotation=0, ha="right", va="center")
+            axes.set_ylabel(label, rotation=0, ha="right", va="center", fontfamily=families)
 
 
 def image_square(path: Path, title: str, images: Array, side: int) -> None:
@@ -82,17 +84,35 @@ def extremes(test: EncodedTestSet, seed: int, path: Path) -> None:
 
 def samples(model: VAE, side: int, seed: int, device: torch.device, path: Path) -> None:
     """Draws decodings of samples from the prior."""
-    prior = model.sample_prior(stream_key(seed, Stream.PRIOR, device), side * side)
+    labels = classes_in_turn(model, side * side, device)
+    prior = model.sample_prior(stream_key(seed, Stream.PRIOR, device), side * side, labels)
     title = "E[x|z] of samples z from N(0, 1)"
-    title += ",\nwhich an autoencoder does not learn to decode" if model.is_deterministic else ", the prior"
-    image_square(path, title, pictures(model, prior), side)
+    if model.is_deterministic:
+        title += ",\nwhich an autoencoder does not learn to decode"
+    else:
+        title = f"{title}, the prior" if labels is None else "E[x|z] of samples from the prior, the classes in turn"
+    image_square(path, title, pictures(model, prior, labels), side)
+
+
+def class_samples(test: EncodedTestSet, seed: int, path: Path) -> None:
+    """Draws a row of samples of each class; a column has the same noise, so that its images share what z encodes."""
+    model, key, rows = test.model, stream_key(seed, Stream.PRIOR, test.mu.device), {}
+    names, families = legible(test.classes[:MAX_CLASSES])
+    for label, name in enumerate(names):
+        labels = torch.full((STEPS,), label, device=test.mu.device)
+        rows[name.replace("$", r"\$")] = pictures(model, model.sample_prior(key, STEPS, labels), labels)
+    more = f", of the first {MAX_CLASSES} classes" if len(test.classes) > MAX_CLASSES else ""
+    image_rows(path, f"E[x|z] of samples from the prior, by class; a column has the same noise{more}", rows, families)
 
 
 def interpolations(test: EncodedTestSet, path: Path) -> None:
     """Draws decodings along straight lines between the codes of pairs of test images, with the images at the ends."""
     rows = {}
     for a in range(0, min(2 * PAIRS, len(test.pixels) - 1), 2):
-        line = pictures(test.model, line_between(test.mu[a], test.mu[a + 1], STEPS))
+        labels = test.examples.labels
+        if labels is not None:  # of the first image for half of the line, then of the second
+            labels = labels[a : a + 2].repeat_interleave(torch.tensor([STEPS - STEPS // 2, STEPS // 2], device=labels.device))
+        line = pictures(test.model, line_between(test.mu[a], test.mu[a + 1], STEPS), labels)
         ends = as_images(test.model, as_float(test.pixels[a : a + 2]))
         rows[f"{a} to {a + 1}"] = np.concatenate([ends[:1], line, ends[1:]])
     if rows:
@@ -102,15 +122,15 @@ def interpolations(test: EncodedTestSet, path: Path) -> None:
 
 
 def traversals(model: VAE, mu: Tensor, order: list[int], path: Path) -> None:
-    """Draws E[x|z] along each of these dimensions, the others at 0 (for an autoencoder: at the codes' mean)."""
-    centre, spread = (mu.mean(0), mu.std(0)) if model.is_deterministic else (torch.zeros_like(mu[0]), torch.ones_like(mu[0]))
+    """Draws E[x|z] along each of these dimensions, the others at 0 (if the prior is not N(0, 1): at the codes' mean)."""
+    centre, spread = (torch.zeros_like(mu[0]), torch.ones_like(mu[0])) if model.has_standard_prior else (mu.mean(0), mu.std(0))
     steps = torch.linspace(-REACH, REACH, STEPS, device=mu.device)
     rows = {}
     for dimension in order:
         z = centre.repeat(STEPS, 1)
         z[:, dimension] += steps * spread[dimension]
-        rows[f"dimension {dimension}"] = pictures(model, z)
-    others = "their mean" if model.is_deterministic else "0"
+        rows[f"dimension {dimension}"] = pictures(model, z, first_class(model, z))
+    others = "0" if model.has_standard_prior else "their mean"
     title = f"E[x|z]: each row varies one active dimension from −{REACH} σ to {REACH} σ, the others at {others}"
     image_rows(path, title, rows)
 
@@ -122,11 +142,13 @@ def decoding_figures(test: EncodedTestSet, params: Params, active: list[int], fo
     reconstructions(test, params.plot.reconstructions, params.seed, folder / "reconstructions.png")
     extremes(test, params.seed, folder / "extremes.png")
     samples(model, params.plot.samples, params.seed, mu.device, folder / "samples.png")
+    if model.uses_classes:
+        class_samples(test, params.seed, folder / "class_samples.png")
     interpolations(test, folder / "interpolations.png")
     if active:
         traversals(model, mu, active, folder / "traversals.png")
     if model.latent_dim == 2:
         side = params.plot.manifold
-        whose = "the codes'" if model.is_deterministic else "the prior's"
+        whose = "the prior's" if model.has_standard_prior else "the codes'"
         title = f"E[x|z] over the latent plane, between {whose}\nquantiles {QUANTILES[0]} and {QUANTILES[1]}"
         image_square(folder / "manifold.png", title, manifold(model, mu, side), side)

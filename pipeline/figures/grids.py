@@ -33,6 +33,11 @@ def pictures(model: VAE, z: Tensor, labels: Tensor | None = None) -> Array:
     return as_images(model, model.likelihood.mean(model.decode(z, labels)))
 
 
+def first_class(model: VAE, z: Tensor) -> Tensor | None:
+    """Returns the number of the first class for each code z [N, latent_dim]; None if the model does not use classes."""
+    return torch.zeros(len(z), dtype=torch.int64, device=z.device) if model.uses_classes else None
+
+
 def as_images(model: VAE, x: Tensor) -> Array:
     """Reshapes flat images [N, D] to [N, H, W], or to [N, H, W, 3] if they have three channels."""
     *colours, height, width = model.image_shape

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pipeline.figures.class_names import legible
-from pipeline.figures.grids import Array, pictures
+from pipeline.figures.grids import Array, first_class, pictures
 from pipeline.figures.projections import principal_plane
 from pipeline.figures.style import TRAIN_COLOR, VALIDATION_COLOR, figure
 from pipeline.models.vae import VAE
@@ -52,13 +52,16 @@ def scatter(axes: Axes, points: npt.NDArray[np.float64], labels: Labels | None, 
 
 
 def manifold(model: VAE, mu: Tensor, side: int) -> Array:
-    """Decodes E[x|z] on a grid of the prior's quantiles or, for an autoencoder, of the codes'; the second axis points up."""
+    """Decodes E[x|z] on a grid of the prior's quantiles or, if that is not N(0, 1), of the codes'; the second axis points up.
+
+    A model that uses classes decodes the first one.
+    """
     share = torch.linspace(*QUANTILES, side, dtype=torch.float64)
     across = [torch.special.ndtri(share)] * 2
-    if model.is_deterministic:
+    if not model.has_standard_prior:
         across = [torch.quantile(mu[:, i].double().cpu(), share) for i in range(2)]
     z = torch.cartesian_prod(across[1].flip(0), across[0]).flip(1)
-    return pictures(model, z.to(mu))
+    return pictures(model, z.to(mu), first_class(model, z.to(mu)))
 
 
 def latent_plane(path: Path, mu: Tensor, labels: Labels | None, names: list[str]) -> None:

@@ -85,6 +85,13 @@ def parser() -> argparse.ArgumentParser:
             help="resize images to the model's size; always done if it was trained with data.size",
         )
 
+    def takes_class(one: argparse.ArgumentParser, or_else: str) -> None:
+        one.add_argument(
+            "--class", dest="label", metavar="CLASS", help=f"name or number of a class, if the model uses them; {or_else}"
+        )
+
+    of_each = "or a .npy file with the number of each image's"
+
     def writes(one: argparse.ArgumentParser, kind: Callable[[str], Path], metavar: str, help: str) -> None:  # noqa: A002
         one.add_argument("-o", "--output", type=kind, required=True, metavar=metavar, help=help)
 
@@ -98,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument("-n", type=whole(1, 10_000), default=64, help="number of samples (default: %(default)s)")
     one.add_argument("--seed", type=whole(0), default=0, help="seed of z (default: %(default)s)")
+    takes_class(one, "default: all classes in turn")
     writes(one, file_of(".png"), "GRID.png", replaced)
 
     one = add_of_model(
@@ -108,6 +116,7 @@ def parser() -> argparse.ArgumentParser:
         "vae reconstruct photos/ --resize -o out/",
     )
     takes_images(one)
+    takes_class(one, of_each)
     writes(one, folder, "FOLDER", "folder to write to; other files in it are kept")
 
     one = add_of_model(
@@ -122,6 +131,7 @@ def parser() -> argparse.ArgumentParser:
         "--steps", type=whole(2, 1000), default=9, help="number of decoded codes, both ends included (default: %(default)s)"
     )
     resizes(one)
+    takes_class(one, "of both images")
     writes(one, file_of(".png"), "ROW.png", replaced)
 
     one = add_of_model(
@@ -131,6 +141,7 @@ def parser() -> argparse.ArgumentParser:
         "vae encode data/prepared/test_images.npy -o latents.parquet",
     )
     takes_images(one)
+    takes_class(one, of_each)
     writes(one, file_of(*TABLES), "TABLE.csv|.parquet", replaced)
 
     one = add_of_model(
@@ -141,6 +152,7 @@ def parser() -> argparse.ArgumentParser:
         "vae score data/prepared/test_images.npy --samples 100 -o scores.csv",
     )
     takes_images(one)
+    takes_class(one, of_each)
     one.add_argument(
         "--samples",
         type=whole(1, 10**6),

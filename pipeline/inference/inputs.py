@@ -25,6 +25,9 @@ ARRAY = re.compile(r"(.+\.np[yz])(?::(\d+))?", re.IGNORECASE | re.DOTALL)  # wit
 REMEDY = "--resize brings pictures to the model's size"
 
 
+ImageBatch = tuple[int, list[str], list[PurePath], Bytes]
+
+
 @dataclass(frozen=True)
 class ImageGroup:
     """Images of one kind: their rows in ``images``, their names, and file names for their reconstructions."""
@@ -98,7 +101,7 @@ class InputImages:
         files = [PurePath(f"{path.stem}-{i}.png") for i in rows]
         self.groups.append(ImageGroup(images, rows, [f"{path}:{i}" for i in rows], files))
 
-    def batches(self, what: str) -> Iterator[tuple[int, list[str], list[PurePath], Bytes]]:
+    def batches(self, what: str) -> Iterator[ImageBatch]:
         """Yields batches of the first image's row, names, files and bytes [n, *shape], with a labelled progress bar.
 
         The row, which selects the noise, is an image's index in its array, or among the pictures.

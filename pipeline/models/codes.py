@@ -57,6 +57,11 @@ def line_between(a: Tensor, b: Tensor, steps: int) -> Tensor:
     return (1 - share) * a + share * b
 
 
+def classes_in_turn(model: VAE, count: int, device: torch.device) -> Tensor | None:
+    """Returns class numbers 0, 1, 2, ... from the first again after the last, [count]; None if the model does not use them."""
+    return torch.arange(count, device=device) % model.classes if model.uses_classes else None
+
+
 @dataclass(frozen=True)
 class EncodedTestSet:
     """A model and the test set of its data: the images, and their codes mu [N, latent_dim]."""

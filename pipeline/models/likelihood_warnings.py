@@ -38,5 +38,9 @@ def caveats(values: str, image_shape: Sequence[int], params: Params) -> list[str
             likelihood == "categorical" and binary and params.model.levels > 2,
             f"the pixels are black and white: of {params.model.levels} model.levels only two are used",
         ),
+        (
+            bool(params.model.uses_classes()),
+            "ELBO and NLL are of p(x|y), of an image given its class: they compare only with those of models that have it too",
+        ),
     ]
     return [said for holds, said in checks if holds]

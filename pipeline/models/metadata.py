@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import BeforeValidator
 from safetensors import SafetensorError, safe_open
 
-from pipeline.config.params import Count, Limits, Params, Section
+from pipeline.config.params import Count, Limits, Model, Params, Section
 from pipeline.config.paths import DEFAULT, WEIGHTS, run_paths
 from pipeline.config.validation import from_json, with_current_names
 from pipeline.runtime.errors import UserError
@@ -51,6 +51,14 @@ class Header:
         """How many numbers were trained; a sigma that was given is beside them in the file."""
         given = {"likelihood.log_sigma"} if self.metadata.params.model.decoder_sigma is not None else set()
         return sum(math.prod(shape) for name, shape in self.shapes.items() if name not in given)
+
+
+def kind_name(params: Model) -> str:
+    """Returns the kind of a model in words, with its article."""
+    name = "variational autoencoder" if params.posterior == "normal" else "autoencoder"
+    if params.uses_classes():
+        return f"a class-conditional {name}"
+    return f"{'an' if name == 'autoencoder' else 'a'} {name}"
 
 
 def weights_of(model: Path) -> Path:

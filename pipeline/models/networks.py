@@ -28,8 +28,8 @@ class FeatureMaps(nn.Unflatten):
         return maps.clone(memory_format=torch.channels_last) if maps.is_cpu else maps
 
 
-def encoder(image_shape: Sequence[int], params: Layers, outputs: int, activation: Activation) -> nn.Sequential:
-    """Convolutions, if there are any, then linear layers."""
+def encoder(image_shape: Sequence[int], params: Layers, context: int, outputs: int, activation: Activation) -> nn.Sequential:
+    """Convolutions, if there are any, then linear layers; the first linear layer takes ``context`` more numbers."""
     layers: list[nn.Module] = []
     channels, sizes = feature_maps(image_shape, params)
     if params.conv:
@@ -37,14 +37,15 @@ def encoder(image_shape: Sequence[int], params: Layers, outputs: int, activation
         for (before, after), (_, stride) in zip(pairwise(channels), params.conv, strict=True):
             layers += [nn.Conv2d(before, after, KERNEL, stride, padding=KERNEL // 2), activation()]
         layers.append(nn.Flatten())
-    return nn.Sequential(*layers, *linear_layers([channels[-1] * math.prod(sizes[-1]), *params.hidden, outputs], activation))
+    widths = [channels[-1] * math.prod(sizes[-1]) + context, *params.hidden, outputs]
+    return nn.Sequential(*layers, *linear_layers(widths, activation))
 
 
-def decoder(image_shape: Sequence[int], params: Layers, latent_dim: int, outputs: int, activation: Activation) -> nn.Sequential:
+def decoder(image_shape: Sequence[int], params: Layers, inputs: int, outputs: int, activation: Activation) -> nn.Sequential:
     """The same layers backwards: linear ones, then transposed convolutions, to so many outputs per pixel."""
     channels, sizes = feature_maps(image_shape, params)
     last = channels[-1] * math.prod(sizes[-1]) * (1 if params.conv else outputs)
-    layers = linear_layers([latent_dim, *reversed(params.hidden), last], activation)
+    layers = linear_layers([inputs, *reversed(params.hidden), last], activation)
     if params.conv:
         layers += [activation(), FeatureMaps(1, (channels[-1], *sizes[-1]))]
         channels[0] *= outputs

@@ -1,6 +1,8 @@
-"""The priors p(z) that a posterior is compared with: the standard normal."""
+"""The priors p(z): a standard normal distribution, or a learned normal one for each class."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,26 +11,61 @@ from pipeline.config.params import Model
 from vae_ext import standard_normal
 
 
-class StandardNormal(nn.Module):
-    """N(0, 1) in every dimension, whatever the image's class. Others are its subclasses."""
+class Prior(nn.Module):
+    """Interface of a prior over codes of ``latent_dim`` dimensions; ``labels`` are class numbers, int64 [B]."""
+
+    def operands(self, like: Tensor, labels: Tensor | None) -> dict[str, Any]:
+        """Returns the prior as keyword arguments of the operators in ``vae_ext``, of the dtype of ``like``."""
+        raise NotImplementedError
+
+    def sample(self, key: Tensor, count: int, labels: Tensor | None = None) -> Tensor:
+        """Returns z [count, latent_dim]; the same key gives the same z on every device."""
+        raise NotImplementedError
+
+
+class StandardNormal(Prior):
+    """N(0, 1) in every dimension."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         self.latent_dim = latent_dim
 
-    def operands(self, labels: Tensor | None) -> dict[str, Tensor]:
-        """What the operators of ``vae_ext`` are given of it, by the names of their arguments; N(0, 1) is their default."""
-        return {}
-
-    def mean_and_sigma(self, like: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Of each code, [..., latent_dim] like the tensor, whose images have these classes."""
-        return torch.zeros_like(like), torch.ones_like(like)
+    def operands(self, like: Tensor, labels: Tensor | None) -> dict[str, Any]:
+        return {}  # the operators' default
 
     def sample(self, key: Tensor, count: int, labels: Tensor | None = None) -> Tensor:
-        """So many z, [count, latent_dim]. The same key gives the same on every device."""
         return standard_normal(key, count, self.latent_dim)
 
 
-def prior_of(params: Model) -> StandardNormal:
-    """The one that the parameters name."""
-    return StandardNormal(params.latent_dim)
+class ClassPrior(Prior):
+    """p(z|y) = N(mu_y, sigma_y^2), diagonal, learned with the weights; it starts as N(0, 1) for each class y.
+
+    Args:
+        classes: number of classes.
+        latent_dim: of z.
+    """
+
+    def __init__(self, classes: int, latent_dim: int) -> None:
+        super().__init__()
+        # mu and logvar as one parameter of three dimensions: Muon is for matrices, and this is a table.
+        self.tables = nn.Parameter(torch.zeros(2, classes, latent_dim))
+
+    def operands(self, like: Tensor, labels: Tensor | None) -> dict[str, Any]:
+        mu, logvar = self._of(labels).to(like.dtype)
+        return {"prior_mu": mu, "prior_logvar": logvar}
+
+    def sample(self, key: Tensor, count: int, labels: Tensor | None = None) -> Tensor:
+        mu, logvar = self._of(labels)
+        z: Tensor = mu + torch.exp(logvar / 2) * standard_normal(key, *mu.shape)
+        return z
+
+    def _of(self, labels: Tensor | None) -> Tensor:
+        """mu and logvar of each image's class, [2, B, latent_dim]."""
+        if labels is None:
+            raise ValueError("label: expected the class of each image, since each class has a prior, got none")
+        return self.tables[:, labels]
+
+
+def prior_of(params: Model, classes: int) -> Prior:
+    """Returns the prior that the parameters name."""
+    return ClassPrior(classes, params.latent_dim) if params.prior == "label" else StandardNormal(params.latent_dim)

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from pipeline.config.params import Params
 from pipeline.config.paths import PREPARED
 from pipeline.data.prepared import Manifest, read_manifest
+from pipeline.models.kinds import build_model
 from pipeline.models.metadata import DataInfo, Header, ModelMetadata, not_such_weights, read_header
 from pipeline.models.vae import VAE
 from pipeline.runtime.errors import UserError
@@ -45,14 +46,14 @@ def load_model(path: Path, device: torch.device) -> tuple[VAE, ModelMetadata]:
     if header.shapes != _shapes(header):
         raise not_such_weights(path, "its tensors are not those of a model of its parameters")
     try:
-        model = VAE(header.metadata.image_shape, header.metadata.params.model).to(device)
+        model = _build(header).to(device)
         with safe_open(path, framework="pt", device=str(device)) as file:
             model.load_state_dict({name: file.get_tensor(name) for name in header.shapes})
     except (SafetensorError, RuntimeError) as error:  # tensors of a kind that cannot be read, or be weights
         raise not_such_weights(path, error) from None
     if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
         raise not_such_weights(path, "some of them are NaN or infinite")
-    return model.eval(), header.metadata
+    return model.eval().requires_grad_(False), header.metadata
 
 
 def load_model_of_prepared_data(path: Path, device: torch.device) -> tuple[VAE, ModelMetadata]:
@@ -72,11 +73,17 @@ def load_model_of_prepared_data(path: Path, device: torch.device) -> tuple[VAE, 
     return model, metadata
 
 
+def _build(header: Header) -> VAE:
+    """Returns the model that a header describes, untrained."""
+    made = header.metadata
+    return build_model(made.image_shape, made.params.model, len(made.data.classes or []))
+
+
 def _shapes(header: Header) -> dict[str, list[int]]:
     """Of the tensors that a header's parameters ask for, none of which is allocated: a small file can ask for any size."""
     try:
         with torch.device("meta"):
-            tensors = VAE(header.metadata.image_shape, header.metadata.params.model).state_dict()
+            tensors = _build(header).state_dict()
     except (RuntimeError, TypeError, ValueError, OverflowError):  # sizes that no tensor can have
         return {}
     return {name: list(tensor.shape) for name, tensor in tensors.items()}

@@ -12,36 +12,46 @@ from torch import Tensor, nn
 from pipeline.config.params import Model
 from pipeline.models.likelihoods import likelihood_of
 from pipeline.models.networks import ACTIVATIONS, decoder, encoder, xavier_
-from pipeline.models.priors import prior_of
+from pipeline.models.priors import StandardNormal, prior_of
 from vae_ext import reparam_kl, reparam_kl_packed, reparam_log_ratio
 
 
 class VAE(nn.Module):
-    """q(z|x) = N(mu, sigma^2) by the encoder, p(x|z) by the decoder, p(z) = N(0, 1).
+    """q(z|x) = N(mu, sigma^2) by the encoder, p(x|z) by the decoder, p(z) by the prior.
 
     With ``posterior: deterministic`` q(z|x) is the point mu, and this an autoencoder.
 
+    Other kinds of models are subclasses, in files of their own, chosen in kinds.py. Training, evaluation, figures and commands
+    call these methods alone. ``labels`` are class numbers, int64 [B], or None if the model does not use them.
+
     Args:
         image_shape: [H, W] or [C, H, W]; images go in and out flattened, [B, D].
-        params: layers, latent dimension, likelihood.
+        params: layers, latent dimension, likelihood, prior.
+        classes: number of classes of the images, for a prior by class.
+        context: how many numbers the first linear layers of encoder and decoder are given besides.
     """
 
     bound: Tensor
+    is_conditional = False  # whether encoder and decoder are given the class
 
-    def __init__(self, image_shape: Sequence[int], params: Model) -> None:
+    def __init__(self, image_shape: Sequence[int], params: Model, classes: int = 0, context: int = 0) -> None:
         super().__init__()
         self.image_shape = tuple(image_shape)
         self.pixels = math.prod(image_shape)
         self.latent_dim, self.scale = params.latent_dim, params.scale
+        self.classes, self.uses_classes = classes, bool(params.uses_classes())
         self.is_deterministic = params.posterior == "deterministic"
         # Of mu, which has none, and of logvar: one tensor, because so is what it bounds.
         bound = torch.tensor([math.inf] if self.is_deterministic else [math.inf, params.logvar_bound])
         self.register_buffer("bound", bound.repeat_interleave(params.latent_dim), persistent=False)
         activation = ACTIVATIONS[params.activation]
         likelihood = likelihood_of(params)
-        self.encoder = encoder(image_shape, params, len(self.bound), activation)
-        self.decoder = decoder(image_shape, params.decoder or params, params.latent_dim, likelihood.outputs, activation)
-        self.likelihood, self.prior = likelihood, prior_of(params)
+        self.encoder = encoder(image_shape, params, context, len(self.bound), activation)
+        inputs = params.latent_dim + context
+        self.decoder = decoder(image_shape, params.decoder or params, inputs, likelihood.outputs, activation)
+        self.likelihood, self.prior = likelihood, prior_of(params, classes)
+        # Whether codes of the whole data lie about N(0, 1): not of an autoencoder, nor with other priors.
+        self.has_standard_prior = not self.is_deterministic and isinstance(self.prior, StandardNormal)
         xavier_(self)
 
     @torch.no_grad()
@@ -102,11 +112,12 @@ class VAE(nn.Module):
         """
         if self.is_deterministic:
             return posterior, posterior.new_zeros(len(posterior))
-        options = self._options(labels, num_samples, row_offset)
-        if not by_dimension:
+        options: dict[str, Any] = {"scale": self.scale, "num_samples": num_samples, "row_offset": row_offset}
+        prior = self.prior.operands(posterior, labels)
+        if not by_dimension and not prior:
             return reparam_kl_packed(posterior, key, **options)
         mu, logvar = posterior.chunk(2, dim=-1)
-        return reparam_kl(mu, logvar, key, kl_reduction="none", **options)
+        return reparam_kl(mu, logvar, key, kl_reduction="none" if by_dimension else "sum", **options, **prior)
 
     def draw_with_log_ratio(
         self, posterior: Tensor, key: Tensor, labels: Tensor | None = None, *, num_samples: int, row_offset: int = 0
@@ -116,12 +127,8 @@ class VAE(nn.Module):
         All arguments are those of :meth:`draw_with_kl`.
         """
         mu, logvar = posterior.chunk(2, dim=-1)
-        return reparam_log_ratio(mu, logvar, key, **self._options(labels, num_samples, row_offset))
-
-    def _options(self, labels: Tensor | None, num_samples: int | None, row_offset: int) -> dict[str, Any]:
-        """The operators' keyword arguments."""
-        options = {"scale": self.scale, "num_samples": num_samples, "row_offset": row_offset}
-        return {**options, **self.prior.operands(labels)}
+        options: dict[str, Any] = {"scale": self.scale, "num_samples": num_samples, "row_offset": row_offset}
+        return reparam_log_ratio(mu, logvar, key, **options, **self.prior.operands(posterior, labels))
 
     def sample_prior(self, key: Tensor, count: int, labels: Tensor | None = None) -> Tensor:
         """z from p(z), [count, latent_dim]."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.figures.projections import principal_plane, tsne_plane
-from pipeline.models.codes import EncodedTestSet, elbo_terms_in_batches, encode
+from pipeline.models.codes import EncodedTestSet, classes_in_turn, elbo_terms_in_batches, encode
 from pipeline.report.packing import LEVELS, Blob, is_large, layer_descriptions, storage_error
 from pipeline.runtime.noise_streams import Stream, stream_key
 
@@ -96,8 +96,10 @@ def explorer(test: EncodedTestSet, axes: list[int], sliders: list[int], seed: in
     layers = layer_descriptions(model.decoder, blob)
     mu, sigma = encode(model, examples)
     terms = elbo_terms_in_batches(model, examples, stream_key(seed, Stream.EVALUATE, pixels.device))
-    prior = model.sample_prior(stream_key(seed, Stream.PRIOR, pixels.device), len(mu))
-    centre = mu.mean(0) if model.is_deterministic else torch.zeros_like(mu[0])
+    in_turn = classes_in_turn(model, len(mu), pixels.device)
+    prior = model.sample_prior(stream_key(seed, Stream.PRIOR, pixels.device), len(mu), in_turn)
+    labels = torch.cat([examples.labels, in_turn]) if examples.labels is not None and in_turn is not None else None
+    centre = torch.zeros_like(mu[0]) if model.has_standard_prior else mu.mean(0)
     *colours, height, width = model.image_shape
     held = min(len(pixels), max(1, PIXEL_BYTES // model.pixels))
     found = planes(test, mu, axes, blob)
@@ -107,6 +109,7 @@ def explorer(test: EncodedTestSet, axes: list[int], sliders: list[int], seed: in
         "likelihood": type(model.likelihood).__name__.lower(),
         "latent_dim": model.latent_dim,
         "is_deterministic": model.is_deterministic,
+        "is_conditional": model.is_conditional,
         "channels": math.prod(colours),
         "height": height,
         "width": width,
@@ -123,5 +126,5 @@ def explorer(test: EncodedTestSet, axes: list[int], sliders: list[int], seed: in
             [round(value, 2) for value in image] for image in torch.stack([terms.distortion, terms.rate], dim=1).tolist()
         ],
         "blob": {"mu": blob.add(mu), "sigma": blob.add(sigma), "pixels": blob.add(pixels[:held])},
-        "error": storage_error(model, torch.cat([mu, prior])),
+        "error": storage_error(model, torch.cat([mu, prior]), labels),
     }, blob.packed()

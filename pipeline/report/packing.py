@@ -99,10 +99,10 @@ def layer_descriptions(decoder: nn.Sequential, blob: Blob) -> list[dict[str, Any
 
 
 @torch.no_grad()
-def storage_error(model: VAE, z: Tensor) -> float:
+def storage_error(model: VAE, z: Tensor, labels: Tensor | None) -> float:
     """Returns the largest change of any pixel of E[x|z] by the stored precision of the weights and of z [N, latent_dim]."""
     large = is_large(model.decoder)
     stored = {name: as_stored(p, large=large) for name, p in model.decoder.named_parameters()}
-    given = model.decoder_input(z.half().to(z.dtype), None)
+    given = model.decoder_input(z.half().to(z.dtype), labels)
     decoded = torch.func.functional_call(model.decoder, stored, given)
-    return (model.likelihood.mean(model.decode(z)) - model.likelihood.mean(decoded)).abs().max().item()
+    return (model.likelihood.mean(model.decode(z, labels)) - model.likelihood.mean(decoded)).abs().max().item()

@@ -16,9 +16,9 @@ from PIL import Image
 
 from pipeline.config.keys import flatten
 from pipeline.evaluation.collapse import verdict
-from pipeline.evaluation.model_card import report_cells
+from pipeline.evaluation.model_card import report_cells, sentence_case
 from pipeline.models.codes import EncodedTestSet
-from pipeline.models.metadata import ModelMetadata
+from pipeline.models.metadata import ModelMetadata, kind_name
 from pipeline.report.explorer import explorer
 from pipeline.runtime.files import write_text
 
@@ -32,7 +32,8 @@ CAPTIONS = {
     "learning_curves": "After each epoch, on training and validation images.",
     "reconstructions": "The first test images; their posteriors' means and samples decoded; samples of p(x|z), with its noise.",
     "extremes": "The test images that the model explains best, middling and worst, each above its reconstruction.",
-    "samples": "E[x|z] of z drawn from the prior N(0, 1).",
+    "samples": "E[x|z] of z drawn from the prior.",
+    "class_samples": "E[x|z] of samples of each class. In a column the noise is the same: what its images share is z's.",
     "manifold": "E[x|z] over the plane of the two latent dimensions.",
     "interpolations": "E[x|z] on straight lines between two codes. The point half-way should be one image, not two overlaid.",
     "traversals": "E[x|z] along each active dimension, with the others fixed.",
@@ -109,6 +110,14 @@ def projection_control(planes: list[dict[str, Any]]) -> str:
     return f'{choice}\n<p id="note" class="soft" aria-live="polite">{html.escape(planes[0]["note"])}</p>'
 
 
+def class_control(test: EncodedTestSet) -> str:
+    """Returns the control that chooses the class to decode; nothing unless the model is conditional."""
+    if not test.model.is_conditional:
+        return ""
+    options = "".join(f'<option value="{i}">{html.escape(name)}</option>' for i, name in enumerate(test.classes))
+    return f'<p><label>Class that is decoded <select id="class">{options}</select></label></p>'
+
+
 def html_table(report: pd.DataFrame) -> str:
     """Formats the evaluation's table as HTML."""
     headings = {"quantity": "", "value": "number", "standard error": "number", "unit": "", "definition": ""}
@@ -155,11 +164,12 @@ def write_page(
     params = flatten(asdict(test.metadata.params))
     listing = "\n".join(f"{key}: {json.dumps(value)}" for key, value in params.items())
     page = Template((PARTS / "page.html").read_text(encoding="utf-8")).substitute(
-        title="A variational autoencoder" if not test.model.is_deterministic else "An autoencoder",
+        title=sentence_case(kind_name(test.metadata.params.model)),
         summary="\n".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(text)}</dd>" for key, text in first.items()),
         style=(PARTS / "style.css").read_text(encoding="utf-8"),
         picked="test image" if held == description["count"] else f"of the {held} larger dots, whose images the page holds",
         projections=projection_control(description["planes"]),
+        class_control=class_control(test),
         sliders="\n".join(slider.format(i, span) for i in sliders),
         precision="half precision" if levels is None else f"{levels.bit_length() + 1} bits each",
         count=f"{description['count']:,}",

@@ -32,7 +32,8 @@ def applies(model: VAE, params: Params, samples: int, device: torch.device) -> b
         and objective.kl == "closed_form"
         and not extras
         and samples == 1
-        and not model.is_deterministic
+        and type(model) is VAE  # no subclass
+        and model.has_standard_prior
         and model.scale == "exp"
         and isinstance(model.likelihood, Bernoulli)
         and all(isinstance(layer, nn.Linear | nn.ReLU | nn.Tanh) for layer in layers)

@@ -16,7 +16,8 @@ from tqdm import tqdm
 import vae_ext
 from pipeline.config.params import Params
 from pipeline.data.batches import InMemoryImages, MemmapImages, byte_means
-from pipeline.data.prepared import read_split
+from pipeline.data.prepared import read_manifest, read_split
+from pipeline.models.kinds import build_model
 from pipeline.models.objectives import elbo_terms
 from pipeline.models.vae import VAE
 from pipeline.runtime.device import has_bfloat16
@@ -49,13 +50,16 @@ class Trainer:
     def __init__(self, params: Params, device: torch.device, group: Group, checkpoints: Checkpoints | None) -> None:
         self.params, self.device, self.group, self.checkpoints = params, device, group, checkpoints
         source = MemmapImages if params.train.memmap else InMemoryImages
-        images = read_split("train").images
-        self.held_out = source(read_split("validation").images, device)
+        train, held_out, classes = read_split("train"), read_split("validation"), read_manifest().classes or []
+        images = train.images
 
         torch.manual_seed(params.seed)
-        self.model = VAE(images.shape[1:], params.model).to(device)
+        self.model = build_model(images.shape[1:], params.model, len(classes)).to(device)
         self.model.init_output_bias((byte_means(images) / 255).to(device))
-        self.train_step = TrainStep(self.model, source(images, device), params, group)
+        # Labels only where they are used: a step without them is faster.
+        labels = (train.labels, held_out.labels) if self.model.uses_classes else (None, None)
+        self.held_out = source(held_out.images, device, labels[1])
+        self.train_step = TrainStep(self.model, source(images, device, labels[0]), params, group)
         self.step, self.curves = 0, Curves()
         self.earlier_seconds, self.started = 0.0, time.perf_counter()
         self.environment: dict[str, str | int] = {

@@ -12,6 +12,7 @@ import torch
 from pipeline.data.tensors import Examples
 from pipeline.figures.style import figure
 from pipeline.models.codes import EncodedTestSet, encode
+from pipeline.models.kinds import build_model
 from pipeline.models.metadata import DataInfo, ModelMetadata
 from pipeline.models.vae import VAE
 from pipeline.report.page import write_page
@@ -27,7 +28,7 @@ def page_of(
     """Writes the page of an untrained model with distinct posteriors; with ``recipe``, as a recipe's with such changes."""
     torch.manual_seed(0)
     params = plain_params(**{"hidden": [32], "latent_dim": 4, **changes})
-    model = VAE(shape, params.model)
+    model = build_model(shape, params.model, 10)
     with torch.no_grad():
         for parameter in model.decoder.parameters():
             parameter.mul_(2).add_(0.1 * torch.randn_like(parameter))

@@ -152,6 +152,7 @@ def test_a_run_resumes_with_two_processes_under_torchrun_with_empty_shares_and_a
 ) -> None:
     objective = {"free_bits": 0.02, "input_noise": 0.2, "input_dropout": 0.2, "samples": 2}
     changes: dict[str, object] = {f"objective.{name}": value for name, value in objective.items()}
+    changes |= {"model.condition": "label", "model.prior": "label"}  # labels are split as images are
     # 300 images in batches of 299: the last batch has one image for two processes.
     more = {"train.epochs": 4, "train.batch_size": 299, "train.learning_rate": 0.003, "train.threads": 1}
     set_params(prepared / "params.yaml", {**changes, **more})

@@ -37,6 +37,7 @@ MODELS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "autoencoder": (SHAPE, {"posterior": "deterministic"}),
     "softplus": (SHAPE, {"scale": "softplus", "latent_dim": 2}),
     "one_dimension": (SHAPE, {"latent_dim": 1}),
+    "conditional": (SHAPE, {"condition": "label", "prior": "label"}),
     "large": ((7, 9), {"conv": [[4, 2], [5, 1]]}),
 }
 
@@ -56,14 +57,16 @@ def test_the_browser_decodes_z_like_pytorch_within_the_stated_error(
     assert page.locator("[name=projection]").count() == (2 if model.latent_dim > 2 else 0)
     # z in half precision, so that the script's error is that of the rounded weights only.
     z = torch.randn(5, model.latent_dim).half().float()
-    found = torch.tensor([page.evaluate("z => Array.from(decode(z))", row) for row in z.tolist()])
+    labels = torch.tensor([0, 1, 7, 8, 9])
+    given = zip(z.tolist(), labels.tolist(), strict=True)
+    found = torch.tensor([page.evaluate("([z, label]) => Array.from(decode(z, label))", pair) for pair in given])
     with torch.no_grad():
-        exact = model.likelihood.mean(model.decode(z))
+        exact = model.likelihood.mean(model.decode(z, labels))
     assert (found - exact).abs().max().item() <= 2 * stated
     for p in model.decoder.parameters():
         p.data = packing.as_stored(p.data, large=large)
     with torch.no_grad():
-        torch.testing.assert_close(found, model.likelihood.mean(model.decode(z)), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found, model.likelihood.mean(model.decode(z, labels)), atol=1e-5, rtol=1e-5)
     assert page.troubles == []
 
 
@@ -85,6 +88,23 @@ def test_a_class_can_be_shown_alone_without_relying_on_colour(page: Any) -> None
     assert plane() != every
     page.mouse.move(0, 0)
     assert plane() == every
+
+
+def test_of_a_conditional_model_a_class_is_chosen_and_a_picked_image_chooses_its_own(browser: Any, tmp_path: Path) -> None:
+    page = opened(browser, page_of(tmp_path, condition="label")[0])
+
+    def decoded() -> Any:
+        return page.evaluate("document.getElementById('decoded').toDataURL()")
+
+    first = decoded()
+    page.select_option("#class", label="7")
+    assert decoded() != first
+    page.select_option("#class", label="0")
+    assert decoded() == first
+    page.click("#plane")
+    chosen = page.locator("#class option:checked").inner_text()
+    assert f", class {chosen}:" in page.text_content("#terms")
+    assert page.troubles == []
 
 
 def test_moving_the_pointer_decodes_the_point_below_it(page: Any) -> None:

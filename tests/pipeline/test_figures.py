@@ -24,8 +24,8 @@ from pipeline.figures.grids import as_images
 from pipeline.figures.latent import codes, kl_per_dimension, latent_plane, scatter
 from pipeline.figures.style import figure
 from pipeline.models.codes import EncodedTestSet, encode
+from pipeline.models.kinds import build_model
 from pipeline.models.metadata import DataInfo, ModelMetadata
-from pipeline.models.vae import VAE
 from pipeline.studies.estimators import estimators, estimators_figure
 from pipeline.studies.rate_distortion import draw
 from pipeline.studies.recipe_figures import manifolds, side_by_side
@@ -42,6 +42,12 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "one dimension, in colour, without labels": {"latent_dim": 1, "shape": (3, 8, 8), "names": []},
     "an autoencoder of many classes": {"latent_dim": 64, "posterior": "deterministic", "names": [f"c{i}" for i in range(39)]},
+    "given the class": {
+        "latent_dim": 2,
+        "condition": "label",
+        "prior": "label",
+        "names": ["$a$", "b", "a very long name" * 3],
+    },
     "an autoencoder's plane, wide images": {"latent_dim": 2, "posterior": "deterministic", "shape": (8, 24), "count": 3},
 }
 
@@ -84,7 +90,7 @@ def encoded(
     params = plain_params(hidden=[16], latent_dim=latent_dim, **changes)
     pixels = torch.randint(0, 256, (count, math.prod(shape)), dtype=torch.uint8)
     data = DataInfo(source="noise", classes=names, values="grey", counts={}, sha256={})
-    model = VAE(shape, params.model)
+    model = build_model(shape, params.model, len(names))
     metadata = ModelMetadata(image_shape=[*shape], params=params, data=data, versions={})
     examples = Examples(pixels, torch.arange(count) % len(names) if names else None)
     return EncodedTestSet(model, metadata, examples, encode(model, examples)[0])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import vae_ext
 from pipeline.data.tensors import as_float
+from pipeline.models.kinds import build_model
 from pipeline.models.objectives import elbo_terms
 from pipeline.models.vae import VAE
 from pipeline.training.manual_backward import applies, write_gradient
@@ -28,7 +29,7 @@ def model_of(**changes: Any) -> tuple[VAE, Tensor]:
 
 def serves(**changes: Any) -> bool:
     params = plain_params(**changes)
-    return applies(VAE((5, 10), params.model), params, params.objective.samples, CPU)
+    return applies(build_model((5, 10), params.model, 3), params, params.objective.samples, CPU)
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
@@ -108,6 +109,8 @@ def test_gradient_of_two_parts_is_the_sum_of_two_half_batches(beta: float) -> No
         {"likelihood": "gaussian"},
         {"likelihood": "categorical"},
         {"conv": [[4, 2]]},
+        {"condition": "label"},
+        {"prior": "label"},
     ],
 )
 def test_unsupported_models_and_objectives_use_autograd(changes: dict[str, Any]) -> None:

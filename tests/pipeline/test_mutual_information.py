@@ -51,6 +51,15 @@ def test_disjoint_posteriors_identify_the_image() -> None:
     torch.testing.assert_close(found, torch.full((COUNT,), math.log(COUNT)).double(), atol=1e-5, rtol=0)
 
 
+def test_given_the_classes_it_is_that_of_each_class() -> None:
+    mu, sigma = normal(COUNT, 3), torch.full((COUNT, 3), 0.5)
+    z, labels = drawn(mu, sigma), torch.arange(COUNT) % 3
+    found = mutual_information(z, mu, sigma, labels)
+    for label in range(3):
+        own = labels == label
+        torch.testing.assert_close(found[own], mutual_information(z[own], mu[own], sigma[own]))
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-9])
 def test_the_estimate_equals_the_definition_in_float64_even_for_small_sigma(scale: float) -> None:
     mu, sigma = 3 * normal(COUNT, 2).double(), scale * (normal(COUNT, 2).double().abs() + 0.1)

@@ -74,6 +74,11 @@ FAULTS: list[tuple[dict[str, object], str]] = [
         {"model.posterior": "deterministic", "objective.samples": 2},
         "objective.samples: expected 1 with model.posterior deterministic, got 2",
     ),
+    (
+        {"model.posterior": "deterministic", "model.prior": "label"},
+        "model.prior: expected standard with model.posterior deterministic, got 'label'",
+    ),
+    ({"model.condition": "class"}, "model.condition: expected 'label', got 'class'"),
     ({"model.hidden": [500, 0]}, "model.hidden.1: expected greater than or equal to 1, got 0"),
     ({"train": 3}, "train: expected keys and values, got 3"),
     ({"model.posterior": "point"}, "model.posterior: point is now deterministic"),

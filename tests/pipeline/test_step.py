@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.data.batches import Batch, InMemoryImages
-from pipeline.models.vae import VAE
+from pipeline.models.kinds import build_model
 from pipeline.runtime.device import choose_device
 from pipeline.training.distributed import Group
 from pipeline.training.step import REPLAYED, TrainStep
@@ -17,7 +17,7 @@ from tests.forked import run_code, run_forked
 from tests.plain import plain_params
 from vae_ext.source import ROOT
 
-BATCH = 16
+BATCH, CLASSES = 16, 3
 IMAGES = (2 * REPLAYED + 3) * BATCH + 5  # two replays of many steps, three of one, and a partial batch
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))
 
@@ -34,6 +34,7 @@ CHANGES: list[dict[str, Any]] = [
     {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 1e-4, "grad_clip_norm": 1.0, "free_bits": 0.1},
     {"likelihood": "gaussian", "kl": "monte_carlo", "samples": 2, "scale": "softplus"},
     {"likelihood": "categorical", "conv": [[4, 2]]},
+    {"condition": "label", "prior": "label", "optimizer": "muon"},
 ]
 
 BLOCKED = """
@@ -50,7 +51,9 @@ def train_step(device: str, **changes: Any) -> TrainStep:
     choose_device()  # sets how a GPU convolves
     torch.manual_seed(0)
     device_ = torch.device(device)
-    return TrainStep(VAE((9, 9), params.model).to(device_), InMemoryImages(images, device_), params, Group())
+    model = build_model((9, 9), params.model, CLASSES).to(device_)
+    labels = np.arange(IMAGES, dtype=np.uint8) % CLASSES if model.uses_classes else None
+    return TrainStep(model, InMemoryImages(images, device_, labels), params, Group())
 
 
 def run_epochs(train_step: TrainStep) -> None:

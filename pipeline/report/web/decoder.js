@@ -79,9 +79,10 @@ const MEAN = {
   },
 };
 
-/** z -> E[x|z], channels x height x width numbers. */
-function decode(z) {
-  return MEAN[likelihood](layers.reduce((x, layer) => APPLY[layer.kind](layer, x), Float32Array.from(z)));
+/** z -> E[x|z], channels x height x width numbers. A conditional model's decoder is given a class too, one-hot. */
+function decode(z, label) {
+  const given = MODEL.is_conditional ? [...z, ...MODEL.names.map((_, i) => Number(i === label))] : z;
+  return MEAN[likelihood](layers.reduce((x, layer) => APPLY[layer.kind](layer, x), Float32Array.from(given)));
 }
 
 /** Reads the data block: assigns the weights to their layers, and returns the test images' data. */

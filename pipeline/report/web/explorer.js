@@ -32,6 +32,7 @@ function explore({ mu, sigma, points, pixels }) {
   const canvas = element("plane"), code = (i) => mu.subarray(i * latentDim, (i + 1) * latentDim);
   let plane, dots;  // positions of the images
   let z = new Float32Array(MODEL.centre), point;  // position of z
+  let label = 0;  // class that a conditional model decodes
   let source = -1, chosen = -1, pressed = -1, hovered = -1;  // image whose code z is; selected image; classes
   const toPixel = (value, axis) => ((axis === 0 ? value : -value) / plane.span / 2 + 0.5) * canvas.width;
   const toValue = (share, axis) => (axis === 0 ? share - 0.5 : 0.5 - share) * 2 * plane.span;
@@ -82,7 +83,7 @@ function explore({ mu, sigma, points, pixels }) {
   }
 
   function show() {
-    draw(element("decoded"), decode(z));
+    draw(element("decoded"), decode(z, label));
     element("where").textContent = plane.points
       ? source < 0 ? "z is no image's code: not in this plane" : `z = μ of test image ${source}`
       : plane.axes.map((name, axis) => `${name} = ${decimals(point[axis])}`).join(", ");
@@ -94,6 +95,11 @@ function explore({ mu, sigma, points, pixels }) {
     if (chosen >= 0) paintPosterior();
   }
 
+  /** Decodes the class of a test image from here on. */
+  function decodeClassOf(i) {
+    if (MODEL.is_conditional) label = element("class").value = classes[i];
+  }
+
   /** Moves the point, and z with it: along the plane's directions, or to the nearest image's code. */
   function moveTo(target) {
     point = dots[0].map((_, axis) => Math.min(plane.span, Math.max(-plane.span, target[axis])));
@@ -102,6 +108,7 @@ function explore({ mu, sigma, points, pixels }) {
       if (found < 0) return;  // the page has no image of the class that is shown alone
       source = found;
       z = code(found).slice();
+      decodeClassOf(found);
     } else {
       const before = coordinates(plane, z);
       plane.directions.forEach((u, axis) => u.forEach((u_d, d) => (z[d] += (point[axis] - before[axis]) * u_d)));
@@ -151,12 +158,13 @@ function explore({ mu, sigma, points, pixels }) {
     if (i < 0) return;  // as above
     source = chosen = i;
     z = code(i).slice();
+    decodeClassOf(i);
     point = located();
     element("hint").hidden = true;
     element("pair").hidden = element("chosen").hidden = false;
     const area = channels * height * width;
     draw(element("image"), Float32Array.from(pixels.subarray(i * area, (i + 1) * area), (v) => v / 255));
-    draw(element("reconstruction"), decode(z));
+    draw(element("reconstruction"), decode(z, label));
     const [distortion, rate] = MODEL.terms[i];
     element("terms").textContent = `Test image ${i}${classes ? `, class ${names[classes[i]]}` : ""}: ` + (MODEL.is_deterministic
       ? `distortion ${distortion.toFixed(1)} nats`
@@ -190,6 +198,7 @@ function explore({ mu, sigma, points, pixels }) {
     radio.addEventListener("change", () => project(Number(radio.value)));
   for (const d of sliders)
     element(`z${d}`).addEventListener("input", (event) => become(z.with(d, Number(event.target.value))));
+  element("class")?.addEventListener("change", (event) => { label = Number(event.target.value); show(); });
   element("origin").addEventListener("click", () => become(new Float32Array(MODEL.centre)));
   addEventListener("resize", show);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);

@@ -20,6 +20,7 @@ KINDS: dict[str, dict[str, object]] = {
     "gaussian": {"model.likelihood": "gaussian", "model.scale": "softplus"},
     "categorical": {"model.likelihood": "categorical", "model.conv": [[4, 2]]},
     "autoencoder": {"model.posterior": "deterministic", "train.epochs": 1},
+    "conditional": {"model.condition": "label", "model.prior": "label"},
     "colours": {"data.path": "data/raw/x.npz", "data.validation": 20, "data.test": 20, "model.conv": [[4, 2], [8, 2]]},
 }
 

@@ -29,7 +29,7 @@ from pipeline.inference.info import info
 from pipeline.models.metadata import read_header
 from pipeline.models.serialization import save_model
 from tests.pipeline.conftest import ROOT
-from tests.pipeline.trained.program import vae
+from tests.pipeline.trained.program import classes, vae
 
 
 def pixels(path: str) -> npt.NDArray[Any]:
@@ -42,15 +42,15 @@ def test_every_command_runs_on_every_kind_of_model(kind: str) -> None:
     *colors, height, width = model.image_shape
     vae("sample -n 5 -o out/grid.png")
     assert pixels("out/grid.png").shape == (2 * height, 3 * width, *colors)
-    vae(f"reconstruct {test} -o out/back")
+    vae(f"reconstruct {test}{classes(kind)} -o out/back")
     assert len(list(Path("out/back").iterdir())) == len(read_split("test").images)
-    vae(f"interpolate {test}:0 {test}:1 --steps 3 -o out/way.png")
+    vae(f"interpolate {test}:0 {test}:1 --steps 3{classes(kind, '7')} -o out/way.png")
     way = pixels("out/way.png")
     assert way.shape == (height, 5 * width, *colors)
     ends = [np.array(read_split("test").images[i]) for i in (0, 1)]
     for end, image in zip((way[:, :width], way[:, -width:]), ends, strict=True):
         assert np.array_equal(end, np.moveaxis(image, 0, 2) if colors else image)
-    vae(f"encode {test} -o out/codes.csv")
+    vae(f"encode {test}{classes(kind)} -o out/codes.csv")
     names = [f"{what}_{i}" for what in ("mu", "sigma")[: 1 if kind == "autoencoder" else 2] for i in range(4)]
     assert list(pd.read_csv("out/codes.csv").columns) == ["image", *names, *["kl"] * (kind != "autoencoder")]
     vae("info")
@@ -58,13 +58,13 @@ def test_every_command_runs_on_every_kind_of_model(kind: str) -> None:
         with pytest.raises(SystemExit):
             vae(f"score {test} -o out/scores.csv")
     else:
-        vae(f"score {test} --samples 3 -o out/scores.csv")
+        vae(f"score {test} --samples 3{classes(kind)} -o out/scores.csv")
 
 
 def test_scores_equal_the_evaluation(kind: str) -> None:
     if kind == "autoencoder":
         return
-    vae("score data/prepared/test_images.npy --samples 3 -o scores.parquet")
+    vae(f"score data/prepared/test_images.npy{classes(kind)} --samples 3 -o scores.parquet")
     scores, metrics = pd.read_parquet("scores.parquet"), json.loads(DEFAULT.metrics.read_text(encoding="utf-8"))
     for name in ("elbo", "distortion", "rate", "nll"):
         assert scores[name].mean() == pytest.approx(metrics[name], rel=1e-6)

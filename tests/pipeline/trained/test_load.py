@@ -79,9 +79,9 @@ def test_unscaled_images_are_reported(plain: Path, capsys: pytest.CaptureFixture
 
 def test_a_models_samples_can_be_encoded(kind: str) -> None:
     model = pipeline.load("models/default")
-    images = model.sample(64, seed=1)
-    mu, _ = model.encode(images)
-    model.encode(model.decode(100 * mu))  # far from the prior, where a Gaussian's mean is outside [0, 1]
+    images, label = model.sample(64, seed=1), "7" if kind == "conditional" else None
+    mu, _ = model.encode(images, label=label)
+    model.encode(model.decode(100 * mu, label), label=label)  # a Gaussian's mean is outside [0, 1]
 
 
 def test_an_autoencoder_has_no_log_prob(trained: Path) -> None:

@@ -1,0 +1,77 @@
+"""The option ``--class`` of the vae commands: a class by its name or number, or the class of each image from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.labels import a_class, class_number
+from pipeline.inference.model import TrainedModel
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import expect_file
+
+
+def class_of_each(trained: TrainedModel, given: str | None, count: int, *, required: bool) -> list[int] | None:
+    """Returns the class number of each of so many images, by one class for all or a file with each one's; None for None.
+
+    Args:
+        given: the option's value.
+        count: number of images.
+        required: whether the command needs it, with this model.
+
+    Raises:
+        UserError: if it is missing, of no use to the model, or no such classes.
+    """
+    names = trained.metadata.data.classes or []
+    if given is None or given in names or not given.endswith(".npy"):
+        number = one_class(trained, given, required=required)
+        return None if number is None else [number] * count
+    expect_use(trained, given)
+    numbers = numbers_in(Path(given), names)
+    if len(numbers) != count:
+        raise UserError(f"--class: expected the classes of {count:,} images in {given}, got {len(numbers):,}")
+    return numbers
+
+
+def one_class(trained: TrainedModel, given: str | None, *, required: bool) -> int | None:
+    """Returns the number of the class given; None for None.
+
+    Raises:
+        UserError: if it is missing, of no use to the model, or no such class.
+    """
+    names = trained.metadata.data.classes or []
+    if given is None:
+        if required:
+            raise UserError(f"--class: expected {a_class(names)}, since this model uses the class of an image, got none")
+        return None
+    expect_use(trained, given)
+    try:
+        return class_number(given, names)
+    except ValueError as error:
+        raise UserError(f"--class: {error}") from None
+
+
+def expect_use(trained: TrainedModel, given: str) -> None:
+    """Raises UserError if the model does not use classes."""
+    if not trained.model.uses_classes:
+        raise UserError(f"--class: expected none, since this model does not use classes, got {given!r}")
+
+
+def numbers_in(path: Path, names: Sequence[str]) -> list[int]:
+    """Reads class numbers, [N], from a .npy file.
+
+    Raises:
+        UserError: if the file has something else.
+    """
+    expect_file(path)
+    try:
+        numbers = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path}: expected a .npy file: {error}") from None
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise UserError(f"{path}: expected whole numbers [N], got {numbers.dtype} {list(numbers.shape)}")
+    if len(wrong := numbers[(numbers < 0) | (numbers >= len(names))]):
+        raise UserError(f"{path}: expected class numbers from 0 to {len(names) - 1}, got {wrong[0]}")
+    return [int(number) for number in numbers]

@@ -1,0 +1,20 @@
+"""The kinds of models, and which one the parameters name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.config.params import Model
+from pipeline.models.conditional import ConditionalVAE
+from pipeline.models.vae import VAE
+
+
+def build_model(image_shape: Sequence[int], params: Model, classes: int) -> VAE:
+    """Returns the untrained model that the parameters describe.
+
+    Args:
+        image_shape: [H, W] or [C, H, W].
+        params: of the model.
+        classes: number of classes of the images; 0 if they have none.
+    """
+    return (ConditionalVAE if params.condition == "label" else VAE)(image_shape, params, classes)
