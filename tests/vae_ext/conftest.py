@@ -1,4 +1,4 @@
-"""What the operator's tests share. They need torch, pytest, hypothesis and NumPy: no pipeline."""
+"""Fixtures of the operator's tests. They need torch, pytest, hypothesis and NumPy, but not the pipeline."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ HAS_GPU = torch.cuda.is_available()
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not HAS_GPU, reason="no GPU"))])
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """A device that has a kernel; where there is none these tests fail, for they would compare the reference with itself."""
+    """A device with a kernel; without one these tests fail, since they would compare the reference with itself."""
     assert backend(request.param) == request.param, backend_report()
     return torch.device(request.param)
 
 
 @pytest.fixture
 def module() -> ModuleType:
-    """The compiled module. Where it is missing these tests fail: a machine that tests the kernels can compile them."""
+    """The compiled module. Without it these tests fail: a machine that tests the kernels can compile them."""
     module = compiled_module()
     assert module is not None, backend_report()
     return module
@@ -31,7 +31,7 @@ def module() -> ModuleType:
 
 @pytest.fixture
 def each_cpu(module: ModuleType) -> Iterator[Callable[[], Iterator[str]]]:
-    """Sets each instruction set of this machine in turn, with one thread and with two; what was set is put back at the end."""
+    """Selects each instruction set of this machine in turn, with one and with two threads; restores both at the end."""
     capability, threads = module.cpu_capability(), torch.get_num_threads()
 
     def each() -> Iterator[str]:

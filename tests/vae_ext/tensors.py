@@ -1,4 +1,4 @@
-"""What goes into the operators, and when results are alike."""
+"""Inputs for the operators, and comparisons of results."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from vae_ext import bernoulli_log_prob, reparam_kl, reparam_log_ratio
 from vae_ext.autograd import Output
 
 SHAPES = [(1, 1), (3, 2), (128, 20), (41, 33), (7, 401), (5, 1024), (3, 1271), (2, 5000)]
-# Relative to the largest value, or to the terms of order one that it is a sum of: what rounding to the dtype alone costs,
-# with room for a few operations.
+# Relative to the largest value, or to the summands of order one: the rounding error of the dtype, with room for a few
+# operations.
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 5e-15, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 COPIES = {"aten::cat", "aten::copy_", "aten::clone", "aten::contiguous", "aten::slice_backward"}
 DIMS = [1, 2, 33, 401, 784, 1271, 5000]
@@ -34,9 +34,9 @@ def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
 
 
 def assert_same_bits(a: Tensor | Iterable[Tensor], b: Tensor | Iterable[Tensor]) -> None:
-    """Of a tensor or of each. Stricter than ``torch.equal``, to which 0 and -0 are the same and NaN is not itself.
+    """Compares one tensor or several. Stricter than ``torch.equal``: distinguishes 0 and -0, and NaN equals itself.
 
-    On a GPU any NaN is as good as another: of a float64 sum of several, the compiler chooses whose bits it has.
+    On a GPU all NaNs are equal: for a float64 sum of several NaNs, the compiler chooses whose bits it has.
     """
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
         for each_a, each_b in zip(a, b, strict=True):
@@ -56,7 +56,7 @@ def call(output: Output, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
 
 
 def random_bytes(rows: int, dim: int, device: torch.device | str = "cpu") -> Tensor:
-    """Every second one black or white, as in images, and among the others every byte."""
+    """Returns bytes, every second one black or white, as in images, and the others including every value."""
     generator = torch.Generator().manual_seed(rows * 10_007 + dim)
     grey, kind = torch.randint(256, (2, rows, dim), generator=generator)
     return torch.where(kind < 64, 0, torch.where(kind < 128, 255, grey)).to(device=device, dtype=torch.uint8)
@@ -74,7 +74,7 @@ def value_and_gradient(logits: Tensor, pixels: Tensor, upstream: Tensor) -> tupl
 
 
 def some_rows(count: int, images: int, device: torch.device | str = "cpu") -> Tensor:
-    """In no order and, with more rows than images, some of them several times; the first and the last image among them."""
+    """Returns unsorted row indices, including the first and the last image and, if ``count > images``, repetitions."""
     rows = torch.randint(images, (count,), generator=torch.Generator().manual_seed(count))
     rows[:2] = torch.tensor([images - 1, 0])[:count]
     return rows.to(device)

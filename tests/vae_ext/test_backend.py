@@ -1,4 +1,4 @@
-"""Which compiled module runs: the one of the tree, or the reference with a reason."""
+"""Which compiled module is loaded: the one of the tree, or the reference with a reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.programs import outside_make, quick_compiler, script
 from tests.vae_ext.probe import run_in_new_process
 from vae_ext.source import ROOT, checksum_file, module_digest, source_digest, sources_in
 
-# One line for each thing that the tests ask: the backend, and a number that depends on the noise.
+# Prints one line per question of the tests: the backend, and a number that depends on the noise.
 PROBE = """
 import torch, vae_ext
 print(vae_ext.backend("cpu"))
@@ -47,7 +47,7 @@ def copy_tree(to: Path) -> Path:
 
 
 def run_setup(tree: Path, *arguments: str, **environment: str) -> None:
-    """What `python setup.py` does, in a process that has imported torch."""
+    """Runs `python setup.py` in a process that has imported torch."""
     code = f"import runpy, sys; sys.argv[1:] = {arguments}; runpy.run_path('setup.py', run_name='__main__')"
     done = run_forked(run_code, code, folder=tree, environment={**os.environ, **environment})
     assert done.returncode == 0, done.stdout + done.stderr
@@ -55,17 +55,17 @@ def run_setup(tree: Path, *arguments: str, **environment: str) -> None:
 
 @pytest.fixture
 def quick(module: ModuleType, tmp_path: Path) -> str:
-    """A compiler that links the module of these sources, which the session has."""
+    """A compiler that instantly links the session's module of these sources."""
     return quick_compiler(tmp_path, Path(module.__file__ or ""))
 
 
 @pytest.fixture
 def no_compiler(tmp_path: Path) -> dict[str, str]:
-    """An environment in which there is nothing to compile with, and nothing compiled."""
+    """An environment without a compiler and without compiled modules."""
     return {"PATH": str(tmp_path / "empty"), "CXX": "", "VAE_EXT_CACHE_DIR": str(tmp_path / "cache")}
 
 
-def test_the_module_that_runs_carries_the_digest_of_the_sources(module: ModuleType) -> None:
+def test_the_loaded_module_has_the_digest_of_the_sources(module: ModuleType) -> None:
     assert module.build_info()["digest"] == source_digest()
     assert module.__file__ is not None
     assert module_digest(Path(module.__file__)) == source_digest()
@@ -73,16 +73,16 @@ def test_the_module_that_runs_carries_the_digest_of_the_sources(module: ModuleTy
     assert source_digest() in vae_ext.backend_report()
 
 
-def test_neither_the_import_nor_a_call_waits_for_the_compiler_of_torch() -> None:
-    """torch._dynamo takes a second to import, which ``import torch`` does not: neither may what is registered with it."""
+def test_neither_the_import_nor_a_call_imports_torch_dynamo() -> None:
+    """torch._dynamo takes a second to import, which ``import torch`` does not do: nor may registering the operators."""
     imported = "print('torch._dynamo' in sys.modules)\n"
     run = run_in_new_process(f"import sys, torch\n{imported}{PROBE}{imported}", ROOT, {})
     first, *_, last = run.stdout.splitlines()
     assert (first, last) == ("False", "False"), run.stderr
 
 
-def test_an_edited_kernel_is_another_module_and_a_stale_one_is_not_taken(module: ModuleType, tmp_path: Path) -> None:
-    # What is compiled need not be fast.
+def test_an_edited_kernel_is_rebuilt_and_a_stale_module_is_not_loaded(module: ModuleType, tmp_path: Path) -> None:
+    # The compiled code need not be fast.
     compiler = script(tmp_path / "c++", f'exec {shutil.which("c++")} "$@" -O0')
     tree, own_cache = copy_tree(tmp_path / "tree"), {"VAE_EXT_CACHE_DIR": str(tmp_path / "cache"), "CXX": compiler}
     assert module.__file__ is not None
@@ -90,7 +90,7 @@ def test_an_edited_kernel_is_another_module_and_a_stale_one_is_not_taken(module:
         shutil.copy(path, tree / "vae_ext")
     assert "built in the tree" in probe(folder=tree).stdout
 
-    # Twice the noise: what runs shows which sources it was built from.
+    # Twice the noise: the output shows which sources were built.
     kernel = tree / "csrc" / "gaussian.h"
     source = kernel.read_text(encoding="utf-8")
     kernel.write_text(source.replace("return mu + sigma * eps;", "return mu + T(2) * sigma * eps;"), encoding="utf-8")
@@ -101,7 +101,7 @@ def test_an_edited_kernel_is_another_module_and_a_stale_one_is_not_taken(module:
     assert "from the cache" in probe(own_cache, tree).stdout
 
 
-def test_without_a_compiler_the_reference_takes_over_with_one_warning_and_the_same_noise(no_compiler: dict[str, str]) -> None:
+def test_without_a_compiler_the_reference_is_used_with_one_warning_and_the_same_noise(no_compiler: dict[str, str]) -> None:
     fallback, kernel = probe(no_compiler), probe()
     assert fallback.returncode == 0, fallback.stderr
     assert fallback.stdout.splitlines()[0] == "reference"
@@ -131,13 +131,13 @@ def test_the_reference_can_be_forced(no_compiler: dict[str, str]) -> None:
         ),
     ],
 )
-def test_what_is_forced_and_cannot_be_had_fails_by_name(environment: dict[str, str], message: str) -> None:
+def test_an_unavailable_forced_backend_is_an_error_that_names_it(environment: dict[str, str], message: str) -> None:
     run = probe(environment)
     assert run.returncode != 0
     assert message in run.stderr.splitlines()[-1]
 
 
-def test_a_compiler_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_compiler_is_named(tmp_path: Path) -> None:
     run = probe({"CXX": "/nowhere/c++", "VAE_EXT_CACHE_DIR": str(tmp_path)})
     assert run.stdout.splitlines()[0] == "reference"
     assert "the build failed: error: CXX=/nowhere/c++: there is no such compiler (whole log: " in run.stderr
@@ -148,7 +148,7 @@ def test_each_instruction_set_can_be_forced(module: ModuleType) -> None:
         assert f"cpu: {name} " in probe({"VAE_EXT_CPU_CAPABILITY": name}).stdout
 
 
-def test_a_build_in_the_tree_is_taken_and_a_source_archive_holds_every_source(quick: str, tmp_path: Path) -> None:
+def test_a_build_in_the_tree_is_loaded_and_a_source_archive_is_complete(quick: str, tmp_path: Path) -> None:
     tree = copy_tree(tmp_path / "tree")
     shutil.copy(ROOT / "MANIFEST.in", tree)
     run_setup(tree, "--quiet", "sdist", "build_ext", "--inplace", CXX=quick)
@@ -161,9 +161,9 @@ def test_a_build_in_the_tree_is_taken_and_a_source_archive_holds_every_source(qu
 
 @pytest.mark.long
 @pytest.mark.skipif(not is_ninja_available(), reason="no ninja, which knows what a file includes")
-def test_an_edited_header_compiles_only_those_again_that_include_it(quick: str, tmp_path: Path) -> None:
+def test_an_edited_header_recompiles_only_the_files_that_include_it(quick: str, tmp_path: Path) -> None:
     tree, log = copy_tree(tmp_path / "tree"), tmp_path / "compiled"
-    # Of -c it does as much as tells ninja what a file includes.
+    # With -c, only as much as tells ninja which headers a file includes.
     compile_only = f"""*' -c '*) echo "$*" >> {log}; exec {shutil.which("c++")} "$@" -E ;;"""
     compiler = script(tmp_path / "logged", 'case " $* " in', compile_only, f'*) exec {quick} "$@" ;;', "esac")
 
@@ -176,10 +176,10 @@ def test_an_edited_header_compiles_only_those_again_that_include_it(quick: str, 
     assert compiled() == set()
     header = tree / "csrc" / "cpu" / "tile.h"
     header.write_text(header.read_text(encoding="utf-8") + "// an edit\n", encoding="utf-8")
-    assert compiled() == {"cpu/avx2.cpp", "cpu/avx512.cpp", "cpu/default.cpp", "torch/module.cpp"}  # the last has the digest
+    assert compiled() == {"cpu/avx2.cpp", "cpu/avx512.cpp", "cpu/default.cpp", "torch/module.cpp"}  # module: has the digest
 
 
-def test_pip_install_gives_a_working_module_elsewhere(quick: str, tmp_path: Path) -> None:
+def test_pip_install_gives_a_working_module_outside_the_checkout(quick: str, tmp_path: Path) -> None:
     tree, target = copy_tree(tmp_path / "tree"), tmp_path / "site"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     env = {**os.environ, "CXX": quick}
@@ -191,7 +191,7 @@ def test_pip_install_gives_a_working_module_elsewhere(quick: str, tmp_path: Path
     assert "(installed)" in run.stdout
     here = probe().stdout.splitlines()
     assert run.stdout.splitlines()[1] == here[1]
-    assert run.stdout.splitlines()[-1] == here[-1]  # the version, of the package's metadata and of pyproject.toml
+    assert run.stdout.splitlines()[-1] == here[-1]  # the version, from the package's metadata and from pyproject.toml
     assert not (target / "csrc").exists()
     # How .github/workflows/wheels.yml tests a wheel.
     smoke = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["cibuildwheel"]["test-command"]

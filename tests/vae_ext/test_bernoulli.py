@@ -1,4 +1,4 @@
-"""The log-likelihood of Bernoulli pixels against float64 and PyTorch's cross-entropy."""
+"""The log-likelihood of Bernoulli pixels, compared with float64 and PyTorch's cross-entropy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vae_ext.dispatch import FLOATS
 
 
 def exact(logits: Tensor, pixels: Tensor) -> Tensor:
-    """x log s + (1 - x) log(1 - s) of each pixel, in float64, in the form in which nothing cancels."""
+    """x log s + (1 - x) log(1 - s) per pixel, in float64, in a form without cancellation."""
     white, black = F.logsigmoid(logits.double()), F.logsigmoid(-logits.double())
     return (pixels.double() * white + (255 - pixels.double()) * black) / 255
 
@@ -31,7 +31,7 @@ def test_log_prob_and_gradient_agree_with_float64_autograd(
         logits = random_logits(*lead, dim, dtype=dtype, device=device).requires_grad_()
         pixels = random_bytes(lead[-1], dim, device)
         log_prob = bernoulli_log_prob(logits, pixels)
-        # It is never rounded to a half type.
+        # Never rounded to a half type.
         assert log_prob.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
         logits64 = logits.detach().double().requires_grad_()
         expected = reference.bernoulli_log_prob(logits64, pixels)
@@ -43,7 +43,7 @@ def test_log_prob_and_gradient_agree_with_float64_autograd(
         assert_close(grad, torch.autograd.grad(expected, logits64, upstream.double())[0], dtype)
 
 
-def test_log_prob_is_minus_the_cross_entropy_of_pytorch(device: torch.device) -> None:
+def test_log_prob_is_minus_pytorchs_cross_entropy(device: torch.device) -> None:
     logits, pixels = random_logits(3, 16, 784, device=device), random_bytes(16, 784, device)
     x = (pixels.float() / 255).expand_as(logits)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
@@ -60,8 +60,8 @@ def test_log_prob_of_every_byte_is_never_positive_and_within_1e_6_of_float64(dev
     assert ((log_prob - expected).abs() <= 1e-6 * expected.abs()).all()
 
 
-def test_what_is_confidently_right_keeps_its_precision(device: torch.device) -> None:
-    # 784 pixels that all together are missing a thousandth of a nat and less.
+def test_confident_correct_logits_keep_their_precision(device: torch.device) -> None:
+    # 784 pixels that together lose a thousandth of a nat or less.
     for byte, sign in ((0, -1), (255, 1)):
         logits = sign * torch.linspace(13, 60, 784, device=device).expand(4, 784)
         pixels = torch.full((4, 784), byte, dtype=torch.uint8, device=device)
@@ -74,7 +74,7 @@ def test_what_is_confidently_right_keeps_its_precision(device: torch.device) -> 
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_no_logit_is_too_large(device: torch.device, dtype: torch.dtype) -> None:
+def test_no_logit_overflows(device: torch.device, dtype: torch.dtype) -> None:
     pixels = torch.arange(256, dtype=torch.uint8, device=device)[None]
     for value in (-1e4, 1e4):
         logits = torch.full((1, 256), value, dtype=dtype, device=device)
@@ -85,14 +85,14 @@ def test_no_logit_is_too_large(device: torch.device, dtype: torch.dtype) -> None
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_what_is_not_finite_stays_so(device: torch.device, value: float) -> None:
+def test_nonfinite_inputs_give_nonfinite_results(device: torch.device, value: float) -> None:
     pixels = torch.arange(256, dtype=torch.uint8, device=device)[:, None].expand(256, 5).contiguous()
     logits = torch.ones(3, 256, 5, device=device)
     logits[1, :, 2] = value
     log_prob, grad = value_and_gradient(logits, pixels, torch.ones(3, 256, device=device))
     assert not log_prob[1].isfinite().any()
     assert log_prob[[0, 2]].isfinite().all()
-    # A sigmoid is 0 or 1 there.
+    # There a sigmoid is 0 or 1.
     x = pixels[:, 2].float() / 255
     torch.testing.assert_close(grad[1, :, 2], x - torch.sigmoid(logits[1, :, 2]), equal_nan=True)
 
@@ -114,10 +114,12 @@ def test_same_bits_on_every_instruction_set_and_thread_count(each_cpu: Callable[
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("samples", [1, 3])
-def test_value_and_gradient_in_one_pass_are_the_bits_of_the_two(device: torch.device, dtype: torch.dtype, samples: int) -> None:
+def test_value_and_gradient_in_one_pass_have_the_bits_of_two_passes(
+    device: torch.device, dtype: torch.dtype, samples: int
+) -> None:
     ops = torch.ops.vae_ext
     for dim in [0, *DIMS]:
-        # Rows of any stride and any first element; logits that are not finite.
+        # Rows with any stride and offset; logits that are not finite.
         wide, wide_pixels = random_logits(samples * 5, dim + 1, dtype=dtype, device=device), random_bytes(5, dim + 1, device)
         wide[-1] = torch.tensor([float("nan"), float("inf"), -float("inf")], device=device).repeat(dim + 1)[: dim + 1]
         for part, weight in ((slice(0, dim), -1 / 3), (slice(1, dim + 1), 1e30), (slice(0, dim), 0.0)):
@@ -128,7 +130,7 @@ def test_value_and_gradient_in_one_pass_are_the_bits_of_the_two(device: torch.de
 
 
 @pytest.mark.parametrize("dim", [33, 784])
-def test_rows_of_any_stride_go_in_without_a_copy(device: torch.device, dim: int) -> None:
+def test_rows_of_any_stride_are_not_copied(device: torch.device, dim: int) -> None:
     logits = random_logits(8, 2 * dim, device=device)[:, :dim]
     pixels = random_bytes(8, 2 * dim, device)[:, dim:]
     with torch.profiler.profile() as profile:
@@ -150,7 +152,7 @@ def test_empty_batches_give_empty_results(device: torch.device, shape: tuple[int
     assert binarize(pixels, noise_key(0, device=device)).shape == shape[-2:]
 
 
-def test_first_and_second_derivatives_by_finite_differences(device: torch.device) -> None:
+def test_first_and_second_derivatives_match_finite_differences(device: torch.device) -> None:
     pixels = random_bytes(3, 5, device)
     f = functools.partial(bernoulli_log_prob, pixels=pixels)
     for shape in ((3, 5), (2, 3, 5)):
@@ -159,7 +161,7 @@ def test_first_and_second_derivatives_by_finite_differences(device: torch.device
         assert torch.autograd.gradgradcheck(f, (logits,))
 
 
-def test_forward_mode_derivatives_are_those_of_the_reference(device: torch.device) -> None:
+def test_forward_mode_derivatives_match_the_reference(device: torch.device) -> None:
     logits, tangent = torch.randn(2, 3, 5, device=device)
     pixels = random_bytes(3, 5, device)
     with torch.autograd.forward_ad.dual_level():

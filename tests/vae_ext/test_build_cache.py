@@ -1,4 +1,4 @@
-"""The cache of compiled modules: what is loaded from it is whole, of these sources, and this user's own."""
+"""The cache of compiled modules: modules loaded from it are undamaged, of the current sources, and the user's own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from filelock import FileLock
 from vae_ext.backend import BackendError
 from vae_ext.source import ROOT, checksum_file, module_digest, source_digest
 
-backend: Any = importlib.import_module("vae_ext.backend")  # as an attribute of vae_ext it is the function
+backend: Any = importlib.import_module("vae_ext.backend")  # as an attribute of vae_ext, this name is the function
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "cut to 20 kB, which raised SIGBUS": lambda module: os.truncate(module, 20_000),
@@ -44,7 +44,7 @@ def overwrite(module: Path, offset: int, content: bytes) -> None:
 
 
 class Compiler:
-    """In place of the real one: gives the module of this tree, in no time."""
+    """Replaces the real compiler: instantly returns this tree's module."""
 
     def __init__(self, module: Path) -> None:
         self.module, self.runs = module, 0
@@ -62,7 +62,7 @@ class Compiler:
 @pytest.fixture
 def compiler(module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compiler:
     monkeypatch.setenv("VAE_EXT_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(backend, "__file__", str(tmp_path / "tree" / "backend.py"))  # where no module was built
+    monkeypatch.setattr(backend, "__file__", str(tmp_path / "tree" / "backend.py"))  # no module was built here
     compiler = Compiler(Path(module.__file__ or ""))
     monkeypatch.setattr(backend, "_compile", compiler)
     return compiler
@@ -74,7 +74,7 @@ def find() -> tuple[Path, str]:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_module_is_built_again_before_it_is_loaded(compiler: Compiler, damage: str) -> None:
+def test_a_damaged_module_is_rebuilt_before_it_is_loaded(compiler: Compiler, damage: str) -> None:
     module, how = find()
     assert how == "built just now"
     assert find() == (module, "from the cache")
@@ -87,23 +87,23 @@ def test_a_damaged_module_is_built_again_before_it_is_loaded(compiler: Compiler,
     assert compiler.runs == 2
 
 
-def test_a_module_of_other_sources_is_not_taken_from_the_cache(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_of_other_sources_is_not_loaded_from_the_cache(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
     module, _ = find()
-    # Sources whose digest begins alike have the same folder.
+    # Sources whose digests begin alike share a folder.
     monkeypatch.setattr(backend, "source_digest", lambda: source_digest()[:16] + 48 * "0")
     with pytest.raises(backend._NoModuleError, match="the sources changed while they were compiled"):
         find()
     assert module_digest(module) == source_digest()
 
 
-def test_a_damaged_module_in_the_tree_is_not_taken(compiler: Compiler, tmp_path: Path) -> None:
+def test_a_damaged_module_in_the_tree_is_not_loaded(compiler: Compiler, tmp_path: Path) -> None:
     beside = compiler.copy_to(tmp_path / "tree")
     assert find() == (beside, "built in the tree")
     os.truncate(beside, 20_000)
     assert find()[1] == "built just now"
 
 
-def test_a_damaged_installation_says_so(compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_installation_is_reported(compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "is_checkout", lambda: False)
     with pytest.raises(backend._NoModuleError, match="this installation has no compiled module"):
         find()
@@ -118,7 +118,7 @@ def test_a_damaged_installation_says_so(compiler: Compiler, tmp_path: Path, monk
         find()
 
 
-def test_a_module_is_on_the_disk_before_it_has_its_name(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_is_flushed_to_disk_before_it_is_renamed(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[tuple[str, str]] = []
     fsync, replace = os.fsync, Path.replace
 
@@ -137,7 +137,7 @@ def test_a_module_is_on_the_disk_before_it_has_its_name(compiler: Compiler, monk
     assert events == [("flush", name), ("name", name), ("flush", checksum), ("name", checksum), ("flush", module.parent.name)]
 
 
-def test_a_module_is_kept_where_a_folder_cannot_be_flushed(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_is_kept_if_its_folder_cannot_be_flushed(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
     fsync = os.fsync
 
     def fsync_of_files(handle: int) -> None:
@@ -151,7 +151,7 @@ def test_a_module_is_kept_where_a_folder_cannot_be_flushed(compiler: Compiler, m
     assert find() == (module, "from the cache")
 
 
-def test_the_cache_is_this_users_alone(compiler: Compiler, tmp_path: Path) -> None:
+def test_the_cache_is_private_to_the_user(compiler: Compiler, tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         module, _ = find()
@@ -163,7 +163,7 @@ def test_the_cache_is_this_users_alone(compiler: Compiler, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("mode", [0o770, 0o720, 0o707, 0o777])
 @pytest.mark.parametrize("inner", [False, True])
-def test_a_cache_that_others_can_write_to_is_refused(compiler: Compiler, mode: int, inner: bool) -> None:
+def test_a_cache_writable_by_others_is_rejected(compiler: Compiler, mode: int, inner: bool) -> None:
     module, _ = find()
     folder = module.parent if inner else module.parent.parent
     folder.chmod(mode)
@@ -176,7 +176,7 @@ def test_a_cache_that_others_can_write_to_is_refused(compiler: Compiler, mode: i
 
 
 def let_own(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
-    """Lets every file seem a user's, and this process another one's who is not root."""
+    """Makes all files appear to belong to a user, and this process to another one who is not root."""
     found = Path.stat
 
     def owned(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
@@ -187,20 +187,20 @@ def let_own(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
 
 
-def test_a_cache_of_another_user_is_refused(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_of_another_user_is_rejected(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
     find()
     let_own(monkeypatch, 4321)
     with pytest.raises(backend._NoModuleError, match=r"vae_ext belongs to another user \(uid 4321\): set VAE_EXT_CACHE_DIR"):
         find()
 
 
-def test_a_cache_of_root_is_taken(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_of_root_is_accepted(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
     find()
     let_own(monkeypatch, 0)
     assert find()[1] == "from the cache"
 
 
-def test_where_the_cache_is_refused_the_reference_takes_over_or_a_forced_kernel_fails(
+def test_with_a_rejected_cache_the_reference_is_used_or_a_forced_kernel_fails(
     compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "vae_ext").mkdir()
@@ -219,7 +219,9 @@ def test_where_the_cache_is_refused_the_reference_takes_over_or_a_forced_kernel_
             backend._loaded.__wrapped__()
 
 
-def test_what_killed_compiles_left_is_swept_but_not_what_a_running_one_writes(compiler: Compiler, tmp_path: Path) -> None:
+def test_leftovers_of_killed_compilations_are_deleted_and_files_of_running_ones_are_kept(
+    compiler: Compiler, tmp_path: Path
+) -> None:
     module, _ = find()
     cache = module.parent.parent
     scratch = [folder / "tmpscratch" / "lib" for folder in (module.parent, cache / "other", cache / "busy")]
@@ -234,7 +236,7 @@ def test_what_killed_compiles_left_is_swept_but_not_what_a_running_one_writes(co
     assert sorted(path.name for path in module.parent.iterdir()) == [module.name, f"{module.name}.sha256", "lock"]
 
 
-def test_a_lock_that_cannot_be_opened_stops_no_build(compiler: Compiler, tmp_path: Path) -> None:
+def test_a_lock_that_cannot_be_opened_does_not_prevent_a_build(compiler: Compiler, tmp_path: Path) -> None:
     foreign = tmp_path / "vae_ext" / "foreign" / "lock"
     foreign.mkdir(parents=True)  # a folder, which root cannot open for writing either
     foreign.parents[1].chmod(0o700)
@@ -243,7 +245,7 @@ def test_a_lock_that_cannot_be_opened_stops_no_build(compiler: Compiler, tmp_pat
     assert find()[1] == "built just now"
 
 
-def test_two_processes_compile_once_and_the_second_says_that_it_waits(compiler: Compiler) -> None:
+def test_two_processes_compile_once_and_the_second_reports_that_it_waits(compiler: Compiler) -> None:
     module, _ = find()
     kept = {path: path.read_bytes() for path in (module, checksum_file(module))}
     module.unlink()
@@ -262,12 +264,12 @@ def test_two_processes_compile_once_and_the_second_says_that_it_waits(compiler: 
             assert said.readline() == waits
             for path, content in kept.items():
                 path.write_bytes(content)
-        assert said.read() == ""  # it would say that it compiles
+        assert said.read() == ""  # otherwise it would report that it compiles
     second.join()
     assert second.exitcode == 0
 
 
-def test_a_setuptools_that_cannot_read_pyproject_is_named() -> None:
+def test_an_outdated_setuptools_is_named() -> None:
     code = "import runpy, setuptools, sys; setuptools.__version__ = '65.5.0'; runpy.run_path(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, str(ROOT / "setup.py")], capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""The operator over shapes, strides, dtypes, sample counts and offsets that nobody chose, against the reference in float64."""
+"""The operator with random shapes, strides, dtypes, sample counts and offsets, compared with the float64 reference."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ cases = st.fixed_dictionaries(
 
 
 def laid_out(values: Tensor, layout: str) -> Tensor:
-    """The same values (of the first row, for "one row for all") with other strides."""
+    """Returns the same values (for "one row for all", of the first row) with other strides."""
     *lead, dim = values.shape
     other = float("nan") if values.is_floating_point() else 77
     if layout == "gap after each row":
@@ -49,7 +49,7 @@ def laid_out(values: Tensor, layout: str) -> Tensor:
 
 
 def normal(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator, device: torch.device) -> Tensor:
-    """The same numbers, up to their rounding, on every device and in every type."""
+    """Returns the same numbers, up to rounding, on every device and in every type."""
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device)
 
 
@@ -98,7 +98,7 @@ def test_any_case_agrees_with_the_reference_in_float64(device: torch.device, cas
 
 @given(case=cases)
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_layout_gives_the_bits_of_the_dense_one(device: torch.device, case: dict[str, Any]) -> None:
+def test_any_layout_gives_the_same_bits_as_a_contiguous_one(device: torch.device, case: dict[str, Any]) -> None:
     generator = torch.Generator().manual_seed(case["seed"] % 2**63)
     odd = drawn_inputs(case, generator, device)
     key, options = noise_key(case["seed"], device=device), options_of(case)

@@ -1,4 +1,4 @@
-"""What only a GPU can show. The other tests of this folder run there as well, with `device` = cuda."""
+"""Behaviour that only a GPU shows. The other tests of this folder run there too, with `device` = cuda."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def test_a_cuda_graph_draws_new_pixels_at_each_replay() -> None:
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("lead", [(5,), (300,), (3, 7)])
-def test_log_prob_and_its_gradient_are_the_cpus_bits(dtype: torch.dtype, lead: tuple[int, ...]) -> None:
+def test_log_prob_and_its_gradient_have_the_cpus_bits(dtype: torch.dtype, lead: tuple[int, ...]) -> None:
     for dim in DIMS:
-        # Rows of any stride and any first element.
+        # Rows with any stride and offset.
         logits, pixels = random_logits(*lead, dim + 1, dtype=dtype), random_bytes(lead[-1], dim + 1)
         upstream = torch.randn(lead, dtype=torch.promote_types(dtype, torch.float32))
         for part in (slice(0, dim), slice(1, dim + 1)):
@@ -81,7 +81,7 @@ def test_log_prob_and_its_gradient_are_the_cpus_bits(dtype: torch.dtype, lead: t
             assert_same_bits(ours, (t.cpu() for t in theirs))
 
 
-def test_draws_are_the_cpus() -> None:
+def test_draws_equal_the_cpus() -> None:
     for dim in DIMS:
         pixels = random_bytes(300, dim + 1)
         for part in (slice(0, dim), slice(1, dim + 1)):
@@ -92,7 +92,7 @@ def test_draws_are_the_cpus() -> None:
             assert torch.equal(ours, theirs.cpu())
 
 
-def test_taken_pixels_are_the_cpus() -> None:
+def test_taken_pixels_equal_the_cpus() -> None:
     for dim in DIMS:
         images, rows = random_bytes(70, dim + 1), some_rows(300, 70)
         for part in (slice(0, dim), slice(1, dim + 1)):
@@ -119,8 +119,8 @@ torch.cuda.synchronize()
 
 
 @pytest.mark.parametrize("dim", [33, 784])
-def test_the_kernel_asserts_that_rows_are_images(dim: int) -> None:
-    # In processes of their own: after a failed assertion a process has no GPU any more.
+def test_the_kernel_asserts_that_rows_are_in_range(dim: int) -> None:
+    # In separate processes: after a failed assertion a process can no longer use the GPU.
     for row, passes in ((3, True), (5, False), (-1, False)):
         command = [sys.executable, "-c", TAKE, str(dim), str(row)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -129,7 +129,7 @@ def test_the_kernel_asserts_that_rows_are_images(dim: int) -> None:
         assert ("device-side assert" in done.stderr) != passes
 
 
-def test_nothing_synchronises() -> None:
+def test_no_operator_synchronises() -> None:
     packed = torch.randn(64, 40, device="cuda", requires_grad=True)
     key = noise_key(1, device="cuda")
     upstream = [torch.ones(64, 20, device="cuda"), torch.ones(64, device="cuda")]
@@ -147,7 +147,7 @@ def test_nothing_synchronises() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_work_goes_to_the_current_stream() -> None:
+def test_kernels_run_on_the_current_stream() -> None:
     mu, logvar = torch.zeros(2, 4096, 512, device="cuda")
     key = noise_key(1, device="cuda")
     expected = reparam_kl(mu + 3, logvar, key)[0]
@@ -165,7 +165,7 @@ def test_work_goes_to_the_current_stream() -> None:
     torch.cuda.is_available() and torch.cuda.get_device_properties(0).total_memory < 24 * 2**30, reason="needs 24 GiB"
 )
 @pytest.mark.parametrize(("rows", "dim"), [(2**27 + 5, 17), (3, 2**30)])
-def test_more_than_2_31_elements(rows: int, dim: int) -> None:
+def test_more_than_2_31_elements_are_supported(rows: int, dim: int) -> None:
     mu = torch.zeros(rows, dim, dtype=torch.float16, device="cuda")
     z, kl = reparam_kl(mu, mu, noise_key(2, device="cuda"))
     assert not kl.any()
@@ -179,7 +179,7 @@ def test_more_than_2_31_elements(rows: int, dim: int) -> None:
         assert z[-1, -1000:].any()
 
 
-def test_the_same_bits_every_time() -> None:
+def test_results_are_deterministic() -> None:
     torch.manual_seed(0)
     mu, logvar = torch.randn(2, 1000, 300, device="cuda").requires_grad_()
     key = noise_key(1, device="cuda")

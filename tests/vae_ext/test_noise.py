@@ -1,4 +1,4 @@
-"""The noise contract: one function of (seed, step, sample, row, dim), the same bits everywhere."""
+"""The noise contract: a function of (seed, step, sample, row, dim), with the same bits everywhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from vae_ext import noise_key, reparam_kl, standard_normal
 from vae_ext.noise import box_muller, philox
 
-# Random123's published vectors of Philox4x32-10: counter, key, output.
+# Random123's published vectors for Philox4x32-10: counter, key, output.
 KNOWN = [
     ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
     ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
@@ -30,13 +30,13 @@ def words(text: str) -> list[int]:
 def kernel_noise(
     key: Tensor, rows: int, dim: int, num_samples: int | None = None, row_offset: int = 0, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """The fused operator at mu = logvar = 0, where z is eps."""
+    """Returns the fused operator's z at mu = logvar = 0, where it equals eps."""
     zeros = torch.zeros(rows, dim, dtype=dtype, device=key.device)
     return reparam_kl(zeros, zeros, key, num_samples=num_samples, row_offset=row_offset)[0]
 
 
 @pytest.mark.parametrize(("counter", "key", "output"), KNOWN)
-def test_philox_gives_the_published_vectors(module: ModuleType, counter: str, key: str, output: str) -> None:
+def test_philox_matches_the_published_vectors(module: ModuleType, counter: str, key: str, output: str) -> None:
     assert module.philox(words(counter), words(key)) == words(output)
     c0, c1, c2, c3 = (torch.tensor(word) for word in words(counter))
     k0, k1 = (torch.tensor(word) for word in words(key))
@@ -85,24 +85,24 @@ def test_same_noise_for_every_dtype(module: ModuleType, device: torch.device, dt
     assert torch.equal(kernel_noise(key, 33, 21, dtype=dtype), standard_normal(key, 33, 21).to(dtype))
 
 
-def test_noise_of_a_shard_is_its_part_of_the_whole(device: torch.device) -> None:
+def test_noise_of_a_shard_is_a_part_of_the_whole(device: torch.device) -> None:
     key = noise_key(11, 2, device=device)
     whole = kernel_noise(key, 100, 20, 3)
     parts = [kernel_noise(key, 30, 20, 3, row_offset=row) for row in (0, 30, 60)]
     assert torch.equal(torch.cat(parts, dim=1), whole[:, :90])
 
 
-def test_noise_of_a_narrow_row_is_the_start_of_a_wide_one(device: torch.device) -> None:
+def test_noise_of_a_narrow_row_is_a_prefix_of_a_wide_one(device: torch.device) -> None:
     key = noise_key(11, 2, device=device)
     assert torch.equal(kernel_noise(key, 9, 7), kernel_noise(key, 9, 300)[:, :7])
 
 
-def test_first_of_many_samples_is_the_only_one(device: torch.device) -> None:
+def test_the_first_of_many_samples_equals_a_single_one(device: torch.device) -> None:
     key = noise_key(11, 2, device=device)
     assert torch.equal(kernel_noise(key, 9, 7, 5)[0], kernel_noise(key, 9, 7))
 
 
-def test_noise_is_box_muller_to_float64() -> None:
+def test_noise_matches_box_muller_in_float64() -> None:
     generator = torch.Generator().manual_seed(0)
     radius_word, angle_word = torch.randint(2**32, (2, 1_000_000), generator=generator)
     radius_word[:3] = torch.tensor([0, 2**32 - 1, 1])
@@ -127,17 +127,17 @@ def test_key_none_follows_the_default_generator() -> None:
     ("seed", "step", "message"),
     [(2**64, 0, "seed: expected -9223372036854775808 to"), (0, -1, "step: expected 0 to"), (0, 2**32, "step: expected 0 to")],
 )
-def test_a_key_that_does_not_fit_is_refused(seed: int, step: int, message: str) -> None:
+def test_a_seed_or_step_out_of_range_is_rejected(seed: int, step: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         noise_key(seed, step)
 
 
-def test_what_is_not_a_key_or_a_number_is_refused() -> None:
+def test_arguments_of_wrong_types_are_rejected() -> None:
     with pytest.raises(TypeError, match=r"seed: expected a whole number, got 1\.9"):
         noise_key(1.9)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"key: expected \[2\], seed and step, got \[3\]"):
         standard_normal(torch.zeros(3, dtype=torch.int64), 2, 2)
 
 
-def test_unsigned_and_signed_seeds_of_the_same_bits_are_the_same() -> None:
+def test_signed_and_unsigned_seeds_of_the_same_bits_are_equivalent() -> None:
     assert torch.equal(noise_key(2**64 - 1), noise_key(-1))

@@ -1,7 +1,7 @@
-"""A hundred million draws: no statistic beyond what chance allows.
+"""Statistics of a hundred million draws are within chance.
 
-Each statistic is compared with its distribution under the null. The bound is five standard errors, or a p-value of 1e-6: over
-the some fifty statistics below, a right generator fails less than once in ten thousand runs, and these runs have one key.
+Each statistic is compared with its distribution under the null hypothesis. The bound is five standard errors, or a p-value of
+1e-6: with about fifty statistics, a correct generator fails less than once in ten thousand keys; these tests have fixed keys.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROWS, DIM, PARTS = 10_000, 1_000, 10
 
 
 def draws(seed: int = 1, step: int = 0, samples: int = 1, rows: int = ROWS, dim: int = DIM) -> Tensor:
-    """[samples, rows, dim] normals of the kernel, which the other tests show to be the reference's bits."""
+    """Returns normals of the kernel, [samples, rows, dim]; other tests show that they equal the reference's bits."""
     zeros = torch.zeros(rows, dim)
     return reparam_kl(zeros, zeros, noise_key(seed, step), num_samples=samples)[0]
 
@@ -33,11 +33,11 @@ def parts() -> Iterator[list[Tensor]]:
 
 
 def chunks(parts: list[Tensor]) -> Iterator[Tensor]:
-    """A million draws at a time: memory that is used again is not asked for again."""
+    """Yields a million draws at a time, so that memory is reused."""
     return (chunk for part in parts for chunk in part.flatten().split(1_000_000))
 
 
-def test_moments_of_a_hundred_million_draws(module: ModuleType, parts: list[Tensor]) -> None:
+def test_moments_of_a_hundred_million_draws_are_normal(module: ModuleType, parts: list[Tensor]) -> None:
     n = PARTS * ROWS * DIM
     sums = torch.zeros(4, dtype=torch.float64)
     for chunk in chunks(parts):
@@ -45,7 +45,7 @@ def test_moments_of_a_hundred_million_draws(module: ModuleType, parts: list[Tens
         square = x * x
         sums += torch.stack([x.sum(), square.sum(), square.dot(x), square.dot(square)])
     sums /= n
-    # Variances of x, x^2, x^3 - 3x and x^4 - 6x^2 of a standard normal: mean, variance, skewness, excess kurtosis.
+    # Variances of x, x^2, x^3 - 3x and x^4 - 6x^2 for a standard normal: mean, variance, skewness, excess kurtosis.
     statistics = {
         "mean": (sums[0], 1.0),
         "variance": (sums[1] - 1, 2.0),
@@ -56,21 +56,21 @@ def test_moments_of_a_hundred_million_draws(module: ModuleType, parts: list[Tens
         assert abs(value) < SIGMAS * math.sqrt(variance / n), name
 
 
-def test_distribution_by_kolmogorov_smirnov_and_chi_squared(module: ModuleType, parts: list[Tensor]) -> None:
+def test_distribution_passes_kolmogorov_smirnov_and_chi_squared(module: ModuleType, parts: list[Tensor]) -> None:
     n, bins = PARTS * ROWS * DIM, 65_536
     counts = torch.zeros(bins, dtype=torch.float64)
     for chunk in chunks(parts):
         uniform = torch.special.ndtr(chunk.double())
         counts += torch.bincount((uniform * bins).long().clamp(max=bins - 1), minlength=bins)
-    # Kolmogorov's distribution: P(sqrt(n) D > d) < 2 exp(-2 d^2); 2.7 is a p-value of 1e-6. D at the bins' edges.
+    # Kolmogorov's distribution: P(sqrt(n) D > d) < 2 exp(-2 d^2); 2.7 is a p-value of 1e-6. D at the edges of the bins.
     distance = (counts.cumsum(0) / n - torch.arange(1, bins + 1) / bins).abs().max().item()
     assert math.sqrt(n) * distance < 2.7
-    # Chi-squared of 65,535 degrees of freedom is normal to well within five standard deviations.
+    # Chi-squared with 65,535 degrees of freedom is normal well beyond five standard deviations.
     chi_squared = ((counts - n / bins).square() / (n / bins)).sum().item()
     assert abs(chi_squared - (bins - 1)) < SIGMAS * math.sqrt(2 * (bins - 1))
 
 
-def test_tails_are_there_and_end_where_32_bits_end(module: ModuleType, parts: list[Tensor]) -> None:
+def test_tails_extend_to_the_limit_of_32_bits(module: ModuleType, parts: list[Tensor]) -> None:
     n = PARTS * ROWS * DIM
     tails = torch.cat([part[part.abs() > 3.0].abs() for part in parts])
     for threshold in (3.0, 4.0, 5.0):
@@ -81,7 +81,7 @@ def test_tails_are_there_and_end_where_32_bits_end(module: ModuleType, parts: li
 
 
 def and_squares(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Values, and their squares at mean 0 and variance 1."""
+    """Returns values, and their squares scaled to mean 0 and variance 1."""
     return x, (x * x - 1) / math.sqrt(2)
 
 
@@ -91,7 +91,7 @@ def assert_uncorrelated(x: Tensor, y: Tensor, what: str) -> None:
 
 @pytest.fixture(scope="module")
 def grids(parts: list[Tensor]) -> list[tuple[str, tuple[Tensor, Tensor]]]:
-    """Draws whose last dimension is the one that is named, and their squares."""
+    """Draws with the named dimension last, and their squares."""
     samples = draws(samples=100, rows=100).flatten(1)
     named = (("dim", parts[0]), ("row", parts[1].T), ("sample", samples.T))
     return [(name, and_squares(part)) for name, part in named]

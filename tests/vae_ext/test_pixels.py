@@ -1,4 +1,4 @@
-"""Pixels drawn and taken, against the reference; and what the operators on pixels refuse."""
+"""Binarizing and taking pixels, compared with the reference; and invalid arguments of the operators on pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from tests.vae_ext.tensors import DIMS, assert_same_bits, random_bytes, some_row
 from vae_ext import bernoulli_log_prob, binarize, noise_key, reference, take_pixels
 
 
-def test_binarize_is_the_reference_on_every_instruction_set_and_thread_count(each_cpu: Callable[[], Iterator[str]]) -> None:
+def test_binarize_matches_the_reference_on_every_instruction_set_and_thread_count(
+    each_cpu: Callable[[], Iterator[str]],
+) -> None:
     key = noise_key(-3, 2**32 - 1)
     for rows, dim in [(1, 1), (3, 2), (1000, 33), (128, 784), (5, 1271), (2, 5000)]:
         pixels = random_bytes(rows, dim)
@@ -24,27 +26,27 @@ def test_binarize_is_the_reference_on_every_instruction_set_and_thread_count(eac
 
 
 @pytest.mark.parametrize("dim", [6, 33, 784])
-def test_a_part_of_a_batch_has_the_draws_of_the_whole(device: torch.device, dim: int) -> None:
+def test_a_part_of_a_batch_has_the_same_draws_as_the_whole(device: torch.device, dim: int) -> None:
     pixels, key = random_bytes(100, dim, device), noise_key(4, 5, device=device)
     whole = binarize(pixels, key, row_offset=3)
     assert torch.equal(whole, reference.binarize(pixels, key, 3))
     for part in (slice(0, 41), slice(41, 100), slice(99, 100)):
         assert torch.equal(binarize(pixels[part], key, row_offset=3 + part.start), whole[part])
-    # Nor do a pixel's draws depend on how many there are beside it.
+    # Nor do a pixel's draws depend on the number of pixels beside it.
     assert torch.equal(binarize(pixels[:, :5], key, row_offset=3), whole[:, :5])
 
 
-def test_each_byte_is_white_as_often_as_it_says(device: torch.device) -> None:
+def test_each_byte_is_white_with_its_probability(device: torch.device) -> None:
     rows = 20_000
     pixels = torch.arange(256, dtype=torch.uint8, device=device).expand(rows, 256)
     drawn = binarize(pixels, noise_key(1, device=device))
     assert ((drawn == 0) | (drawn == 255)).all()
     p = torch.arange(256, device=device) / 255
     frequency = (drawn == 255).double().mean(0)
-    assert ((frequency - p).abs() <= 5 * (p * (1 - p) / rows).sqrt()).all()  # which leaves no room at 0 and 255
+    assert ((frequency - p).abs() <= 5 * (p * (1 - p) / rows).sqrt()).all()  # at 0 and 255 the tolerance is zero
 
 
-def test_black_and_white_are_never_changed(device: torch.device) -> None:
+def test_black_and_white_pixels_never_change(device: torch.device) -> None:
     pixels = torch.randint(2, (2000, 784), device=device).to(torch.uint8) * 255
     for seed in range(5):
         assert torch.equal(binarize(pixels, noise_key(seed, device=device)), pixels)
@@ -60,17 +62,17 @@ def test_another_step_or_seed_gives_other_draws(device: torch.device) -> None:
 
 
 def assert_taken(result: tuple[Tensor, Tensor], pixels: Tensor) -> None:
-    """The bytes, and their quotients in every bit; on the CPU, where PyTorch's own quotient is one."""
+    """Compares the bytes, and all bits of their quotients with the CPU, where PyTorch divides."""
     assert torch.equal(result[0], pixels)
     assert result[1].dtype == torch.float32
     assert_same_bits(result[1].cpu(), pixels.cpu() / 255)
 
 
 @pytest.mark.parametrize("dim", DIMS)
-def test_taken_pixels_are_the_images_rows_and_their_draws(device: torch.device, dim: int) -> None:
+def test_take_pixels_returns_the_rows_and_their_draws(device: torch.device, dim: int) -> None:
     wide, key = random_bytes(50, dim + 1, device), noise_key(3, 4, device=device)
     for part in (slice(0, dim), slice(1, dim + 1)):
-        images = wide[:, part]  # rows of any stride and any first element
+        images = wide[:, part]  # rows with any stride and offset
         for count in (1, 7, 300):
             rows = some_rows(count, 50, device)
             assert_taken(take_pixels(images, rows), images[rows])
@@ -78,7 +80,7 @@ def test_taken_pixels_are_the_images_rows_and_their_draws(device: torch.device, 
                 assert_taken(take_pixels(images, rows, key, row_offset=offset), binarize(images[rows], key, row_offset=offset))
 
 
-def test_take_pixels_is_the_reference_on_every_instruction_set_and_thread_count(
+def test_take_pixels_matches_the_reference_on_every_instruction_set_and_thread_count(
     each_cpu: Callable[[], Iterator[str]],
 ) -> None:
     key = noise_key(-3, 2**32 - 1)
@@ -89,7 +91,7 @@ def test_take_pixels_is_the_reference_on_every_instruction_set_and_thread_count(
             assert_same_bits([*take_pixels(images, rows), *take_pixels(images, rows, key, row_offset=7)], expected)
 
 
-def test_pixels_are_taken_in_one_pass_without_a_copy(device: torch.device) -> None:
+def test_take_pixels_runs_in_one_pass_without_a_copy(device: torch.device) -> None:
     images, rows = random_bytes(50, 40, device)[:, :33], some_rows(20, 50, device)
     for key in (None, noise_key(1, device=device)):
         with torch.profiler.profile() as profile:
@@ -98,7 +100,7 @@ def test_pixels_are_taken_in_one_pass_without_a_copy(device: torch.device) -> No
         assert names - {"aten::empty_strided"} == {"vae_ext::take_pixels"}
 
 
-def test_images_and_rows_of_any_layout_are_taken(device: torch.device) -> None:
+def test_take_pixels_supports_any_layout(device: torch.device) -> None:
     key = noise_key(1, device=device)
     columns, rows = random_bytes(784, 12, device).T, some_rows(20, 12, device)
     for images in (columns, columns[:1].expand(12, 784), columns.flip(0)[::2].repeat(2, 1)):
@@ -108,7 +110,7 @@ def test_images_and_rows_of_any_layout_are_taken(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize(("images", "count", "dim"), [(3, 0, 5), (0, 0, 5), (3, 4, 0), (0, 0, 0)])
-def test_no_rows_and_no_pixels_are_taken_too(device: torch.device, images: int, count: int, dim: int) -> None:
+def test_take_pixels_supports_empty_tensors(device: torch.device, images: int, count: int, dim: int) -> None:
     data = torch.zeros(images, dim, dtype=torch.uint8, device=device)
     rows = torch.zeros(count, dtype=torch.int64, device=device)
     for key in (None, noise_key(1, device=device)):
@@ -117,7 +119,7 @@ def test_no_rows_and_no_pixels_are_taken_too(device: torch.device, images: int, 
 
 
 @pytest.mark.parametrize(("images", "dim"), [(5, 3), (1, 2000), (0, 3), (5, 0)])
-def test_a_row_that_is_no_image_is_an_error_before_anything_is_read(images: int, dim: int) -> None:
+def test_a_row_out_of_range_is_an_error_before_any_access(images: int, dim: int) -> None:
     data, key = torch.zeros(images, dim, dtype=torch.uint8), noise_key(1)
     for wrong in (-1, images, 2**62, -(2**63)):
         rows = torch.zeros(40, dtype=torch.int64)
@@ -126,12 +128,12 @@ def test_a_row_that_is_no_image_is_an_error_before_anything_is_read(images: int,
         for chosen in (None, key):
             with pytest.raises(IndexError, match=message):
                 take_pixels(data, rows, chosen)
-        if dim > 0:  # of nothing PyTorch takes any row
+        if dim > 0:  # for an empty tensor PyTorch accepts any row
             with pytest.raises(IndexError, match=message):
                 reference.take_pixels(data, rows, None, 0)
 
 
-def test_taken_pixels_under_vmap_export_and_compile(device: torch.device) -> None:
+def test_take_pixels_works_under_vmap_export_and_compile(device: torch.device) -> None:
     class Taken(torch.nn.Module):
         def forward(self, images: Tensor, rows: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return *take_pixels(images, rows, key), take_pixels(images, rows)[1]

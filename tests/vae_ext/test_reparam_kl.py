@@ -1,4 +1,4 @@
-"""The operator against float64 and against the reference, and its gradients."""
+"""The operator and its gradients, compared with float64 and with the reference."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_no_factor_of_a_finite_gradient_overflows(device: torch.device) -> None:
     (grad,) = torch.autograd.grad(ratio, mu, torch.full((1,), 1e-35, device=device))
     eps = standard_normal(key, 1, 1).item()
     assert grad.item() == pytest.approx(-1e-35 * math.exp(95) * eps, rel=1e-5)
-    # sigma = rho = 1e25: its square, which the KL has, overflows, and dlogvar/drho = 2 / rho makes up for it.
+    # sigma = rho = 1e25: its square in the KL overflows, and dlogvar/drho = 2 / rho compensates for it.
     rho = torch.full((1, 1), 1e25, device=device).requires_grad_()
     z, kl = reparam_kl(torch.zeros(1, 1, device=device), rho, key, scale="softplus")
     assert torch.autograd.grad(z, rho, torch.full((1, 1), 1e3, device=device), retain_graph=True)[0].item() == pytest.approx(
@@ -81,7 +81,7 @@ def test_no_factor_of_a_finite_gradient_overflows(device: torch.device) -> None:
     assert torch.autograd.grad(kl, rho, torch.ones(1, device=device))[0].item() == pytest.approx(1e25, rel=1e-5)
 
 
-def test_an_infinite_logvar_does_not_become_a_plausible_gradient(device: torch.device) -> None:
+def test_an_infinite_logvar_gives_no_plausible_gradient(device: torch.device) -> None:
     key = noise_key(0, device=device)
     for value, upstream, expected in ((float("inf"), 1e-38, float("inf")), (float("-inf"), 1e38, 0.0)):
         mu, logvar = torch.zeros(1, 1, device=device), torch.full((1, 1), value, device=device).requires_grad_()
@@ -94,7 +94,7 @@ def test_an_infinite_logvar_does_not_become_a_plausible_gradient(device: torch.d
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_what_is_not_finite_stays_so(device: torch.device, value: float) -> None:
+def test_nonfinite_inputs_give_nonfinite_results(device: torch.device, value: float) -> None:
     ones = torch.ones(3, 5, device=device)
     bad = ones.clone()
     bad[1, 2] = value
@@ -102,7 +102,7 @@ def test_what_is_not_finite_stays_so(device: torch.device, value: float) -> None
     for mu, logvar in ((bad, ones), (ones, bad)):
         z, kl = reparam_kl(mu, logvar, key)
         assert not kl[1].isfinite()
-        # exp(-inf / 2) = 0: z is mu there, and only there may it be finite.
+        # exp(-inf / 2) = 0: only there z equals mu and may be finite.
         assert z[1, 2] == mu[1, 2] if logvar is bad and value == float("-inf") else not z[1, 2].isfinite()
         assert kl[[0, 2]].isfinite().all()
 
@@ -111,7 +111,7 @@ def test_same_bits_on_every_instruction_set_thread_count_and_row_split(each_cpu:
     key, backward = noise_key(8), torch.ops.vae_ext.reparam_kl_backward
     for rows, dim in [(1000, 20), (70, 333), (9, 3000)]:
         mu, logvar = (t.detach() for t in inputs(rows, dim, torch.float32, torch.device("cpu")))
-        mu[: rows // 2] *= 1000  # so that the noise of some is made again, and that of others is read off z
+        mu[: rows // 2] *= 1000  # so that some noise is generated again, and other noise is read off z
         grad_z, grad_kl = torch.randn(rows, dim), torch.randn(rows)
         results = []
         for _ in each_cpu():
@@ -127,8 +127,8 @@ def test_same_bits_on_every_instruction_set_thread_count_and_row_split(each_cpu:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("samples", [None, 3])
-def test_noise_that_is_read_off_z_is_wrong_by_no_more_than_is_said(dtype: torch.dtype, samples: int | None) -> None:
-    # sigma from 1e-4 to 1e4, |mu| / sigma from 1e-3 to 1e5. What is exact beside z: eps, and its product with float64's sigma.
+def test_noise_read_off_z_is_within_the_documented_error(dtype: torch.dtype, samples: int | None) -> None:
+    # sigma from 1e-4 to 1e4, |mu| / sigma from 1e-3 to 1e5. The exact values: eps, and its product with float64's sigma.
     torch.manual_seed(5)
     key, rows, dim = noise_key(7), 400, 300
     logvar = 2 * math.log(10) * (8 * torch.rand(rows, dim, dtype=torch.float64) - 4).to(dtype)
@@ -156,11 +156,11 @@ def test_noise_that_is_read_off_z_is_wrong_by_no_more_than_is_said(dtype: torch.
     assert ((by_z[1].double() - exact).abs() <= bound)[~far].all()
 
 
-def test_reading_the_noise_off_z_makes_no_finite_gradient_infinite_and_no_small_one_wrong() -> None:
+def test_gradients_with_noise_read_off_z_stay_finite_and_accurate() -> None:
     key, backward = noise_key(3), torch.ops.vae_ext.reparam_kl_backward
     eps = standard_normal(key, 1, 1, num_samples=3)
     for logvar, terms in (
-        (2 * 99 * math.log(2), [1.9e38, 1.9e38, -1.9e38]),  # whose sum is finite, and that of the first two is not
+        (2 * 99 * math.log(2), [1.9e38, 1.9e38, -1.9e38]),  # the sum is finite, but that of the first two is not
         (177.0, [1e3, 2e3, 3e3]),  # sigma = 2.7e38, and z may be infinite
         (-150.0, [1e-36, -2e-36, 5e-36]),  # z is near the smallest normal number
     ):
@@ -172,7 +172,7 @@ def test_reading_the_noise_off_z_makes_no_finite_gradient_infinite_and_no_small_
         assert_same_bits(grad, backward(grad_z, None, mu, given, key, num_samples=3)[1])
 
 
-def test_z_that_is_written_over_before_the_backward_pass_is_an_error_and_no_wrong_gradient() -> None:
+def test_overwriting_z_before_the_backward_pass_is_an_error() -> None:
     mu = torch.zeros(2, 3, requires_grad=True)
     z, kl = reparam_kl(mu, torch.zeros(2, 3), noise_key(0))
     z.detach().zero_()
@@ -185,7 +185,7 @@ def test_z_that_is_written_over_before_the_backward_pass_is_an_error_and_no_wron
 @pytest.mark.parametrize("samples", [None, 2])
 @pytest.mark.parametrize("scale", ["exp", "softplus"])
 @pytest.mark.parametrize("output", Output)
-def test_gpu_gives_the_bits_of_the_cpu(dtype: torch.dtype, samples: int | None, scale: Any, output: Output) -> None:
+def test_gpu_gives_the_same_bits_as_the_cpu(dtype: torch.dtype, samples: int | None, scale: Any, output: Output) -> None:
     key = noise_key(4)
     for rows, dim in SHAPES:
         results = []
@@ -194,14 +194,14 @@ def test_gpu_gives_the_bits_of_the_cpu(dtype: torch.dtype, samples: int | None, 
             outputs = call(output, mu, logvar, key.to(device), num_samples=samples, scale=scale)
             torch.manual_seed(0)
             upstream = [torch.randn(t.shape).to(t) for t in outputs]
-            # Of z, which is read on the CPU alone, it does without here.
+            # Without z, which only the CPU reads.
             options = {"num_samples": samples, "scale": scale, "output": output.value}
             grads = torch.ops.vae_ext.reparam_kl_backward(*upstream, mu.detach(), logvar.detach(), key.to(device), **options)
             results.append([t.detach().cpu() for t in (*outputs, *grads)])
         assert_same_bits(*results)
 
 
-def test_halves_of_a_packed_output_go_in_without_a_copy(device: torch.device) -> None:
+def test_halves_of_a_packed_output_are_not_copied(device: torch.device) -> None:
     packed = torch.randn(64, 40, device=device)
     mu, logvar = packed.chunk(2, dim=-1)
     key = noise_key(2, device=device)
@@ -230,7 +230,7 @@ def test_log_ratio_averages_to_minus_kl(device: torch.device) -> None:
     assert ((ratio.mean(dim=0) + kl).abs() < 5 * standard_error).all()
 
 
-def test_softplus_scale_is_softplus_from_far_below_to_far_above(device: torch.device) -> None:
+def test_softplus_scale_is_accurate_over_its_whole_range(device: torch.device) -> None:
     rho = torch.cat([torch.linspace(-80, 80, 1601), torch.tensor([-1e4, 1e4, -1e-6, 0.0, 1e-6])]).to(device)[:, None]
     key = noise_key(6, device=device)
     z, kl = reparam_kl(torch.zeros_like(rho), rho, key, scale="softplus")
@@ -289,7 +289,7 @@ def test_bad_input_is_named(wrong: dict[str, Any], error: type[Exception], messa
         reparam_kl(**arguments)
 
 
-def test_z_is_the_textbook_formula_of_the_noise(device: torch.device) -> None:
+def test_z_follows_the_textbook_formula(device: torch.device) -> None:
     mu, logvar = (t.detach() for t in inputs(128, 20, torch.float32, device))
     key = noise_key(9, device=device)
     z, _ = reparam_kl(mu, logvar, key)

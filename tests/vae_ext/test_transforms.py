@@ -1,4 +1,4 @@
-"""The operators among PyTorch's tools: derivatives of derivatives, torch.func, autocast, export and compile."""
+"""The operators with PyTorch's tools: higher derivatives, torch.func, autocast, export and compile."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def decoded(rows: int, device: torch.device, samples: tuple[int, ...] = ()) -> I
     return random_logits(*samples, rows, 33, device=device), random_bytes(rows, 33, device)
 
 
-# Each of two tensors of as many rows, and a key.
+# Operators of two tensors with equal numbers of rows, and a key.
 OPERATORS = [(reparam_kl, posteriors), (drawn_log_prob, decoded)]
 WITH_SAMPLES = [*OPERATORS, (drawn_log_prob, functools.partial(decoded, samples=(2,)))]
 
@@ -39,7 +39,7 @@ def sum_of_squares(outputs: Iterable[Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize(("operator", "inputs_of"), OPERATORS)
-def test_vmap_and_func_grad_give_what_a_loop_gives(device: torch.device, operator: Any, inputs_of: Any) -> None:
+def test_vmap_and_func_grad_match_a_loop(device: torch.device, operator: Any, inputs_of: Any) -> None:
     a, b = (t.unflatten(0, (3, 4)) for t in inputs_of(12, device))
     key = noise_key(0, device=device)
 
@@ -53,7 +53,7 @@ def test_vmap_and_func_grad_give_what_a_loop_gives(device: torch.device, operato
         torch.testing.assert_close(grads[i], torch.func.grad(loss)(a[i], b[i]))
 
 
-def test_forward_mode_derivatives_are_those_of_the_reference(device: torch.device) -> None:
+def test_forward_mode_derivatives_match_the_reference(device: torch.device) -> None:
     mu, logvar, mu_tangent, logvar_tangent = torch.randn(4, 3, 5, device=device)
     key = noise_key(0, device=device)
     with torch.autograd.forward_ad.dual_level():
@@ -66,7 +66,7 @@ def test_forward_mode_derivatives_are_those_of_the_reference(device: torch.devic
 
 
 @pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacfwd])
-def test_derivatives_taken_inside_a_compiled_function_are_those_outside(device: torch.device, transform: Any) -> None:
+def test_derivatives_inside_a_compiled_function_match_those_outside(device: torch.device, transform: Any) -> None:
     mu, logvar = torch.randn(2, 3, 5, device=device)
     key = noise_key(0, device=device)
 
@@ -79,7 +79,7 @@ def test_derivatives_taken_inside_a_compiled_function_are_those_outside(device: 
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_leaves_the_layers_dtype_and_float32_sums(device: torch.device, dtype: torch.dtype) -> None:
+def test_autocast_keeps_the_layers_dtype_and_float32_sums(device: torch.device, dtype: torch.dtype) -> None:
     layer = torch.nn.Linear(6, 8).to(device)
     with torch.autocast(device.type, dtype=dtype):
         output = layer(torch.randn(3, 6, device=device))
@@ -93,7 +93,7 @@ def test_autocast_leaves_the_layers_dtype_and_float32_sums(device: torch.device,
 
 
 @pytest.mark.parametrize("samples", [None, 2])
-def test_first_and_second_derivatives_by_finite_differences(device: torch.device, samples: int | None) -> None:
+def test_first_and_second_derivatives_match_finite_differences(device: torch.device, samples: int | None) -> None:
     mu, logvar = inputs(1, 5, torch.float64, device)  # more columns than a block of noise has
     key = noise_key(3, device=device)
 
@@ -116,7 +116,7 @@ def test_first_and_second_derivatives_by_finite_differences(device: torch.device
         lambda h, key: drawn_log_prob(h * h, random_bytes(3, 5, h.device), key),
     ],
 )
-def test_second_derivatives_see_the_operator_alone(device: torch.device, function: Any) -> None:
+def test_second_derivatives_include_only_the_operator(device: torch.device, function: Any) -> None:
     f = functools.partial(function, key=noise_key(3, device=device))
     h = torch.randn(3, 5, dtype=torch.float64, device=device, requires_grad=True)
     sums = [output.sum() for output in f(h)]
@@ -127,7 +127,7 @@ def test_second_derivatives_see_the_operator_alone(device: torch.device, functio
 
 
 @pytest.mark.parametrize(("operator", "inputs_of"), WITH_SAMPLES)
-def test_export_serves_every_batch_size(device: torch.device, operator: Any, inputs_of: Any) -> None:
+def test_exported_programs_support_every_batch_size(device: torch.device, operator: Any, inputs_of: Any) -> None:
     class Exported(torch.nn.Module):
         def forward(self, a: Tensor, b: Tensor, key: Tensor) -> Any:
             return operator(a, b, key)
@@ -150,7 +150,7 @@ def test_raw_operators_pass_opcheck(
     mu, logvar = (t.detach().requires_grad_(g) for t, g in zip(inputs(6, 10, dtype, device), grads, strict=True))
     key = noise_key(1, device=device)
     packed = torch.randn(6, 20, device=device).to(dtype).requires_grad_(grads[0])
-    # What is given beside z does not depend on whose gradient is wanted.
+    # The second output does not depend on which gradients are required.
     log_ratio: dict[str, Any] = {"num_samples": 2, "row_offset": 3, "output": "log_ratio"}
     other: list[dict[str, Any]] = [{}, {"row_offset": 3}, {"num_samples": 2, "scale": "softplus", "output": "kl"}]
     for options in [*other, log_ratio] if all(grads) else [log_ratio]:
@@ -167,7 +167,7 @@ def test_raw_operators_pass_opcheck(
 
 
 @pytest.mark.parametrize(("operator", "inputs_of"), WITH_SAMPLES)
-def test_compiles_without_a_graph_break(device: torch.device, operator: Any, inputs_of: Any) -> None:
+def test_operators_compile_without_a_graph_break(device: torch.device, operator: Any, inputs_of: Any) -> None:
     a, b = inputs_of(16, device)
     leaves = [t.requires_grad_() for t in (a, b) if t.is_floating_point()]
 
