@@ -48,7 +48,7 @@ class MemmapImages:
     Args:
         images: [N, H, W], memory-mapped.
         device: destination of the batches.
-        labels: class indices [N], if batches should include them.
+        labels: class numbers [N], if batches should include them.
     """
 
     def __init__(self, images: Bytes, device: torch.device, labels: Classes | None = None) -> None:

@@ -29,7 +29,7 @@ Classes = npt.NDArray[np.unsignedinteger[Any]]
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 [N, H, W], or [N, C, H, W] in colour, and their class indices [N], or None."""
+    """Images uint8 [N, H, W], or [N, C, H, W] in colour, and their class numbers [N], or None."""
 
     images: Bytes
     labels: Classes | None

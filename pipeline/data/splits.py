@@ -25,7 +25,7 @@ def hold_out(rows: Rows, count: int, classes: Rows | None) -> tuple[Rows, Rows]:
     Args:
         rows: [N], in the order that decides which are last.
         count: number of rows to hold out; less than N.
-        classes: class index of each row, [N], or None.
+        classes: class number of each row, [N], or None.
 
     Returns:
         the rows kept and the rows held out, both in the order of ``rows``.

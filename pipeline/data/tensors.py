@@ -14,7 +14,7 @@ from pipeline.data.prepared import Bytes, Classes
 
 @dataclass(frozen=True)
 class Examples:
-    """Images as bytes [N, D], and their class indices, int64 [N], or None."""
+    """Images as bytes [N, D], and their class numbers, int64 [N], or None."""
 
     pixels: Tensor
     labels: Tensor | None = None
@@ -37,7 +37,7 @@ def to_device(images: Bytes, device: torch.device) -> Tensor:
 
 
 def labels_to_device(labels: Classes | None, device: torch.device) -> Tensor | None:
-    """Returns class indices as an int64 tensor [N], the type that indexes tensors."""
+    """Returns class numbers as an int64 tensor [N], the type that indexes tensors."""
     return None if labels is None else torch.from_numpy(labels.astype(np.int64)).to(device)
 
 

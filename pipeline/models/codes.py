@@ -1,4 +1,4 @@
-"""Images through a model in batches: their codes, their ELBO's terms; and the way from one code to another."""
+"""Runs a model on images in batches: codes and ELBO terms; and interpolates between codes."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ BATCH = 1000
 
 
 def numbered_batches(examples: Examples, batch_size: int = BATCH, first: int = 0) -> Iterator[tuple[int, Examples]]:
-    """Batches of images, each with the number of its first image, by which its noise is made, from ``first`` on."""
+    """Yields batches of images with the index of their first image, which selects the noise, counted from ``first``."""
     return zip(range(first, first + len(examples), batch_size), examples.split(batch_size), strict=True)
 
 
 @torch.no_grad()
 def posteriors(model: VAE, examples: Examples, batch_size: int = BATCH) -> Tensor:
-    """The posteriors of N images, as :meth:`VAE.posterior` gives them."""
+    """Returns the posteriors of N images, in the format of :meth:`VAE.posterior`."""
     return torch.cat([model.posterior(as_float(batch.pixels), batch.labels) for batch in examples.split(batch_size)])
 
 
 def encode(model: VAE, examples: Examples, batch_size: int = BATCH) -> tuple[Tensor, Tensor]:
-    """mu and sigma of N images: [N, latent_dim] each; sigma is 0 for an autoencoder."""
+    """Returns mu and sigma of N images: [N, latent_dim] each; sigma is 0 for an autoencoder."""
     posterior = posteriors(model, examples, batch_size)
     mu, second = posterior[:, : model.latent_dim].contiguous(), posterior[:, model.latent_dim :]
     return mu, torch.zeros_like(mu) if model.is_deterministic else model.sigma(second)
@@ -43,7 +43,7 @@ def encode(model: VAE, examples: Examples, batch_size: int = BATCH) -> tuple[Ten
 
 @torch.no_grad()
 def elbo_terms_in_batches(model: VAE, examples: Examples, key: Tensor, first: int = 0) -> Terms:
-    """The ELBO's terms of N images, by one sample of z: [N] each, in nats."""
+    """Returns the ELBO's terms of N images with one sample of z: [N] each, in nats."""
     terms = [
         elbo_terms(model, batch.pixels, key, row_offset=row, labels=batch.labels)
         for row, batch in numbered_batches(examples, first=first)
@@ -52,13 +52,13 @@ def elbo_terms_in_batches(model: VAE, examples: Examples, key: Tensor, first: in
 
 
 def line_between(a: Tensor, b: Tensor, steps: int) -> Tensor:
-    """So many codes on the straight line from one code [latent_dim] to another, both included: [steps, latent_dim]."""
+    """Returns ``steps`` codes on the straight line between two codes [latent_dim], both included: [steps, latent_dim]."""
     share = torch.linspace(0, 1, steps, device=a.device)[:, None]
     return (1 - share) * a + share * b
 
 
 def classes_in_turn(model: VAE, count: int, device: torch.device) -> Tensor | None:
-    """Returns class numbers 0, 1, 2, ... from the first again after the last, [count]; None if the model does not use them."""
+    """Returns the class numbers 0, 1, 2, ... repeated cyclically, [count]; None if the model does not use them."""
     return torch.arange(count, device=device) % model.classes if model.uses_classes else None
 
 
@@ -73,22 +73,22 @@ class EncodedTestSet:
 
     @property
     def pixels(self) -> Tensor:
-        """[N, D], bytes."""
+        """The images, bytes [N, D]."""
         return self.examples.pixels
 
     @property
     def labels(self) -> npt.NDArray[np.int64] | None:
-        """The number of each image's class, [N], if they have any."""
+        """The class number of each image, [N], or None."""
         return None if self.examples.labels is None else self.examples.labels.cpu().numpy()
 
     @property
     def classes(self) -> list[str]:
-        """Their names."""
+        """The names of the classes."""
         return self.metadata.data.classes or []
 
 
 def encode_test_set(weights: Path, params: Params, device: torch.device) -> EncodedTestSet:
-    """The model of a weights file, and the test set as it is evaluated by: binarized if the parameters say so."""
+    """Loads the model of a weights file, and encodes the test set as evaluation does: binarized if the parameters say so."""
     model, metadata = load_model_of_prepared_data(weights, device)
     examples = test_examples(params, device)
     announce(f"codes of {len(examples):,} test images")

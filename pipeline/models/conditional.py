@@ -1,7 +1,7 @@
-"""The conditional VAE: encoder and decoder are given the image's class y beside x and z.
+"""The conditional VAE: encoder and decoder have the image's class y as an additional input.
 
-q(z|x, y) and p(x|z, y): z then holds what the class does not say (Sohn, Lee, Yan: Learning Structured Output Representation
-using Deep Conditional Generative Models. 2015).
+q(z|x, y) and p(x|z, y): z then encodes what the class does not determine (Sohn, Lee, Yan: Learning Structured Output
+Representation using Deep Conditional Generative Models. 2015).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipeline.models.vae import VAE
 
 
 class ConditionalVAE(VAE):
-    """A VAE whose first linear layers are also given the class, one-hot: after the encoder's convolutions, and beside z.
+    """A VAE whose first linear layers also take the one-hot class: after the encoder's convolutions, and beside z.
 
     Args:
         image_shape, params: as in :class:`VAE`.
@@ -38,7 +38,7 @@ class ConditionalVAE(VAE):
         return self._with_class(z, labels)
 
     def _with_class(self, values: Tensor, labels: Tensor | None) -> Tensor:
-        """[..., B, D] and labels [B] -> [..., B, D + classes]."""
+        """Appends the one-hot class: [..., B, D] and labels [B] -> [..., B, D + classes]."""
         if labels is None:
             raise ValueError("label: expected the class of each image, which this model is conditional on, got none")
         one_hot = (labels[:, None] == torch.arange(self.classes, device=labels.device)).to(values.dtype)

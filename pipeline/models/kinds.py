@@ -1,4 +1,4 @@
-"""The kinds of models, and which one the parameters name."""
+"""Selects the kind of model that the parameters specify."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.models.vae import VAE
 
 
 def build_model(image_shape: Sequence[int], params: Model, classes: int) -> VAE:
-    """Returns the untrained model that the parameters describe.
+    """Builds the untrained model that the parameters specify.
 
     Args:
         image_shape: [H, W] or [C, H, W].

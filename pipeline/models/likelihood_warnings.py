@@ -1,4 +1,4 @@
-"""What to keep in mind about these pixels under this likelihood: which parameter would fit them better, and why."""
+"""Warnings about pixels that do not fit the likelihood: what to consider, and which parameter would fit them better."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pipeline.config.params import Params
 
 
 def caveats(values: str, image_shape: Sequence[int], params: Params) -> list[str]:
-    """A sentence each.
+    """Returns one sentence per warning.
 
     Args:
-        values: what the pixels are: ``binary``, only black and white, or ``grey``.
+        values: kind of the pixels: ``binary``, only black and white, or ``grey``.
         image_shape: [H, W] or [C, H, W].
     """
     likelihood, binary = params.model.likelihood, values == "binary"

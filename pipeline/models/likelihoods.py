@@ -1,8 +1,8 @@
 """The likelihoods p(x|z) that a decoder's output can parametrise: Bernoulli, Gaussian, categorical.
 
-Each takes what the decoder gives, [..., B, outputs D] for D pixels, and the images as bytes [B, D]; log-likelihoods are summed
-over pixels, in nats. The Gaussian's is of a density over x in [0, 1], the others' are of probabilities: only numbers of one
-kind compare.
+Each takes the decoder's output, [..., B, outputs D] for D pixels, and the images as bytes [B, D]; log-likelihoods are summed
+over pixels, in nats. The Gaussian's are densities over x in [0, 1], the others' are probabilities; the two kinds are not
+comparable.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ from pipeline.config.params import Model
 from pipeline.data.tensors import as_float
 from vae_ext import bernoulli_log_prob, standard_normal
 
-BETWEEN = 0.2  # times m (1 - m): the share of levels between black and white, of a categorical that starts
+BETWEEN = 0.2  # initial probability of the levels between black and white in a categorical, as a multiple of m (1 - m)
 
 
 class Likelihood(nn.Module):
-    """What the three have in common; ``outputs`` is how many numbers the decoder gives per pixel."""
+    """Interface of the likelihoods; ``outputs`` is the number of decoder outputs per pixel."""
 
     outputs = 1
 
     def start(self, mean: Tensor) -> Tensor:
-        """What the untrained decoder should give, [outputs D], where ``mean`` is the data's mean image [D] in [0, 1]."""
+        """Returns initial decoder outputs, [outputs D], for the data's mean image [D] in [0, 1]."""
         raise NotImplementedError
 
     def log_prob(self, decoded: Tensor, pixels: Tensor) -> Tensor:
-        """log p(x|z), [..., B], of decoded [..., B, outputs D] and bytes [B, D]."""
+        """Returns log p(x|z), [..., B], for decoder outputs [..., B, outputs D] and bytes [B, D]."""
         raise NotImplementedError
 
     def mean(self, decoded: Tensor) -> Tensor:
-        """E[x|z], [..., D]; x in [0, 1]."""
+        """Returns E[x|z], [..., D]; x in [0, 1]."""
         raise NotImplementedError
 
     def sample(self, decoded: Tensor, key: Tensor) -> Tensor:
-        """x from p(x|z), [B, D], of decoded [B, outputs D] and a key of the noise."""
+        """Samples x from p(x|z), [B, D], for decoder outputs [B, outputs D] and a noise key."""
         raise NotImplementedError
 
 
 class Bernoulli(Likelihood):
     """A pixel is white with probability sigmoid(logit).
 
-    Grey values are taken as they are, as probabilities of a white pixel: the cross-entropy that VAE examples report as the
-    log-likelihood of grey MNIST. Compare such numbers with each other, not with those of binarised images.
+    Grey values are used directly as probabilities of a white pixel: the cross-entropy that VAE examples report as the
+    log-likelihood of grey MNIST. Such numbers are comparable with each other, not with those of binarised images.
     """
 
     def start(self, mean: Tensor) -> Tensor:
-        """logit(clip(mean, 0.001, 0.999)), as in the code of Burda et al. 2016."""
+        """Returns logit(clip(mean, 0.001, 0.999)), as in the code of Burda et al. 2016."""
         return torch.logit(mean.clamp(0.001, 0.999))
 
     def log_prob(self, decoded: Tensor, pixels: Tensor) -> Tensor:
-        """Sum of x log s + (1 - x) log(1 - s), s = sigmoid(logit): from the logits, so finite where s rounds to 0 or 1."""
+        """Sum of x log s + (1 - x) log(1 - s), s = sigmoid(logit); computed from logits, so finite where s rounds to 0 or 1."""
         return bernoulli_log_prob(decoded, pixels)
 
     def mean(self, decoded: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class Gaussian(Likelihood):
 
     @torch.no_grad()
     def start(self, mean: Tensor) -> Tensor:
-        """The mean; and, where sigma is learned, the spread about it of black and white pixels of that mean."""
+        """Returns the mean; a learned sigma is initialised to the standard deviation of black and white pixels of that mean."""
         if self.learned:
             self.log_sigma.copy_((mean * (1 - mean)).mean().clamp(min=1e-4).sqrt().log())
         return mean
@@ -104,10 +104,10 @@ class Gaussian(Likelihood):
 
 
 class Categorical(Likelihood):
-    """A pixel has one of so many levels of grey, with softmax(logits) as their probabilities. Level by level, then by pixel.
+    """Each pixel is one of ``levels`` grey levels with probabilities softmax(logits). Outputs are ordered by level, then pixel.
 
     Args:
-        levels: of grey; bytes are divided among them evenly. With 256, each is one.
+        levels: number of grey levels; the 256 byte values are divided evenly among them.
     """
 
     def __init__(self, levels: int) -> None:
@@ -115,7 +115,7 @@ class Categorical(Likelihood):
         self.outputs = levels
 
     def start(self, mean: Tensor) -> Tensor:
-        """White with probability m, black with 1 - m, and of both a share for the levels between: most pixels are at an end."""
+        """White has probability m, black 1 - m, and both give up a fraction to the levels between: most pixels are extreme."""
         mean = mean.clamp(0.001, 0.999)
         share = BETWEEN * mean * (1 - mean) / max(1, self.outputs - 2)
         ends = torch.stack([1 - mean, mean]) - (self.outputs > 2) * BETWEEN * mean * (1 - mean) / 2
@@ -133,29 +133,29 @@ class Categorical(Likelihood):
         return (probabilities * self.grey(decoded)[:, None]).sum(-2)
 
     def sample(self, decoded: Tensor, key: Tensor) -> Tensor:
-        """By the distribution function's inverse: the first level whose cumulative probability exceeds a uniform number."""
+        """Samples by inverse transform: the first level whose cumulative probability exceeds a uniform number."""
         cumulative = decoded.unflatten(-1, (self.outputs, -1)).softmax(-2).cumsum(-2)
         level = (uniform(key, cumulative[:, 0])[:, None] >= cumulative).sum(-2).clamp(max=self.outputs - 1)
         return self.grey(decoded)[level]
 
     def grey(self, like: Tensor) -> Tensor:
-        """The grey value in [0, 1] that each level stands for."""
+        """Returns the grey value in [0, 1] of each level."""
         return torch.linspace(0, 1, self.outputs, dtype=like.dtype, device=like.device)
 
 
 def at_least_float32(decoded: Tensor) -> Tensor:
-    """In float32 at least: a sum over pixels in bfloat16 would be rounded to whole nats."""
+    """Converts to at least float32: a sum over pixels in bfloat16 would be rounded to whole nats."""
     return decoded.to(torch.promote_types(decoded.dtype, torch.float32))
 
 
 def uniform(key: Tensor, like: Tensor) -> Tensor:
-    """Uniform numbers in [0, 1], of the shape [B, D]: normal ones through their distribution function."""
+    """Returns uniform numbers in [0, 1], of shape [B, D]: normal ones mapped by their distribution function."""
     probability: Tensor = torch.special.ndtr(standard_normal(key, *like.shape))
     return probability.to(like.dtype)
 
 
 def likelihood_of(params: Model) -> Likelihood:
-    """The one that the parameters name."""
+    """Builds the likelihood that the parameters specify."""
     if params.likelihood == "gaussian":
         return Gaussian(params.decoder_sigma)
     return Categorical(params.levels) if params.likelihood == "categorical" else Bernoulli()

@@ -1,4 +1,4 @@
-"""What a weights file says of itself: the parameters, data and versions that made it, and its tensors' shapes."""
+"""The header of a weights file: parameters, data and versions of the training, and the tensors' shapes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True, kw_only=True)
 class DataInfo(Section):
-    """Of the manifest of the prepared data, what says which they were."""
+    """The part of the prepared data's manifest that identifies the data."""
 
     source: str
     classes: list[str] | None
@@ -31,30 +31,30 @@ class DataInfo(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMetadata(Section):
-    """What made the weights: it is their file's header, as JSON."""
+    """Provenance of the weights; stored in the header of their file, as JSON."""
 
     image_shape: Annotated[list[Count], Limits(min_length=2, max_length=3)]
-    params: Annotated[Params, BeforeValidator(with_current_names)]  # which an earlier version may have written
+    params: Annotated[Params, BeforeValidator(with_current_names)]  # possibly written by an earlier version
     data: DataInfo
     versions: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Header:
-    """A weights file without its tensors."""
+    """The contents of a weights file without its tensors."""
 
     metadata: ModelMetadata
     shapes: dict[str, list[int]]
 
     @property
     def parameters(self) -> int:
-        """How many numbers were trained; a sigma that was given is beside them in the file."""
+        """Number of trained parameters; a fixed decoder_sigma is in the file, but not trained."""
         given = {"likelihood.log_sigma"} if self.metadata.params.model.decoder_sigma is not None else set()
         return sum(math.prod(shape) for name, shape in self.shapes.items() if name not in given)
 
 
 def kind_name(params: Model) -> str:
-    """Returns the kind of a model in words, with its article."""
+    """Describes the kind of a model, with its article."""
     name = "variational autoencoder" if params.posterior == "normal" else "autoencoder"
     if params.uses_classes():
         return f"a class-conditional {name}"
@@ -62,15 +62,15 @@ def kind_name(params: Model) -> str:
 
 
 def weights_of(model: Path) -> Path:
-    """The weights of a model that is named by them or by their folder."""
+    """Returns the weights file of a model given by its folder or by that file."""
     return model / WEIGHTS if model.is_dir() else model
 
 
 def read_header(path: Path) -> Header:
-    """Reads it without torch, and without reading a tensor.
+    """Reads a header without torch, and without reading a tensor.
 
     Raises:
-        UserError: if the file is missing or is not such a file.
+        UserError: if the file is missing or not a weights file.
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: expected a file of weights, got something else")
@@ -80,13 +80,13 @@ def read_header(path: Path) -> Header:
             return Header(metadata, {name: file.get_slice(name).get_shape() for name in file.keys()})  # noqa: SIM118
     except FileNotFoundError:
         raise UserError(f"{path}: missing; {_how_to_get(path)}") from None
-    # ValueError: metadata that is not JSON, or not these parameters.
+    # ValueError: the metadata are not JSON, or their parameters are invalid.
     except (SafetensorError, KeyError, ValueError) as error:
         raise not_such_weights(path, error) from None
 
 
 def _how_to_get(path: Path) -> str:
-    """The command that makes a model, or fetches it; models are named relative to the root of the repository."""
+    """Returns how to make or fetch a model; models are named relative to the root of the repository."""
     folder = path.parent if path.name == WEIGHTS else path
     folder = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     where = "" if Path.cwd() == ROOT else f"in {ROOT}, "

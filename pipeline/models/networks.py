@@ -1,4 +1,4 @@
-"""The networks: convolutions and linear layers from an image to numbers, and back."""
+"""The networks: convolutions and linear layers from an image to the posterior's parameters, and back."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pipeline.config.params import Layers
 KERNEL = 3  # of the convolutions
 
 Activation = Callable[[], nn.Module]
-# ReLU in place: no layer before it needs its output for the gradient, and a feature map less is written.
+# ReLU in place: no preceding layer needs its output for the gradient, and this saves writing a feature map.
 ACTIVATIONS: dict[str, Activation] = {"relu": partial(nn.ReLU, inplace=True), "tanh": nn.Tanh}
 
 
 class FeatureMaps(nn.Unflatten):
-    """Rows [B, C H W] as feature maps [B, C, H, W]; on a CPU channels last in memory, as its convolutions are faster."""
+    """Rows [B, C H W] as feature maps [B, C, H, W]; channels last in memory on a CPU, where convolutions are then faster."""
 
     def forward(self, rows: Tensor) -> Tensor:
         maps: Tensor = super().forward(rows)
-        # A copy: maps of one channel are contiguous in either order, and a convolution takes them to be in the other.
+        # A copy: maps of one channel are contiguous in either order, and a convolution would assume the other one.
         return maps.clone(memory_format=torch.channels_last) if maps.is_cpu else maps
 
 
 def encoder(image_shape: Sequence[int], params: Layers, context: int, outputs: int, activation: Activation) -> nn.Sequential:
-    """Convolutions, if there are any, then linear layers; the first linear layer takes ``context`` more numbers."""
+    """Convolutions, if any, then linear layers; the first linear layer has ``context`` additional inputs."""
     layers: list[nn.Module] = []
     channels, sizes = feature_maps(image_shape, params)
     if params.conv:
@@ -42,7 +42,7 @@ def encoder(image_shape: Sequence[int], params: Layers, context: int, outputs: i
 
 
 def decoder(image_shape: Sequence[int], params: Layers, inputs: int, outputs: int, activation: Activation) -> nn.Sequential:
-    """The same layers backwards: linear ones, then transposed convolutions, to so many outputs per pixel."""
+    """The mirrored layers: linear ones, then transposed convolutions, to ``outputs`` values per pixel."""
     channels, sizes = feature_maps(image_shape, params)
     last = channels[-1] * math.prod(sizes[-1]) * (1 if params.conv else outputs)
     layers = linear_layers([inputs, *reversed(params.hidden), last], activation)
@@ -51,7 +51,7 @@ def decoder(image_shape: Sequence[int], params: Layers, inputs: int, outputs: in
         channels[0] *= outputs
         for i in reversed(range(len(params.conv))):
             stride = params.conv[i][1]
-            # A stride rounds sizes up: what is added to the output's edge brings back the size that there was.
+            # Strides round sizes up: output padding restores the original size.
             added = [size - (smaller - 1) * stride - 1 for size, smaller in zip(sizes[i], sizes[i + 1], strict=True)]
             layers += [
                 nn.ConvTranspose2d(channels[i + 1], channels[i], KERNEL, stride, KERNEL // 2, (added[0], added[1])),
@@ -62,7 +62,7 @@ def decoder(image_shape: Sequence[int], params: Layers, inputs: int, outputs: in
 
 
 def feature_maps(image_shape: Sequence[int], params: Layers) -> tuple[list[int], list[list[int]]]:
-    """The channels of the image and after each convolution, and as many sizes [H, W]."""
+    """Returns the channels of the image and after each convolution, and the corresponding sizes [H, W]."""
     *colours, height, width = image_shape
     channels, sizes = [math.prod(colours)], [[height, width]]
     for count, stride in params.conv:

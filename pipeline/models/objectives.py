@@ -1,6 +1,6 @@
-"""What is maximised, and what is reported: the ELBO and its two terms, and the importance-weighted bound.
+"""The training objectives and the reported ELBO with its two terms; also the importance-weighted bound.
 
-All in nats per image: summed over pixels and latent dimensions, never averaged over them.
+All in nats per image: sums over pixels and latent dimensions, not means.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Terms:
     """The ELBO's two terms for each image, [B]."""
 
     distortion: Tensor  # -E log p(x|z)
-    rate: Tensor  # KL(q(z|x) || p(z)); 0 where q(z|x) is a point, which has none
+    rate: Tensor  # KL(q(z|x) || p(z)); 0 for an autoencoder, which has none
 
     @property
     def elbo(self) -> Tensor:
-        """log p(x) >= elbo = -(distortion + rate), whatever beta was trained with."""
+        """log p(x) >= elbo = -(distortion + rate), for any beta in training."""
         return -(self.distortion + self.rate)
 
     def loss(self, beta: float | Tensor) -> Tensor:
@@ -36,13 +36,13 @@ class Terms:
 
 
 def elbo_terms(model: VAE, pixels: Tensor, key: Tensor, row_offset: int = 0, labels: Tensor | None = None) -> Terms:
-    """Distortion by one sample of z, rate in closed form (Kingma, Welling: Auto-Encoding Variational Bayes. 2014).
+    """Computes distortion with one sample of z, rate in closed form (Kingma, Welling: Auto-Encoding Variational Bayes. 2014).
 
     Args:
         pixels: [B, D], bytes.
         key: of the noise.
-        row_offset: the index of the first image, so that its noise does not depend on how the data are cut into batches.
-        labels: the images' classes, [B], where the model asks for them.
+        row_offset: the index of the first image, so that its noise does not depend on the batch size.
+        labels: the images' classes, [B], if the model is conditional.
     """
     posterior = model.posterior(as_float(pixels).to(model.bound.dtype), labels)
     z, rate = model.draw_with_kl(posterior, key, labels, row_offset=row_offset)
@@ -61,26 +61,26 @@ def objective_terms(
     batch_mean: Callable[[Tensor], Tensor] = lambda rows: rows.mean(0),
     labels: Tensor | None = None,
 ) -> tuple[Tensor, Terms]:
-    """What is minimised, by so many samples of z, and the ELBO's terms by the same.
+    """Computes the loss with ``samples`` samples of z, and the ELBO's terms with the same samples.
 
     - ``elbo``: distortion + beta rate. The rate in closed form or, with ``kl: monte_carlo``, as the mean over the samples of
       log q(z|x) - log p(z): Kingma and Welling's two estimators. With ``free_bits`` lambda, a dimension's rate counts as lambda
-      where its mean over the batch is below (Kingma et al.: Improved Variational Inference with Inverse Autoregressive Flow.
+      if its mean over the batch is smaller (Kingma et al.: Improved Variational Inference with Inverse Autoregressive Flow.
       2016).
     - ``iwae``: -log of the mean over samples of p(x|z) (p(z) / q(z|x))^beta (Burda, Grosse, Salakhutdinov: Importance Weighted
       Autoencoders. 2016, at beta 1).
-    - of an autoencoder: distortion, and ``sparsity`` times the code's L1 norm.
+    - autoencoder: distortion + ``sparsity`` times the code's L1 norm.
 
     Args:
-        pixels: [B, D], bytes: what the decoder is to explain.
-        x: [B, D], what the encoder sees: the same in [0, 1], or a corruption of it.
+        pixels: [B, D], bytes: the decoder's target.
+        x: [B, D], the encoder's input: the pixels in [0, 1], possibly corrupted.
         key: of the noise.
         beta: the weight of the rate.
-        objective: the parameters of that name.
+        objective: the section of parameters.
         samples: of z, per image.
         row_offset: of the noise.
         batch_mean: the mean over the rows of the whole batch, of which these may be a part.
-        labels: the images' classes, [B], where the model asks for them.
+        labels: the images' classes, [B], if the model is conditional.
 
     Returns:
         the loss of each image, [B], and the terms.
@@ -107,13 +107,13 @@ def objective_terms(
 
 
 def corrupt(x: Tensor, key: Tensor, noise: float, dropout: float, row_offset: int = 0) -> Tensor:
-    """The images with Gaussian noise of this standard deviation, and this share of their pixels set to 0.
+    """Adds Gaussian noise of standard deviation ``noise``, and sets a fraction ``dropout`` of the pixels to 0.
 
     Vincent et al.: Extracting and Composing Robust Features with Denoising Autoencoders. 2008.
     """
     zeros = torch.zeros_like(x)
     (normal, other), _ = reparam_kl(zeros, zeros, key, num_samples=2, row_offset=row_offset)
-    # A normal number is below its quantile with that probability.
+    # A standard normal number is below its p-quantile with probability p.
     kept = other >= torch.special.ndtri(torch.tensor(dropout)).item()
     corrupted: Tensor = (x + noise * normal) * kept
     return corrupted

@@ -19,7 +19,7 @@ class Prior(nn.Module):
         raise NotImplementedError
 
     def sample(self, key: Tensor, count: int, labels: Tensor | None = None) -> Tensor:
-        """Returns z [count, latent_dim]; the same key gives the same z on every device."""
+        """Samples z [count, latent_dim]; equal keys give equal samples on every device."""
         raise NotImplementedError
 
 
@@ -47,7 +47,7 @@ class ClassPrior(Prior):
 
     def __init__(self, classes: int, latent_dim: int) -> None:
         super().__init__()
-        # mu and logvar as one parameter of three dimensions: Muon is for matrices, and this is a table.
+        # mu and logvar as one parameter with three dimensions: Muon updates matrices, and this is a table.
         self.tables = nn.Parameter(torch.zeros(2, classes, latent_dim))
 
     def operands(self, like: Tensor, labels: Tensor | None) -> dict[str, Any]:
@@ -60,12 +60,12 @@ class ClassPrior(Prior):
         return z
 
     def _of(self, labels: Tensor | None) -> Tensor:
-        """mu and logvar of each image's class, [2, B, latent_dim]."""
+        """Returns mu and logvar of each image's class, [2, B, latent_dim]."""
         if labels is None:
             raise ValueError("label: expected the class of each image, since each class has a prior, got none")
         return self.tables[:, labels]
 
 
 def prior_of(params: Model, classes: int) -> Prior:
-    """Returns the prior that the parameters name."""
+    """Builds the prior that the parameters specify."""
     return ClassPrior(classes, params.latent_dim) if params.prior == "label" else StandardNormal(params.latent_dim)

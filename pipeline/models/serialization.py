@@ -1,4 +1,4 @@
-"""A trained model as a file: safetensors, with what made it in the header."""
+"""Saves and loads trained models: safetensors, with their provenance in the header."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vae_ext.source import source_digest
 
 
 def save_model(path: Path, model: VAE, params: Params, manifest: Manifest) -> None:
-    """Writes the weights as safetensors, with the parameters, data and versions that made them in the header."""
+    """Writes the weights as safetensors, with the parameters, data and versions of their training in the header."""
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     metadata = ModelMetadata(
         image_shape=list(model.image_shape),
@@ -30,17 +30,17 @@ def save_model(path: Path, model: VAE, params: Params, manifest: Manifest) -> No
         data=DataInfo(**{field.name: getattr(manifest, field.name) for field in fields(DataInfo)}),
         versions={"torch": torch.__version__, "vae_ext's sources, sha256": source_digest()},
     )
-    # One key: safetensors keeps the header's entries in no fixed order, and the file should be the same bytes each time.
+    # A single key: safetensors does not keep the order of the header's entries, and the bytes should be reproducible.
     content = save(tensors, metadata={"vae": json.dumps(asdict(metadata))})
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
 
 
 def load_model(path: Path, device: torch.device) -> tuple[VAE, ModelMetadata]:
-    """The model that :func:`save_model` wrote, ready to evaluate, and what made it.
+    """Loads a model that :func:`save_model` wrote, in evaluation mode, and its metadata.
 
     Raises:
-        UserError: if the file is missing or is not such a file.
+        UserError: if the file is missing or not such a file.
     """
     header = read_header(path)
     if header.shapes != _shapes(header):
@@ -49,7 +49,7 @@ def load_model(path: Path, device: torch.device) -> tuple[VAE, ModelMetadata]:
         model = _build(header).to(device)
         with safe_open(path, framework="pt", device=str(device)) as file:
             model.load_state_dict({name: file.get_tensor(name) for name in header.shapes})
-    except (SafetensorError, RuntimeError) as error:  # tensors of a kind that cannot be read, or be weights
+    except (SafetensorError, RuntimeError) as error:  # tensors of a type that cannot be read, or loaded as weights
         raise not_such_weights(path, error) from None
     if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
         raise not_such_weights(path, "some of them are NaN or infinite")
@@ -57,10 +57,10 @@ def load_model(path: Path, device: torch.device) -> tuple[VAE, ModelMetadata]:
 
 
 def load_model_of_prepared_data(path: Path, device: torch.device) -> tuple[VAE, ModelMetadata]:
-    """The same, of a model that was trained on the data that are prepared now: its test set is not in what it has seen.
+    """Loads a model that was trained on the currently prepared data, so that their test set is unseen.
 
     Raises:
-        UserError: if it was trained on others, and what :func:`load_model` raises.
+        UserError: if it was trained on other data, and as :func:`load_model` raises.
     """
     model, metadata = load_model(path, device)
     manifest = read_manifest()
@@ -74,16 +74,16 @@ def load_model_of_prepared_data(path: Path, device: torch.device) -> tuple[VAE, 
 
 
 def _build(header: Header) -> VAE:
-    """Returns the model that a header describes, untrained."""
+    """Builds the model that a header describes, untrained."""
     made = header.metadata
     return build_model(made.image_shape, made.params.model, len(made.data.classes or []))
 
 
 def _shapes(header: Header) -> dict[str, list[int]]:
-    """Of the tensors that a header's parameters ask for, none of which is allocated: a small file can ask for any size."""
+    """Returns the shapes that a header's parameters imply, without allocating tensors: a small file may imply any size."""
     try:
         with torch.device("meta"):
             tensors = _build(header).state_dict()
-    except (RuntimeError, TypeError, ValueError, OverflowError):  # sizes that no tensor can have
+    except (RuntimeError, TypeError, ValueError, OverflowError):  # impossible sizes
         return {}
     return {name: list(tensor.shape) for name, tensor in tensors.items()}

@@ -19,20 +19,20 @@ from vae_ext import reparam_kl, reparam_kl_packed, reparam_log_ratio
 class VAE(nn.Module):
     """q(z|x) = N(mu, sigma^2) by the encoder, p(x|z) by the decoder, p(z) by the prior.
 
-    With ``posterior: deterministic`` q(z|x) is the point mu, and this an autoencoder.
+    With ``posterior: deterministic``, z = mu: an autoencoder.
 
-    Other kinds of models are subclasses, in files of their own, chosen in kinds.py. Training, evaluation, figures and commands
-    call these methods alone. ``labels`` are class numbers, int64 [B], or None if the model does not use them.
+    Other kinds of models are subclasses in separate files, selected in kinds.py. Training, evaluation, figures and commands use
+    only these methods. ``labels`` are class numbers, int64 [B], or None if the model does not use them.
 
     Args:
-        image_shape: [H, W] or [C, H, W]; images go in and out flattened, [B, D].
+        image_shape: [H, W] or [C, H, W]; inputs and outputs are flattened, [B, D].
         params: layers, latent dimension, likelihood, prior.
         classes: number of classes of the images, for a prior by class.
-        context: how many numbers the first linear layers of encoder and decoder are given besides.
+        context: number of additional inputs of the first linear layers of encoder and decoder.
     """
 
     bound: Tensor
-    is_conditional = False  # whether encoder and decoder are given the class
+    is_conditional = False  # whether encoder and decoder take the class
 
     def __init__(self, image_shape: Sequence[int], params: Model, classes: int = 0, context: int = 0) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class VAE(nn.Module):
         self.latent_dim, self.scale = params.latent_dim, params.scale
         self.classes, self.uses_classes = classes, bool(params.uses_classes())
         self.is_deterministic = params.posterior == "deterministic"
-        # Of mu, which has none, and of logvar: one tensor, because so is what it bounds.
+        # Infinite for mu, and the bound of logvar: one tensor, like the encoder's output that it clamps.
         bound = torch.tensor([math.inf] if self.is_deterministic else [math.inf, params.logvar_bound])
         self.register_buffer("bound", bound.repeat_interleave(params.latent_dim), persistent=False)
         activation = ACTIVATIONS[params.activation]
@@ -50,15 +50,15 @@ class VAE(nn.Module):
         inputs = params.latent_dim + context
         self.decoder = decoder(image_shape, params.decoder or params, inputs, likelihood.outputs, activation)
         self.likelihood, self.prior = likelihood, prior_of(params, classes)
-        # Whether codes of the whole data lie about N(0, 1): not of an autoencoder, nor with other priors.
+        # Whether the aggregate posterior should match N(0, 1): not for an autoencoder, nor with other priors.
         self.has_standard_prior = not self.is_deterministic and isinstance(self.prior, StandardNormal)
         xavier_(self)
 
     @torch.no_grad()
     def init_output_bias(self, mean: Tensor) -> None:
-        """Sets the output bias so that the untrained decoder gives about the data's mean image [D].
+        """Sets the output bias so that the untrained decoder's output is approximately the data's mean image [D].
 
-        Worth a nat at the end of training: the first epochs are not spent on the black border. A convolution, which has one
+        This gains a nat by the end of training: the first epochs need not learn the black border. A convolution, which has one
         bias for all pixels, starts at the mean pixel.
         """
         bias = next(layer for layer in reversed(self.decoder) if isinstance(layer, nn.Linear | nn.ConvTranspose2d)).bias
@@ -66,15 +66,15 @@ class VAE(nn.Module):
         bias.copy_(self.likelihood.start(mean.view(len(bias) // self.likelihood.outputs, -1).mean(1)))
 
     def posterior(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """x [B, D] in [0, 1] -> mu and logvar side by side, [B, 2 latent_dim]; mu alone, if the posterior is a point.
+        """x [B, D] in [0, 1] -> mu and logvar side by side, [B, 2 latent_dim]; only mu for an autoencoder.
 
-        logvar, or rho where ``scale`` is softplus, is bounded here, before z, KL and the gradients are made of it, so that they
-        agree on it.
+        logvar (or rho, with the softplus scale) is clamped here, before z, KL and gradients are computed, so that all use the
+        same value.
         """
         return torch.clamp(self.encoder_output(x, labels), -self.bound, self.bound)
 
     def encoder_output(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        """The posterior before it is bounded."""
+        """The encoder's output before clamping."""
         output: Tensor = self.encoder(x)
         return output
 
@@ -84,7 +84,7 @@ class VAE(nn.Module):
         return mu, logvar
 
     def sigma(self, logvar: Tensor) -> Tensor:
-        """The posterior's standard deviation: exp(logvar / 2), or softplus(rho)."""
+        """Returns the posterior's standard deviation: exp(logvar / 2), or softplus(rho)."""
         return torch.exp(logvar / 2) if self.scale == "exp" else nn.functional.softplus(logvar)
 
     def draw_with_kl(
@@ -97,15 +97,15 @@ class VAE(nn.Module):
         row_offset: int = 0,
         by_dimension: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """z from q(z|x), and KL(q(z|x) || p(z)) in closed form; of an autoencoder its code, and 0.
+        """Samples z from q(z|x), and returns KL(q(z|x) || p(z)) in closed form; for an autoencoder, its code and 0.
 
         Args:
-            posterior: as :meth:`posterior` gives it.
+            posterior: in the format of :meth:`posterior`.
             key: of the noise.
-            labels: the images' classes, [B], which a prior by class asks for.
-            num_samples: of z; None: one, without an axis of its own.
+            labels: the images' classes, [B], for a prior by class.
+            num_samples: of z; None: one, without a dimension of its own.
             row_offset: of the noise.
-            by_dimension: the KL of each latent dimension, in place of their sum.
+            by_dimension: whether to return the KL of each latent dimension instead of the sum.
 
         Returns:
             z [B, latent_dim], or [num_samples, B, latent_dim]; the KL in nats, [B] or [B, latent_dim].
@@ -122,16 +122,16 @@ class VAE(nn.Module):
     def draw_with_log_ratio(
         self, posterior: Tensor, key: Tensor, labels: Tensor | None = None, *, num_samples: int, row_offset: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """z from q(z|x), [num_samples, B, latent_dim], and log p(z) - log q(z|x) of each, [num_samples, B], in nats.
+        """Samples z from q(z|x), [num_samples, B, latent_dim]; also returns log p(z) - log q(z|x), [num_samples, B], in nats.
 
-        All arguments are those of :meth:`draw_with_kl`.
+        Arguments as for :meth:`draw_with_kl`.
         """
         mu, logvar = posterior.chunk(2, dim=-1)
         options: dict[str, Any] = {"scale": self.scale, "num_samples": num_samples, "row_offset": row_offset}
         return reparam_log_ratio(mu, logvar, key, **options, **self.prior.operands(posterior, labels))
 
     def sample_prior(self, key: Tensor, count: int, labels: Tensor | None = None) -> Tensor:
-        """z from p(z), [count, latent_dim]."""
+        """Samples z from p(z), [count, latent_dim]."""
         return self.prior.sample(key, count, labels)
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -141,5 +141,5 @@ class VAE(nn.Module):
         return decoded.view(*z.shape[:-1], decoded.shape[-1])
 
     def decoder_input(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """What the decoder's first layer is given of z [..., latent_dim]."""
+        """Returns the input of the decoder's first layer for z [..., latent_dim]."""
         return z

@@ -1,4 +1,4 @@
-"""The conditional VAE: encoder and decoder are given the class, and nothing else changes."""
+"""The conditional VAE: encoder and decoder take the class, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def conditional(**changes: Any) -> VAE:
 
 
 @pytest.mark.parametrize("changes", KINDS)
-def test_each_image_is_encoded_and_decoded_by_its_own_class(changes: dict[str, Any]) -> None:
+def test_each_image_is_encoded_and_decoded_with_its_own_class(changes: dict[str, Any]) -> None:
     model, x = conditional(**changes), as_float(PIXELS)
     posterior = model.posterior(x, LABELS)
     alone = torch.cat([model.posterior(x[[i]], LABELS[[i]]) for i in range(len(x))])
@@ -48,7 +48,7 @@ def test_each_image_is_encoded_and_decoded_by_its_own_class(changes: dict[str, A
     assert not torch.isclose(model.decode(z, (LABELS + 1) % CLASSES), decoded).all(-1).any()
 
 
-def test_the_class_is_appended_one_hot_to_what_the_networks_are_given() -> None:
+def test_the_class_is_appended_one_hot_to_the_networks_inputs() -> None:
     model = conditional()
     one_hot = torch.eye(CLASSES)[LABELS]
     x, z = as_float(PIXELS), torch.randn(5, model.latent_dim)
@@ -57,12 +57,12 @@ def test_the_class_is_appended_one_hot_to_what_the_networks_are_given() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"condition": None, "prior": "label"}])
-def test_what_needs_the_class_says_so_where_it_is_missing(changes: dict[str, Any]) -> None:
+def test_a_missing_class_is_reported(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="label: expected the class of each image"):
         elbo_terms(conditional(**changes), PIXELS, KEY)
 
 
-def test_with_weights_of_0_for_the_class_it_is_the_vae_without() -> None:
+def test_with_zero_weights_for_the_class_it_equals_the_unconditional_vae() -> None:
     model, plain = conditional(), conditional(condition=None)
     with torch.no_grad():
         for own, other in zip(model.parameters(), plain.parameters(), strict=True):
@@ -75,7 +75,7 @@ def test_with_weights_of_0_for_the_class_it_is_the_vae_without() -> None:
 
 
 def test_the_bound_is_on_the_likelihood_given_the_class() -> None:
-    """Where the decoder ignores z, p(x|y) is known."""
+    """If the decoder ignores z, p(x|y) is known."""
     model = conditional(hidden=[]).double()
     with torch.no_grad():
         model.decoder[0].weight[:, : model.latent_dim] = 0  # type: ignore[operator]

@@ -90,7 +90,7 @@ def test_a_class_can_be_shown_alone_without_relying_on_colour(page: Any) -> None
     assert plane() == every
 
 
-def test_of_a_conditional_model_a_class_is_chosen_and_a_picked_image_chooses_its_own(browser: Any, tmp_path: Path) -> None:
+def test_a_conditional_model_has_a_choice_of_class_and_a_selected_image_sets_its_own(browser: Any, tmp_path: Path) -> None:
     page = opened(browser, page_of(tmp_path, condition="label")[0])
 
     def decoded() -> Any:

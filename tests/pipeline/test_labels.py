@@ -1,4 +1,4 @@
-"""Classes for models that use them: images without any are refused early, and a class is known by its name or number."""
+"""Classes for models that use them: images without classes are rejected early; a class is given by name or number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.pipeline.conftest import error_of, set_params
 
 
 @pytest.mark.parametrize(("key", "expected"), [("condition", "null"), ("prior", "standard")])
-def test_a_model_of_classes_is_refused_where_the_images_have_none(
+def test_a_model_with_classes_is_rejected_if_the_images_have_none(
     raw: Path, key: str, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.save(raw / "x.npy", np.random.default_rng(0).integers(0, 256, (30, 4, 4), np.uint8))

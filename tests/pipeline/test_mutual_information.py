@@ -51,7 +51,7 @@ def test_disjoint_posteriors_identify_the_image() -> None:
     torch.testing.assert_close(found, torch.full((COUNT,), math.log(COUNT)).double(), atol=1e-5, rtol=0)
 
 
-def test_given_the_classes_it_is_that_of_each_class() -> None:
+def test_with_classes_the_mutual_information_is_that_within_each_class() -> None:
     mu, sigma = normal(COUNT, 3), torch.full((COUNT, 3), 0.5)
     z, labels = drawn(mu, sigma), torch.arange(COUNT) % 3
     found = mutual_information(z, mu, sigma, labels)

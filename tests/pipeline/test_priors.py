@@ -1,4 +1,4 @@
-"""A learned prior for each class: the KL, the bounds and the samples are its own."""
+"""A learned prior for each class applies to the KL, the bounds and the samples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PIXELS = torch.randint(0, 256, (40, 12), dtype=torch.uint8, generator=torch.Gene
 
 
 def with_priors(*, learned: bool = True, **changes: object) -> VAE:
-    """A model whose priors are apart, or are as they start."""
+    """A model whose priors are distinct, or as initialised."""
     torch.manual_seed(0)
     params = plain_params(**{"hidden": [16], "latent_dim": LATENT, "prior": "label", **changes}).model
     model = build_model((3, 4), params, CLASSES).double()
@@ -35,14 +35,14 @@ def with_priors(*, learned: bool = True, **changes: object) -> VAE:
 
 
 def priors(model: VAE) -> Normal:
-    """Of each image."""
+    """Returns the prior of each image."""
     assert isinstance(model.prior, ClassPrior)
     mu, logvar = model.prior.tables[:, LABELS]
     return Normal(mu, (logvar / 2).exp())
 
 
 @pytest.mark.parametrize("scale", ["exp", "softplus"])
-def test_the_rate_is_the_divergence_from_the_prior_of_the_image_s_class(scale: str) -> None:
+def test_the_rate_is_the_divergence_from_the_prior_of_the_images_class(scale: str) -> None:
     model = with_priors(scale=scale)
     mu, second = model.encode(as_float(PIXELS).double())
     expected = kl_divergence(Normal(mu, model.sigma(second)), priors(model))
@@ -52,7 +52,7 @@ def test_the_rate_is_the_divergence_from_the_prior_of_the_image_s_class(scale: s
     torch.testing.assert_close(kl, expected)
 
 
-def test_the_log_ratio_is_of_the_densities_at_z() -> None:
+def test_the_log_ratio_equals_the_ratio_of_the_densities_at_z() -> None:
     model = with_priors()
     posterior = model.posterior(as_float(PIXELS).double())
     z, log_ratio = model.draw_with_log_ratio(posterior, KEY, LABELS, num_samples=5)
@@ -61,14 +61,14 @@ def test_the_log_ratio_is_of_the_densities_at_z() -> None:
     torch.testing.assert_close(log_ratio, expected.sum(-1))
 
 
-def test_it_starts_as_a_standard_normal_distribution() -> None:
+def test_the_prior_starts_as_a_standard_normal() -> None:
     model, standard = with_priors(learned=False), with_priors(learned=False, prior="standard")
     model.load_state_dict(standard.state_dict(), strict=False)
     given, expected = elbo_terms(model, PIXELS, KEY, labels=LABELS), elbo_terms(standard, PIXELS, KEY)
     torch.testing.assert_close((given.rate, given.distortion), (expected.rate, expected.distortion))
 
 
-def test_the_bound_is_the_likelihood_where_the_posterior_is_the_prior_and_the_decoder_ignores_z() -> None:
+def test_the_bound_equals_the_likelihood_if_the_posterior_is_the_prior_and_the_decoder_ignores_z() -> None:
     model = with_priors(learned=False)
     with torch.no_grad():
         model.decoder[0].weight.zero_()  # type: ignore[operator]
@@ -79,7 +79,7 @@ def test_the_bound_is_the_likelihood_where_the_posterior_is_the_prior_and_the_de
     torch.testing.assert_close(log_likelihood_bounds(model, PIXELS, KEY, [5], labels=LABELS)[0], exact)
 
 
-def test_samples_are_of_the_class_that_is_asked_for_and_share_their_noise() -> None:
+def test_samples_are_of_the_requested_class_and_share_their_noise() -> None:
     model = with_priors()
     z = model.sample_prior(KEY, 4000, LABELS.repeat(100))
     expected = priors(model)
@@ -96,7 +96,7 @@ def test_samples_are_of_the_class_that_is_asked_for_and_share_their_noise() -> N
     torch.testing.assert_close(noise(0), noise(3))
 
 
-def test_gradients_reach_the_priors_of_the_classes_that_are_there_alone() -> None:
+def test_gradients_reach_only_the_priors_of_the_classes_in_the_batch() -> None:
     model, objective = with_priors(), plain_params().objective
     x = as_float(PIXELS).double()
     for_two = LABELS % 2

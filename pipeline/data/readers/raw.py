@@ -48,7 +48,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class RawSplit:
-    """Images, and their class indices, int64 [N], or None."""
+    """Images, and their class numbers, int64 [N], or None."""
 
     images: Images
     classes: npt.NDArray[np.int64] | None
@@ -110,7 +110,7 @@ def dataset(
     notes: Counter[str],
     mixed: bool = False,
 ) -> RawDataset:
-    """Builds a data set of images and labels of any type, which become class indices, or without labels.
+    """Builds a data set of images and labels of any type, which become class numbers, or without labels.
 
     Args:
         labels: for each split of the images, or empty.

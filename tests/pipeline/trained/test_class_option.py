@@ -1,4 +1,4 @@
-"""A model of classes in use: its class by name or number, in Python, by --class, and in what is exported."""
+"""Using a conditional model: the class by name or number, in Python, by --class, and in exported graphs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_class_is_given_by_name_or_number_for_all_images_or_each(conditional: 
         model.log_prob(read_split("test").images[:3])
 
 
-def test_likelihoods_are_given_the_class(conditional: Path) -> None:
+def test_likelihoods_are_conditional_on_the_class(conditional: Path) -> None:
     model, test = pipeline.load("models/default"), read_split("test")
     assert test.labels is not None
     own = model.log_prob(test.images, 1, label=test.labels)
@@ -80,7 +80,7 @@ COMMANDS = [
 ]
 
 
-def test_a_class_that_is_missing_or_none_is_one_line(
+def test_a_missing_or_unknown_class_is_one_error_line(
     conditional: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.save("eleven.npy", np.full(200, 11))
@@ -90,7 +90,7 @@ def test_a_class_that_is_missing_or_none_is_one_line(
         assert not list(Path().glob("a*")), words
 
 
-def test_the_card_says_that_the_model_is_given_the_class(conditional: Path) -> None:
+def test_the_card_says_that_the_model_is_conditional_on_the_class(conditional: Path) -> None:
     card = DEFAULT.card.read_text(encoding="utf-8")
     assert "A class-conditional variational autoencoder of images of 28 x 28" in card
     assert "\n- class-conditional\n" in card
