@@ -50,6 +50,11 @@ struct Gaussian {
   // From eps: all factors are multiplied in before the exponential, so the gradient is finite wherever the product is.
   VAE_FN T sigma_gradient(T grad_z_eps, T slope) const { return e.times(slope * grad_z_eps); }
 
+  // 2 dkl/dlogvar = exp(logvar) - 1, times what comes.
+  VAE_FN T twice_kl_gradient(T grad_kl) const {
+    return e.k == T(0) ? grad_kl * (T(2) * e.r + excess_near_zero()) : e.times(e.times(grad_kl)) - grad_kl;
+  }
+
   // Whether sigma eps may be read off z - mu, with z as it was rounded. By u, half a unit in the last place of 1 (2^-24,
   // 2^-53), z is wrong by u (|mu| + 2 |sigma eps|) and the difference by u |sigma eps| more: here at most u (64 + 3 |eps|)
   // sigma. Below sigma = 2^-100 products with eps may be denormal, and lose bits; above 2^100 z may overflow.
@@ -61,11 +66,6 @@ struct Gaussian {
  private:
   // exp(logvar) - 1 - logvar, where it is small enough to cancel: |logvar| <= ln 2.
   VAE_FN T excess_near_zero() const { return e.r * e.r + e.g * (T(2) + T(2) * e.r + e.g); }
-
-  // 2 dkl/dlogvar = exp(logvar) - 1, times what comes.
-  VAE_FN T twice_kl_gradient(T grad_kl) const {
-    return e.k == T(0) ? grad_kl * (T(2) * e.r + excess_near_zero()) : e.times(e.times(grad_kl)) - grad_kl;
-  }
 };
 
 // z, a sample of N(mu, sigma^2).

@@ -14,6 +14,10 @@ namespace vae {
 // j into the partial sum j mod kPartials, in increasing j; then the partial sums by halves, p[i] += p[i + w], w = 128 .. 1.
 constexpr int kPartials = 256;
 
+// The gradient of a prior that is one for all rows is summed over them in one fixed order too: chunks of so many rows, one row
+// after the other, and then the chunks' sums in the same way, until one is left.
+constexpr int64_t kRowsOfChunk = 64;
+
 enum class Dtype { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
 // What the second input is: logvar, with sigma = exp(logvar / 2), or rho, with sigma = softplus(rho).
@@ -34,9 +38,17 @@ struct Inputs {
   uint32_t row_offset;  // of row 0 in the global batch
 };
 
+// Of one Gaussian for each row, or for all with strides of 0.
+struct Prior {
+  const void* mu;      // [B, D] Z
+  const void* logvar;  // [B, D] Z
+  int64_t mu_stride, logvar_stride;
+};
+
 struct Forward : Inputs {
-  void* z;   // [K, B, D] Z
-  void* kl;  // A: kKlSum [B], kKl [B, D], kLogRatio [K, B]
+  static constexpr bool kPrior = false;  // N(0, 1)
+  void* z;                               // [K, B, D] Z
+  void* kl;                              // A: kKlSum [B], kKl [B, D], kLogRatio [K, B]
 };
 
 struct Backward : Inputs {
@@ -47,6 +59,32 @@ struct Backward : Inputs {
   void* grad_mu;        // [B, D] Z
   void* grad_logvar;    // [B, D] Z
   int64_t grad_stride;  // of both: 2 D where they are the halves of one tensor
+};
+
+struct ForwardWithPrior : Forward {
+  static constexpr bool kPrior = true;
+  Prior prior;
+};
+
+// A gradient of the prior: [B, D] Z. Or what is to be summed over the rows, in A: on the CPU, where a call begins with a chunk,
+// the sums of chunks, and on the GPU [B, D]. SumRows does what is left.
+struct PriorOutput {
+  void* data;
+  bool sums;
+};
+
+struct BackwardWithPrior : Backward {
+  Prior prior;
+  PriorOutput grad_prior_mu, grad_prior_logvar;
+};
+
+// Each row of the result is the sum of a chunk.
+struct SumRows {
+  Dtype dtype;        // of the result: A or, of the last, Z
+  int64_t rows, dim;  // of the result, R
+  int64_t terms;      // how many rows are summed, N
+  const void* from;   // [N, D] A
+  void* to;           // [R, D]
 };
 
 // The decoder's logits of bytes 0 .. 255, which stand for probabilities of a white pixel.
@@ -96,6 +134,9 @@ namespace cpu {
 // Rows begin .. end - 1, on the calling thread.
 void run(const Forward& call, int64_t begin, int64_t end);
 void run(const Backward& call, int64_t begin, int64_t end);
+void run(const ForwardWithPrior& call, int64_t begin, int64_t end);
+void run(const BackwardWithPrior& call, int64_t begin, int64_t end);
+void run(const SumRows& call, int64_t begin, int64_t end);
 void run(const LogProb& call, int64_t begin, int64_t end);
 void run(const LogProbBackward& call, int64_t begin, int64_t end);
 void run(const LogProbAndGradient& call, int64_t begin, int64_t end);
@@ -114,6 +155,9 @@ namespace cuda {
 // Launched on the stream (a cudaStream_t) of the current device. Throws std::runtime_error naming the kernel.
 void run(const Forward& call, void* stream);
 void run(const Backward& call, void* stream);
+void run(const ForwardWithPrior& call, void* stream);
+void run(const BackwardWithPrior& call, void* stream);
+void run(const SumRows& call, void* stream);
 void run(const LogProb& call, void* stream);
 void run(const LogProbBackward& call, void* stream);
 void run(const LogProbAndGradient& call, void* stream);

@@ -36,10 +36,13 @@ class Options(TypedDict, total=False):
     output: str
 
 
+# The raw operators by how many tensors they take before the key: mu and logvar in one, the two, or the two and a prior's.
+NAMES = {1: "reparam_kl_packed", 2: "reparam_kl", 4: "reparam_kl_prior"}
+
+
 def run_kernel(inputs: tuple[Tensor, ...], key: Tensor, options: Options) -> Pair:
-    """The raw operator of mu and logvar, or of one tensor that packs them."""
-    ops = torch.ops.vae_ext
-    pair: Pair = call_kernel(ops.reparam_kl if len(inputs) == 2 else ops.reparam_kl_packed, *inputs, key, **options)
+    """The raw operator of its inputs, by :data:`NAMES`."""
+    pair: Pair = call_kernel(getattr(torch.ops.vae_ext, NAMES[len(inputs)]), *inputs, key, **options)
     return pair
 
 
@@ -85,10 +88,9 @@ def _backward(ctx: Any, grad_z: Tensor | None, grad_out: Tensor | None) -> tuple
         return *_differentiable(grad_z, grad_out, inputs, key, ctx.options), None
     if grad_z is None and grad_out is None:
         return (None,) * (len(inputs) + 1)
-    ops = torch.ops.vae_ext
-    if len(inputs) == 2:
-        return *call_kernel(ops.reparam_kl_backward, grad_z, grad_out, *inputs, key, z, **ctx.options), None
-    return call_kernel(ops.reparam_kl_packed_backward, grad_z, grad_out, *inputs, key, z, **ctx.options), None
+    operator = getattr(torch.ops.vae_ext, f"{NAMES[len(inputs)]}_backward")
+    grads = call_kernel(operator, grad_z, grad_out, *inputs, key, z, **ctx.options)
+    return *((grads,) if len(inputs) == 1 else grads), None
 
 
 def _differentiable(
@@ -146,8 +148,16 @@ def _register() -> None:
         lambda _gz, _go, mu, _l, _k, _z=None, **opts: tuple(_fake_grad(mu, **opts) for _ in range(2)),
     )
     fake("vae_ext::reparam_kl_packed_backward", lambda _gz, _go, packed, _k, _z=None, **options: _fake_grad(packed, **options))
-    torch.library.register_autograd("vae_ext::reparam_kl", _backward, setup_context=_save)
-    torch.library.register_autograd("vae_ext::reparam_kl_packed", _backward, setup_context=_save)
+    fake("vae_ext::reparam_kl_prior", lambda mu, _l, _pm, _pl, _k, **options: _fake(mu, mu.shape[1], **options))
+    fake(
+        "vae_ext::reparam_kl_prior_backward",
+        lambda _gz, _go, mu, _l, *prior_and_key, **opts: (
+            *(_fake_grad(mu, **opts) for _ in range(2)),
+            *(t.new_empty(t.shape) for t in prior_and_key[:2]),
+        ),
+    )
+    for name in NAMES.values():
+        torch.library.register_autograd(f"vae_ext::{name}", _backward, setup_context=_save)
 
 
 # Something that is asked for and cannot be had is an error where the operator is used, not where it is imported.

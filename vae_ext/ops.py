@@ -163,7 +163,7 @@ def _checked_prior(prior_mu: Tensor | None, prior_logvar: Tensor | None, mu: Ten
             raise TypeError(f"{name}: expected a Tensor, got {type(t).__name__}")
         if t.dtype != mu.dtype:
             raise TypeError(f"{name}: expected the dtype of mu, {mu.dtype}, got {t.dtype}")
-        if t.shape not in (mu.shape, mu.shape[-1:]):
+        if t.shape != (mu.shape if t.dim() == mu.dim() else mu.shape[-1:]):
             shapes = f"{list(mu.shape[-1:])}, or the shape of mu, {list(mu.shape)}"
             raise ValueError(f"{name}: expected {shapes}, got {list(t.shape)}")
         if t.device != mu.device:
@@ -203,7 +203,7 @@ def _run(inputs: tuple[Tensor, ...], key: Tensor, options: Options) -> Pair:
     *lead, dim = inputs[0].shape
     if len(lead) != 1:
         inputs = tuple(t.reshape(math.prod(lead), dim) if i < 2 or t.dim() > 1 else t for i, t in enumerate(inputs))
-    if by_reference(inputs[0]) or len(inputs) == 4:
+    if by_reference(inputs[0]):
         z, out = run_reference(inputs, key, options)
     else:
         z, out = RunKernel.apply(key, options, *inputs) if wants_gradient(*inputs) else run_kernel(inputs, key, options)

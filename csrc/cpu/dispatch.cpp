@@ -44,6 +44,9 @@ const Capability* current = best_capability();
 
 void run(const Forward& call, int64_t begin, int64_t end) { current->loops.forward(call, begin, end); }
 void run(const Backward& call, int64_t begin, int64_t end) { current->loops.backward(call, begin, end); }
+void run(const ForwardWithPrior& call, int64_t begin, int64_t end) { current->loops.forward_with_prior(call, begin, end); }
+void run(const BackwardWithPrior& call, int64_t begin, int64_t end) { current->loops.backward_with_prior(call, begin, end); }
+void run(const SumRows& call, int64_t begin, int64_t end) { current->loops.sum_rows(call, begin, end); }
 void run(const LogProb& call, int64_t begin, int64_t end) { current->loops.log_prob(call, begin, end); }
 void run(const LogProbBackward& call, int64_t begin, int64_t end) { current->loops.log_prob_backward(call, begin, end); }
 void run(const LogProbAndGradient& call, int64_t begin, int64_t end) { current->loops.log_prob_and_gradient(call, begin, end); }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/tile_noise.h"
+#include "cpu/whitened_tile.h"
 #include "gaussian.h"
 
 namespace vae {
@@ -38,17 +39,24 @@ __attribute__((noinline)) void sigma_and_kl(T* __restrict sigma, T* __restrict k
 }
 
 // Samples first .. last - 1 of some rows.
-template <class T>
-void forward_samples(const Forward& call, int64_t begin, int64_t end, int64_t first, int64_t last) {
+template <class T, class Call>
+void forward_samples(const Call& call, int64_t begin, int64_t end, int64_t first, int64_t last) {
   const NoiseKey key = noise_key(call.key[0], call.key[1]);
   auto* sums = static_cast<T*>(call.kl);
 
   T mu_copy[kTile], logvar_copy[kTile], z_copy[kTile], slope[kTile], sigma[kTile], kl[kTile], partial[kPartials];
   float eps[kTile];
+  [[maybe_unused]] WhitenedTile<T> whitened;
   for_each_tile(begin, end, call.dim, [&](const Tile& t) {
     const T* mu = read(mu_copy, t, call.dtype, call.mu, call.mu_stride);
     const T* logvar = read_logvar(logvar_copy, slope, t, call);
-    sigma_and_kl(sigma, kl, mu, logvar, t.size());
+    if constexpr (Call::kPrior) {
+      for (int i = 0; i < t.size(); ++i) sigma[i] = Gaussian<T>(mu[i], logvar[i]).sigma();
+      whitened.load(t, call, mu, logvar);
+      sigma_and_kl(whitened.sigma, kl, whitened.mu, whitened.logvar, t.size());
+    } else {
+      sigma_and_kl(sigma, kl, mu, logvar, t.size());
+    }
     if (call.output == Output::kKl) store(kl, t, kDtypeOf<T>, call.kl, call.dim);
     if (call.output == Output::kKlSum) sum_rows(sums, partial, kl, t, call.dim);
     for (int64_t k = first; k < last; ++k) {
@@ -57,7 +65,14 @@ void forward_samples(const Forward& call, int64_t begin, int64_t end, int64_t fi
       fill_normals(eps, t, key, static_cast<uint32_t>(k), call.row_offset);
       for (int i = 0; i < t.size(); ++i) z[i] = reparameterize(mu[i], sigma[i], static_cast<T>(eps[i]));
       if (call.output == Output::kLogRatio) {
-        for (int i = 0; i < t.size(); ++i) kl[i] = log_ratio(logvar[i], z[i], static_cast<T>(eps[i]));
+        for (int i = 0; i < t.size(); ++i) {
+          const T noise = static_cast<T>(eps[i]);
+          if constexpr (Call::kPrior) {
+            kl[i] = log_ratio(whitened.logvar[i], reparameterize(whitened.mu[i], whitened.sigma[i], noise), noise);
+          } else {
+            kl[i] = log_ratio(logvar[i], z[i], noise);
+          }
+        }
         sum_rows(sums + k * call.rows, partial, kl, t, call.dim);
       }
       written(z, z_copy, sample, call.dtype, call.z, call.dim);
@@ -65,8 +80,9 @@ void forward_samples(const Forward& call, int64_t begin, int64_t end, int64_t fi
   });
 }
 
-template <class T>
-void process_rows(const Forward& call, int64_t begin, int64_t end) {
+// Forward or ForwardWithPrior.
+template <class T, class Call>
+void forward_rows(const Call& call, int64_t begin, int64_t end) {
   if (call.dim == 0) {
     const int64_t sums = call.output == Output::kKl ? 0 : call.output == Output::kKlSum ? 1 : call.samples;
     for (int64_t k = 0; k < sums; ++k) std::fill_n(static_cast<T*>(call.kl) + k * call.rows + begin, end - begin, T(0));
@@ -77,8 +93,26 @@ void process_rows(const Forward& call, int64_t begin, int64_t end) {
   for (int64_t k = 0; k < call.samples; k += step) forward_samples<T>(call, begin, end, k, k + step);
 }
 
+template <class T>
+void process_rows(const Forward& call, int64_t begin, int64_t end) {
+  forward_rows<T>(call, begin, end);
+}
+
+template <class T>
+void process_rows(const ForwardWithPrior& call, int64_t begin, int64_t end) {
+  forward_rows<T>(call, begin, end);
+}
+
 // Where the gradient of sigma has eps from: made again, read off z, or read where it can be and made where not.
 enum class Noise { kMade, kRead, kEither };
+
+// What comes for kl, an element each.
+template <class T>
+const T* read_grad_kl(T* copy, const Tile& t, const Backward& call) {
+  if (call.output == Output::kKl) return read(copy, t, kDtypeOf<T>, call.grad_kl, call.dim);
+  broadcast(copy, t, static_cast<const T*>(call.grad_kl) + t.row);
+  return copy;
+}
 
 // The backward pass of a tile.
 template <class T>
@@ -93,40 +127,43 @@ class BackwardTile {
     std::fill_n(slope_, kTile, T(1));
   }
 
-  void process(const Tile& t) {
-    load(t);
-    if (call_.z == nullptr || call_.grad_z == nullptr) {
-      sum_with_noise(t);
-      write<Noise::kMade>(t);
-    } else if (needs_noise_) {
-      sum_with_noise(t);
-      sum_with_z(t);
-      needs_noise_ = !write<Noise::kEither>(t);
-    } else {
-      sum_with_z(t);
-      if (write<Noise::kRead>(t)) return;
-      // One element that needs the noise is followed by others: the next tile makes it at once.
-      needs_noise_ = true;
-      sum_with_noise(t);
-      write<Noise::kEither>(t);
-    }
-  }
-
- private:
   // The inputs, and what comes for kl, an element each; for the log-ratio, whose samples are summed in its place, 0.
   void load(const Tile& t) {
     mu_ = read(mu_copy_, t, call_.dtype, call_.mu, call_.mu_stride);
     logvar_ = read_logvar(logvar_copy_, slope_, t, call_);
     grad_kl_ = grad_kl_copy_;
-    if (!has_grad_kl_) {
-      std::fill_n(grad_kl_copy_, t.size(), T(0));
-    } else if (call_.output == Output::kKl) {
-      grad_kl_ = read(grad_kl_copy_, t, kDtypeOf<T>, call_.grad_kl, call_.dim);
+    if (has_grad_kl_) {
+      grad_kl_ = read_grad_kl(grad_kl_copy_, t, call_);
     } else {
-      broadcast(grad_kl_copy_, t, static_cast<const T*>(call_.grad_kl) + t.row);
+      std::fill_n(grad_kl_copy_, t.size(), T(0));
     }
   }
 
+  // Of the tile that was loaded last.
+  const T* mu() const { return mu_; }
+  const T* logvar() const { return logvar_; }
+  const T* slope() const { return slope_; }
+
+  void process(const Tile& t, T* grad_mu, T* grad_logvar) {
+    load(t);
+    if (call_.z == nullptr || call_.grad_z == nullptr) {
+      sum_with_noise(t);
+      fill<Noise::kMade>(t, grad_mu, grad_logvar);
+    } else if (needs_noise_) {
+      sum_with_noise(t);
+      sum_with_z(t);
+      needs_noise_ = !fill<Noise::kEither>(t, grad_mu, grad_logvar);
+    } else {
+      sum_with_z(t);
+      if (fill<Noise::kRead>(t, grad_mu, grad_logvar)) return;
+      // One element that needs the noise is followed by others: the next tile makes it at once.
+      needs_noise_ = true;
+      sum_with_noise(t);
+      fill<Noise::kEither>(t, grad_mu, grad_logvar);
+    }
+  }
+
+ private:
   // Sums over the samples of grad_z and of grad_z (z - mu); of one sample, grad_z itself.
   void sum_with_z(const Tile& t) {
     if (call_.samples != 1) clear_sums(t, z_moved_sum_);
@@ -196,16 +233,10 @@ class BackwardTile {
     return grad_z_copy_;
   }
 
-  // False: of some element it can't be read off z.
+  // False: of some element the noise can't be read off z.
   template <Noise kNoise>
-  bool write(const Tile& t) {
-    T* grad_mu = vae::write(grad_mu_copy_, t, call_.dtype, call_.grad_mu, call_.grad_stride);
-    T* grad_logvar = vae::write(grad_logvar_copy_, t, call_.dtype, call_.grad_logvar, call_.grad_stride);
-    const bool readable =
-        has_grad_kl_ ? gradients<true, kNoise>(t, grad_mu, grad_logvar) : gradients<false, kNoise>(t, grad_mu, grad_logvar);
-    written(grad_mu, grad_mu_copy_, t, call_.dtype, call_.grad_mu, call_.grad_stride);
-    written(grad_logvar, grad_logvar_copy_, t, call_.dtype, call_.grad_logvar, call_.grad_stride);
-    return readable;
+  bool fill(const Tile& t, T* grad_mu, T* grad_logvar) const {
+    return has_grad_kl_ ? gradients<true, kNoise>(t, grad_mu, grad_logvar) : gradients<false, kNoise>(t, grad_mu, grad_logvar);
   }
 
   // restrict: compilers check at most so many pairs of pointers for overlap, and would not vectorise.
@@ -239,7 +270,6 @@ class BackwardTile {
 
   const T *mu_, *logvar_, *grad_kl_, *sum_z_;
   alignas(64) T mu_copy_[kTile], logvar_copy_[kTile], grad_kl_copy_[kTile], z_copy_[kTile], grad_z_copy_[kTile];
-  alignas(64) T grad_mu_copy_[kTile], grad_logvar_copy_[kTile];
   alignas(64) T slope_[kTile], scaled_[kTile], rest_[kTile], grad_ratio_[kTile];
   alignas(64) T z_sum_[kTile], z_eps_sum_[kTile], z_moved_sum_[kTile];
   alignas(64) float eps_[kTile];
@@ -249,7 +279,14 @@ template <class T>
 void process_rows(const Backward& call, int64_t begin, int64_t end) {
   if (call.dim == 0) return;
   BackwardTile<T> tile(call);
-  for_each_tile(begin, end, call.dim, [&](const Tile& t) { tile.process(t); });
+  alignas(64) T grad_mu_copy[kTile], grad_logvar_copy[kTile];
+  for_each_tile(begin, end, call.dim, [&](const Tile& t) {
+    T* grad_mu = write(grad_mu_copy, t, call.dtype, call.grad_mu, call.grad_stride);
+    T* grad_logvar = write(grad_logvar_copy, t, call.dtype, call.grad_logvar, call.grad_stride);
+    tile.process(t, grad_mu, grad_logvar);
+    written(grad_mu, grad_mu_copy, t, call.dtype, call.grad_mu, call.grad_stride);
+    written(grad_logvar, grad_logvar_copy, t, call.dtype, call.grad_logvar, call.grad_stride);
+  });
 }
 
 }  // namespace

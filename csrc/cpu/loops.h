@@ -15,6 +15,9 @@ using Loop = void (*)(const Call& call, int64_t begin, int64_t end);
 struct Loops {
   Loop<Forward> forward;
   Loop<Backward> backward;
+  Loop<ForwardWithPrior> forward_with_prior;
+  Loop<BackwardWithPrior> backward_with_prior;
+  Loop<SumRows> sum_rows;
   Loop<LogProb> log_prob;
   Loop<LogProbBackward> log_prob_backward;
   Loop<LogProbAndGradient> log_prob_and_gradient;

@@ -30,6 +30,7 @@ VAE_EXPANDED_PRAGMA(GCC target(VAE_TARGET))
 #include "cpu/bernoulli_loops.h"
 #include "cpu/gaussian_loops.h"
 #include "cpu/pixel_loops.h"
+#include "cpu/prior_loops.h"
 
 namespace vae {
 namespace {
@@ -46,8 +47,9 @@ void process(const Call& call, int64_t begin, int64_t end) {
 
 }  // namespace
 
-const cpu::Loops cpu::VAE_LOOPS{process<Forward>,         process<Backward>,           process<LogProb>,
-                                process<LogProbBackward>, process<LogProbAndGradient>, process_rows};
+const cpu::Loops cpu::VAE_LOOPS{process<Forward>, process<Backward>, process<ForwardWithPrior>, process<BackwardWithPrior>,
+                                process<SumRows>, process<LogProb>,  process<LogProbBackward>,  process<LogProbAndGradient>,
+                                process_rows};
 
 }  // namespace vae
 

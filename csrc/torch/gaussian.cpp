@@ -91,10 +91,35 @@ struct Rows {
   }
 };
 
-std::tuple<Tensor, Tensor> forward(const Rows& in) {
+// A Gaussian prior beside them, held in the same way.
+struct PriorRows {
+  Tensor mu, logvar;
+  Prior prior;
+
+  PriorRows(const Tensor& mu_in, const Tensor& logvar_in, const Rows& in)
+      : mu(checked("prior_mu", mu_in, in)),
+        logvar(checked("prior_logvar", logvar_in, in)),
+        prior{mu.data_ptr(), logvar.data_ptr(), row_stride(mu), row_stride(logvar)} {}
+
+ private:
+  static Tensor checked(const char* name, const Tensor& t, const Rows& in) {
+    const int64_t rows = in.inputs.rows, dim = in.inputs.dim;
+    const bool fits = t.dim() == 1 ? t.size(0) == dim : t.dim() == 2 && t.size(0) == rows && t.size(1) == dim;
+    STD_TORCH_CHECK(fits, name, ": expected [D] or the shape of mu");
+    STD_TORCH_CHECK(t.scalar_type() == in.mu.scalar_type(), name, ": expected the dtype of mu");
+    check(t, in.mu, name);
+    return dim <= 1 || t.stride(t.dim() - 1) == 1 ? t : torch::stable::contiguous(t);
+  }
+
+  static int64_t row_stride(const Tensor& t) { return t.dim() == 1 ? 0 : t.stride(0); }
+};
+
+std::tuple<Tensor, Tensor> forward(const Rows& in, const Prior* prior = nullptr) {
   const Tensor z = empty(in.z_shape, in.mu.scalar_type(), in.mu);
   const Tensor kl = empty(in.kl_shape, arithmetic_of(in.mu), in.mu);
-  run(in.mu, Forward{in.inputs, z.data_ptr(), kl.data_ptr()}, in.inputs.samples * in.inputs.dim);
+  const Forward call{in.inputs, z.data_ptr(), kl.data_ptr()};
+  const int64_t work = in.inputs.samples * in.inputs.dim;
+  prior == nullptr ? run(in.mu, call, work) : run(in.mu, ForwardWithPrior{call, *prior}, work);
   return {z, kl};
 }
 
@@ -103,7 +128,13 @@ struct Upstream {
   const std::optional<Tensor>&grad_z, &grad_kl, &z;
 };
 
-void backward(const Rows& in, const Upstream& from, void* grad_mu, void* grad_logvar, int64_t grad_stride) {
+struct PriorGradients {
+  Prior prior;
+  PriorOutput mu, logvar;
+};
+
+void backward(const Rows& in, const Upstream& from, void* grad_mu, void* grad_logvar, int64_t grad_stride,
+              const PriorGradients* of_prior = nullptr) {
   const ScalarType dtype = in.mu.scalar_type(), arithmetic = arithmetic_of(in.mu);
   // On a GPU the noise is made again, and in half precision z is too coarse.
   const bool reads_z =
@@ -113,8 +144,41 @@ void backward(const Rows& in, const Upstream& from, void* grad_mu, void* grad_lo
   const auto z = dense(from.z, in.z_shape, dtype, in.mu, "z");
   const auto data = [](const std::optional<Tensor>& t) { return t.has_value() ? t->data_ptr() : nullptr; };
   const Backward call{in.inputs, data(grad_z), data(grad_kl), reads_z ? data(z) : nullptr, grad_mu, grad_logvar, grad_stride};
-  run(in.mu, call, in.inputs.samples * in.inputs.dim);
+  const int64_t work = in.inputs.samples * in.inputs.dim;
+  if (of_prior == nullptr) return run(in.mu, call, work);
+  const bool sums = of_prior->mu.sums || of_prior->logvar.sums;
+  run(in.mu, BackwardWithPrior{call, of_prior->prior, of_prior->mu, of_prior->logvar}, work, sums ? kRowsOfChunk : 1);
 }
+
+// The gradient of a prior's mu or logvar: the kernel's output, or the sum of its rows.
+class GradientOfPrior {
+ public:
+  GradientOfPrior(const Tensor& t, const Rows& in)
+      : sums_(t.dim() == 1),
+        dim_(in.inputs.dim),
+        grad_(sums_ ? empty({dim_}, t.scalar_type(), t) : empty({in.inputs.rows, dim_}, t.scalar_type(), t)),
+        rows_(!sums_ ? grad_ : empty({t.is_cpu() ? chunks(in.inputs.rows) : in.inputs.rows, dim_}, arithmetic_of(t), t)) {}
+
+  PriorOutput output() const { return {rows_.data_ptr(), sums_}; }
+
+  Tensor sum() const {
+    for (Tensor from = rows_; sums_;) {
+      const int64_t terms = from.size(0), rows = std::max<int64_t>(1, chunks(terms));
+      const Tensor to = rows == 1 ? grad_ : empty({rows, dim_}, from.scalar_type(), from);
+      run(to, SumRows{dtype_of(to), rows, dim_, terms, from.data_ptr(), to.data_ptr()}, kRowsOfChunk * dim_);
+      if (rows == 1) break;
+      from = to;
+    }
+    return grad_;
+  }
+
+ private:
+  static int64_t chunks(int64_t rows) { return (rows + kRowsOfChunk - 1) / kRowsOfChunk; }
+
+  bool sums_;
+  int64_t dim_;
+  Tensor grad_, rows_;
+};
 
 std::tuple<Tensor, Tensor> reparam_kl(const Tensor& mu, const Tensor& logvar, const Tensor& key,
                                       std::optional<int64_t> num_samples, int64_t row_offset, StringHandle scale,
@@ -149,10 +213,34 @@ Tensor reparam_kl_packed_backward(const std::optional<Tensor>& grad_z, const std
   return grad;
 }
 
+std::tuple<Tensor, Tensor> reparam_kl_prior(const Tensor& mu, const Tensor& logvar, const Tensor& prior_mu,
+                                            const Tensor& prior_logvar, const Tensor& key, std::optional<int64_t> num_samples,
+                                            int64_t row_offset, StringHandle scale, StringHandle output) {
+  const Rows in = Rows::pair(mu, logvar, key, {num_samples, row_offset, scale, output});
+  const PriorRows prior(prior_mu, prior_logvar, in);
+  return forward(in, &prior.prior);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> reparam_kl_prior_backward(
+    const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl, const Tensor& mu, const Tensor& logvar,
+    const Tensor& prior_mu, const Tensor& prior_logvar, const Tensor& key, const std::optional<Tensor>& z,
+    std::optional<int64_t> num_samples, int64_t row_offset, StringHandle scale, StringHandle output) {
+  const Rows in = Rows::pair(mu, logvar, key, {num_samples, row_offset, scale, output});
+  const PriorRows prior(prior_mu, prior_logvar, in);
+  const int64_t rows = in.inputs.rows, dim = in.inputs.dim;
+  const Tensor grad_mu = empty({rows, dim}, mu.scalar_type(), mu), grad_logvar = empty({rows, dim}, mu.scalar_type(), mu);
+  const GradientOfPrior grad_prior_mu(prior.mu, in), grad_prior_logvar(prior.logvar, in);
+  const PriorGradients of_prior{prior.prior, grad_prior_mu.output(), grad_prior_logvar.output()};
+  backward(in, {grad_z, grad_kl, z}, grad_mu.data_ptr(), grad_logvar.data_ptr(), dim, &of_prior);
+  return {grad_mu, grad_logvar, grad_prior_mu.sum(), grad_prior_logvar.sum()};
+}
+
 template <class Library>
 void register_kernels(Library& m) {
   m.impl("reparam_kl", TORCH_BOX(&reparam_kl));
   m.impl("reparam_kl_backward", TORCH_BOX(&reparam_kl_backward));
+  m.impl("reparam_kl_prior", TORCH_BOX(&reparam_kl_prior));
+  m.impl("reparam_kl_prior_backward", TORCH_BOX(&reparam_kl_prior_backward));
   m.impl("reparam_kl_packed", TORCH_BOX(&reparam_kl_packed));
   m.impl("reparam_kl_packed_backward", TORCH_BOX(&reparam_kl_packed_backward));
 }
@@ -168,6 +256,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(vae_ext, m) {
   m.def(
       "reparam_kl_backward(Tensor? grad_z, Tensor? grad_kl, Tensor mu, Tensor logvar, Tensor key, Tensor? z=None, " VAE_OPTIONS
       ") -> (Tensor, Tensor)");
+  m.def("reparam_kl_prior(Tensor mu, Tensor logvar, Tensor prior_mu, Tensor prior_logvar, Tensor key, " VAE_OPTIONS
+        ") -> (Tensor, Tensor)");
+  m.def(
+      "reparam_kl_prior_backward(Tensor? grad_z, Tensor? grad_kl, Tensor mu, Tensor logvar, Tensor prior_mu, "
+      "Tensor prior_logvar, Tensor key, Tensor? z=None, " VAE_OPTIONS ") -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("reparam_kl_packed(Tensor packed, Tensor key, " VAE_OPTIONS ") -> (Tensor, Tensor)");
   m.def("reparam_kl_packed_backward(Tensor? grad_z, Tensor? grad_kl, Tensor packed, Tensor key, Tensor? z=None, " VAE_OPTIONS
         ") -> Tensor");

@@ -121,14 +121,17 @@ inline void* current_stream(const Tensor& t) {
 }
 #endif
 
-// work: elements of a row.
+// work: elements of a row. together: how many rows may not be divided among threads.
 template <class Call>
-void run(const Tensor& t, const Call& call, int64_t work) {
+void run(const Tensor& t, const Call& call, int64_t work, int64_t together = 1) {
   if (call.rows == 0) return;
   if (t.is_cpu()) {
-    const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, work));
-    if (call.rows <= grain) return cpu::run(call, 0, call.rows);
-    return torch::stable::parallel_for(0, call.rows, grain, [&](int64_t begin, int64_t end) { cpu::run(call, begin, end); });
+    const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, work * together));
+    if (call.rows <= grain * together) return cpu::run(call, 0, call.rows);
+    const int64_t parts = (call.rows + together - 1) / together;
+    return torch::stable::parallel_for(0, parts, grain, [&](int64_t begin, int64_t end) {
+      cpu::run(call, begin * together, std::min(end * together, call.rows));
+    });
   }
 #if defined(VAE_EXT_WITH_CUDA)
   if (t.is_cuda()) {

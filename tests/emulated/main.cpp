@@ -75,6 +75,63 @@ void on_each_side(const Case& c, F&& f) {
   f(Result::kCudaAgain, [](const auto& call, int64_t) { vae::cuda::run(call, nullptr); });
 }
 
+// The same inputs with a prior: of each row, or one for all, whose gradients are summed.
+void check_prior(const Case& c, const vae::Inputs& inputs, bool sums) {
+  const auto [rows, dim] = c.shape;
+  const Layout& l = c.layout;
+  const size_t bytes = bytes_of(c.dtype);
+  const Dtype arithmetic = arithmetic_of(c.dtype);
+  const int64_t stride = sums ? 0 : dim + l.gap;
+  const Buffer prior_mu((rows - 1) * stride + dim, bytes, l.input_offset), prior_logvar(dim, bytes, l.input_offset);
+  prior_mu.fill_with_numbers(c.dtype, c.special, 2);
+  prior_logvar.fill_with_numbers(c.dtype, c.special, 2);
+  const vae::Prior prior{prior_mu.data(), prior_logvar.data(), stride, 0};
+
+  const int64_t kl_size = inputs.output == vae::Output::kKl      ? rows * dim
+                          : inputs.output == vae::Output::kKlSum ? rows
+                                                                 : c.samples * rows;
+  const Result z("forward with a prior", "z", c.samples * rows * dim, c.dtype, l.output_offset);
+  const Result kl("forward with a prior", "kl", kl_size, arithmetic, l.output_offset);
+  on_each_side(
+      c, [&](Result::Side side, auto&& run) { run(vae::ForwardWithPrior{{inputs, z.on(side), kl.on(side)}, prior}, rows); });
+  z.compare();
+  kl.compare();
+
+  const Buffer grad_z(c.samples * rows * dim, bytes, l.output_offset), grad_kl(kl_size, bytes_of(arithmetic), l.output_offset);
+  grad_z.fill_with_numbers(c.dtype, c.special, 2);
+  grad_kl.fill_with_numbers(arithmetic, c.special, 2);
+  const char* kKernels[] = {"", "backward of z with a prior", "backward of kl with a prior", "backward of both with a prior"};
+  for (int given = 1; given < 4; ++given) {
+    const char* const name = kKernels[given];
+    const Result grad_mu(name, "gradient of mu", rows * dim, c.dtype, l.output_offset);
+    const Result grad_logvar(name, "gradient of logvar", rows * dim, c.dtype, l.output_offset);
+    const Result grad_prior_mu(name, "gradient of the prior's mu", sums ? dim : rows * dim, c.dtype, l.output_offset);
+    const Result grad_prior_logvar(name, "gradient of the prior's logvar", dim, c.dtype, l.output_offset);
+    on_each_side(c, [&](Result::Side side, auto&& run) {
+      const bool chunks = side == Result::kCpu;
+      const Buffer mu_rows(rows * dim, bytes_of(arithmetic), 0), logvar_rows(rows * dim, bytes_of(arithmetic), 0);
+      const vae::PriorOutput of_mu{sums ? mu_rows.data() : grad_prior_mu.on(side), sums}, of_logvar{logvar_rows.data(), true};
+      const vae::Backward call{inputs,
+                               given & 1 ? grad_z.data() : nullptr,
+                               given & 2 ? grad_kl.data() : nullptr,
+                               nullptr,
+                               grad_mu.on(side),
+                               grad_logvar.on(side),
+                               dim};
+      run(vae::BackwardWithPrior{call, prior, of_mu, of_logvar}, rows);
+      const auto sum = [&](const Buffer& from, unsigned char* to) {
+        const int64_t parts = (rows + vae::kRowsOfChunk - 1) / vae::kRowsOfChunk;
+        const Buffer of_chunks(parts * dim, bytes_of(arithmetic), 0);
+        if (!chunks) run(vae::SumRows{arithmetic, parts, dim, rows, from.data(), of_chunks.data()}, parts);
+        run(vae::SumRows{c.dtype, 1, dim, parts, chunks ? from.data() : of_chunks.data(), to}, 1);
+      };
+      if (sums) sum(mu_rows, grad_prior_mu.on(side));
+      sum(logvar_rows, grad_prior_logvar.on(side));
+    });
+    for (const Result* result : {&grad_mu, &grad_logvar, &grad_prior_mu, &grad_prior_logvar}) result->compare();
+  }
+}
+
 void check_gaussian(const Case& c) {
   const auto [rows, dim] = c.shape;
   const Layout& l = c.layout;
@@ -124,6 +181,7 @@ void check_gaussian(const Case& c) {
     grad_mu.compare();
     grad_logvar.compare();
   }
+  if (!l.packed) check_prior(c, inputs, c.key.row_offset == 0);
 }
 
 void check_bernoulli(const Case& c) {

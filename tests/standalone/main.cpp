@@ -1,6 +1,7 @@
 // Runs the CPU kernels over awkward shapes, in heap blocks of exactly their size, without PyTorch except its header-only types:
 // for sanitizers (`make sanitize`), and for emulated machines. Prints a checksum of every bit of every result, which is equal
 // on every instruction set and machine. With an argument n: only every n-th case.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
@@ -57,6 +58,32 @@ class Block {
   void* data_;
 };
 
+// The same inputs with a prior: its mean of each row, its logvar for all.
+uint64_t run_prior(uint64_t checksum, const vae::Inputs& inputs, vae::Dtype arithmetic, int64_t gap) {
+  const int64_t rows = inputs.rows, dim = inputs.dim, stride = dim + gap;
+  const int64_t kl_size = inputs.output == vae::Output::kKl      ? rows * dim
+                          : inputs.output == vae::Output::kKlSum ? rows
+                                                                 : inputs.samples * rows;
+  const int64_t chunks = (rows + vae::kRowsOfChunk - 1) / vae::kRowsOfChunk;
+  const Block prior_mu(rows == 0 ? 0 : (rows - 1) * stride + dim, inputs.dtype, 6), prior_logvar(dim, inputs.dtype, 7);
+  const Block z(inputs.samples * rows * dim, inputs.dtype, 8), kl(kl_size, arithmetic, 9);
+  const Block grad_mu(rows * dim, inputs.dtype, 10), grad_logvar(rows * dim, inputs.dtype, 11);
+  const Block grad_prior_mu(rows * dim, inputs.dtype, 12), sums(chunks * dim, arithmetic, 13), sum(dim, inputs.dtype, 14);
+  const vae::Prior prior{prior_mu.get(), prior_logvar.get(), stride, 0};
+  const int64_t half = std::min(rows, vae::kRowsOfChunk);
+  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, half}, {half, rows}}) {
+    const vae::Forward forward{inputs, z.get(), kl.get()};
+    vae::cpu::run(vae::ForwardWithPrior{forward, prior}, begin, end);
+    for (const bool of_z : {false, true}) {
+      const vae::Backward call{inputs, of_z ? z.get() : nullptr, kl.get(), nullptr, grad_mu.get(), grad_logvar.get(), dim};
+      vae::cpu::run(vae::BackwardWithPrior{call, prior, {grad_prior_mu.get(), false}, {sums.get(), true}}, begin, end);
+    }
+  }
+  vae::cpu::run(vae::SumRows{inputs.dtype, 1, dim, chunks, sums.get(), sum.get()}, 0, 1);
+  for (const Block* block : {&z, &kl, &grad_mu, &grad_logvar, &grad_prior_mu, &sum}) checksum = block->add_to(checksum);
+  return checksum;
+}
+
 uint64_t run(uint64_t checksum, vae::Dtype dtype, vae::Scale scale, vae::Output output, int64_t samples, int64_t rows,
              int64_t dim, int64_t gap) {
   const auto arithmetic = dtype == vae::Dtype::kFloat64 ? dtype : vae::Dtype::kFloat32;
@@ -80,7 +107,8 @@ uint64_t run(uint64_t checksum, vae::Dtype dtype, vae::Scale scale, vae::Output 
       checksum = grad_logvar.add_to(grad_mu.add_to(checksum));
     }
   }
-  return kl.add_to(z.add_to(checksum));
+  checksum = kl.add_to(z.add_to(checksum));
+  return run_prior(checksum, inputs, arithmetic, gap);
 }
 
 // samples: rows of logits per image.

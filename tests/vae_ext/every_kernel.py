@@ -22,6 +22,8 @@ FORMS: tuple[Form, ...] = (
     lambda mu, logvar, key, k: vae_ext.reparam_kl(mu, logvar, key, num_samples=k),
     lambda mu, logvar, key, k: vae_ext.reparam_kl(mu, logvar, key, num_samples=k, kl_reduction="none", scale="softplus"),
     lambda mu, logvar, key, k: vae_ext.reparam_log_ratio(mu, logvar, key, num_samples=k),
+    lambda mu, logvar, key, k: vae_ext.reparam_kl(mu, logvar, key, num_samples=k, prior_mu=logvar, prior_logvar=mu[0]),
+    lambda mu, logvar, key, k: vae_ext.reparam_log_ratio(mu, logvar, key, num_samples=k, prior_mu=logvar, prior_logvar=mu),
     lambda mu, logvar, key, k: vae_ext.reparam_kl_packed(torch.cat([mu, logvar], -1), key, num_samples=k),
 )
 

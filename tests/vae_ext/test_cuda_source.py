@@ -79,8 +79,9 @@ def built_for(architecture: str) -> Built:
 def test_no_kernel_spills_or_keeps_an_array_in_local_memory(architecture: str) -> None:
     said = built_for(architecture).said
     usage = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
-    # With and without vectors: forward and backward of four types, the default and not; log_prob's three of four; take_pixels.
-    assert len(usage) == 2 * (2 * 4 * 2 + 3 * 4 + 1)
+    # With and without vectors: forward and backward of four types, the default and not; log_prob's three of four; with a prior
+    # forward, backward and sum; take_pixels.
+    assert len(usage) == 2 * (2 * 4 * 2 + 3 * 4 + 3 * 4 + 1)
     assert set(usage) == {("0", "0", "0")}
 
 

@@ -22,7 +22,8 @@ cases = st.fixed_dictionaries(
         "lead": st.lists(st.integers(0, 7), max_size=3),
         "dim": st.integers(0, 70) | st.sampled_from([255, 256, 1024, 1027, 2050]),
         "dtype": st.sampled_from(FLOATS),
-        "layouts": st.tuples(st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS)),
+        "layouts": st.tuples(*4 * [st.sampled_from(LAYOUTS)]),
+        "prior": st.sampled_from(["none", "of each row", "of all rows"]),
         "samples": st.none() | st.integers(1, 4),
         "row_offset": st.integers(0, 2**32 - 7**3),
         "scale": st.sampled_from(["exp", "softplus"]),
@@ -54,9 +55,15 @@ def normal(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator,
 
 
 def drawn_inputs(case: dict[str, Any], generator: torch.Generator, device: torch.device) -> list[Tensor]:
+    """mu and logvar, and the prior's."""
     shape = (*case["lead"], case["dim"])
-    values = [normal(shape, case["dtype"], generator, device) for _ in range(2)]
-    return [laid_out(t, layout).requires_grad_() for t, layout in zip(values, case["layouts"], strict=True)]
+    of_prior = {"none": [], "of each row": [shape, shape], "of all rows": [shape[-1:], shape[-1:]]}[case["prior"]]
+    values = [normal(of, case["dtype"], generator, device) for of in (shape, shape, *of_prior)]
+    return [laid_out(t, layout).requires_grad_() for t, layout in zip(values, case["layouts"], strict=False)]
+
+
+def prior_of(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    return dict(zip(("prior_mu", "prior_logvar"), tensors[2:], strict=False))
 
 
 def options_of(case: dict[str, Any]) -> dict[str, Any]:
@@ -64,29 +71,34 @@ def options_of(case: dict[str, Any]) -> dict[str, Any]:
 
 
 @given(case=cases)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_case_agrees_with_the_reference_in_float64(device: torch.device, case: dict[str, Any]) -> None:
     generator = torch.Generator().manual_seed(case["seed"] % 2**63)
-    mu, logvar = drawn_inputs(case, generator, device)
+    tensors = drawn_inputs(case, generator, device)
+    mu = tensors[0]
     key = noise_key(case["seed"], device=device)
-    outputs = call(case["output"], mu, logvar, key, **options_of(case))
+    outputs = call(case["output"], *tensors[:2], key, **prior_of(tensors), **options_of(case))
     samples = () if case["samples"] is None else (case["samples"],)
     assert outputs[0].shape == (*samples, *mu.shape)
     shapes = {Output.KL_SUM: mu.shape[:-1], Output.KL: mu.shape, Output.LOG_RATIO: outputs[0].shape[:-1]}
     assert outputs[1].shape == shapes[case["output"]]
 
     rows = torch.Size(case["lead"]).numel()
-    mu64, logvar64 = (t.detach().double().reshape(rows, case["dim"]).requires_grad_() for t in (mu, logvar))
-    expected = reference.reparam_kl(mu64, logvar64, key, case["samples"], case["row_offset"], case["scale"], case["output"])
+    wide = [
+        t.detach().double().reshape(*(rows,) * (i < 2 or case["prior"] == "of each row"), case["dim"]).requires_grad_()
+        for i, t in enumerate(tensors)
+    ]
+    options = options_of(case) | prior_of(wide)
+    expected = reference.reparam_kl(wide[0], wide[1], key, **options, output=case["output"])
     for actual, e in zip(outputs, expected, strict=True):
         assert_close(actual.reshape(e.shape), e, actual.dtype)
 
     used = [i for i in (0, 1) if case["used"][i]]
     upstream = [normal(outputs[i].shape, outputs[i].dtype, generator, device) for i in used]
-    actual_grads = torch.autograd.grad([outputs[i] for i in used], (mu, logvar), upstream, allow_unused=True)
+    actual_grads = torch.autograd.grad([outputs[i] for i in used], tensors, upstream, allow_unused=True)
     expected_grads = torch.autograd.grad(
         [expected[i] for i in used],
-        (mu64, logvar64),
+        wide,
         [u.double().reshape(expected[i].shape) for i, u in zip(used, upstream, strict=True)],
         materialize_grads=True,
         allow_unused=True,
@@ -97,20 +109,20 @@ def test_any_case_agrees_with_the_reference_in_float64(device: torch.device, cas
 
 
 @given(case=cases)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_layout_gives_the_same_bits_as_a_contiguous_one(device: torch.device, case: dict[str, Any]) -> None:
     generator = torch.Generator().manual_seed(case["seed"] % 2**63)
     odd = drawn_inputs(case, generator, device)
     key, options = noise_key(case["seed"], device=device), options_of(case)
     dense = [t.detach().contiguous().requires_grad_() for t in odd]
-    packed = torch.cat([t.detach() for t in odd], dim=-1).requires_grad_()
-    results = call(case["output"], *dense, key, **options)
+    packed = torch.cat([t.detach() for t in odd[:2]], dim=-1).requires_grad_()
+    results = call(case["output"], *dense[:2], key, **prior_of(dense), **options)
     upstream = [normal(t.shape, t.dtype, generator, device) for t in results]
     expected = (*results, *torch.autograd.grad(results, dense, upstream))
 
-    outputs = call(case["output"], *odd, key, **options)
+    outputs = call(case["output"], *odd[:2], key, **prior_of(odd), **options)
     assert_same_bits((*outputs, *torch.autograd.grad(outputs, odd, upstream)), expected)
-    if case["output"] == Output.KL_SUM:
+    if case["output"] == Output.KL_SUM and case["prior"] == "none":
         outputs = reparam_kl_packed(packed, key, **options)
         (grad,) = torch.autograd.grad(outputs, packed, upstream)
         assert_same_bits((*outputs, *grad.tensor_split([case["dim"]], dim=-1)), expected)

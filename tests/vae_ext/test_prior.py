@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
+from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from tests.vae_ext.tensors import assert_close, call
+from tests.vae_ext.tensors import COPIES, assert_close, assert_same_bits, call
 from vae_ext import noise_key, reference, reparam_kl, reparam_log_ratio, standard_normal
 from vae_ext.autograd import Output
 from vae_ext.dispatch import FLOATS
@@ -95,6 +98,82 @@ def test_kl_of_two_that_nearly_coincide_is_never_negative_and_within_1e_5(device
     assert (kl == 0).all()
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("scale", ["exp", "softplus"])
+def test_z_is_the_same_bits_as_without_a_prior(device: torch.device, dtype: torch.dtype, scale: Any) -> None:
+    tensors, key = gaussians(41, 33, dtype, device), noise_key(5, device=device)
+    without, _ = reparam_kl(tensors[0], tensors[1], key, num_samples=2, scale=scale)
+    for output in Output:
+        assert_same_bits(call_with(output, tensors, key, num_samples=2, scale=scale)[0], without)
+
+
+def test_same_bits_on_every_instruction_set_thread_count_and_row_split(each_cpu: Callable[[], Iterator[str]]) -> None:
+    key, ops = noise_key(8), torch.ops.vae_ext
+    for prior, (rows, dim) in zip(PRIORS, [(70, 333), (1000, 20), (9, 3000), (5000, 3)], strict=True):
+        tensors = [t.detach() for t in gaussians(rows, dim, torch.float32, torch.device("cpu"), prior)]
+        tensors[0][: rows // 2] *= 1000  # so that the noise of some is made again, and that of others is read off z
+        results = []
+        for _ in each_cpu():
+            for output in Output:
+                z, out = forward = ops.reparam_kl_prior(*tensors, key, output=output)
+                for given in (None, z):
+                    results.append((*forward, *ops.reparam_kl_prior_backward(z, out, *tensors, key, given, output=output)))
+        each = 2 * len(Output)
+        for i, result in enumerate(results):
+            assert_same_bits(result, results[i % each])
+
+
+def test_gradient_of_a_prior_of_all_rows_is_the_sum_of_chunks_of_chunks(device: torch.device) -> None:
+    """As kernels.h fixes the order; beside the rows' own gradients, which an expanded prior has."""
+    mu, logvar, prior_mu, prior_logvar = gaussians(64 * 64 + 70, 5, torch.float32, device, (None, None))
+    key, upstream = noise_key(1, device=device), torch.randn(len(mu), device=device)
+    _, kl = reparam_kl(mu, logvar, key, prior_mu=prior_mu, prior_logvar=prior_logvar)
+    summed = torch.autograd.grad(kl, (prior_mu, prior_logvar), upstream)
+    rows = [t.detach().expand_as(mu).requires_grad_() for t in (prior_mu, prior_logvar)]
+    _, kl = reparam_kl(mu, logvar, key, prior_mu=rows[0], prior_logvar=rows[1])
+    for grad, terms in zip(summed, torch.autograd.grad(kl, rows, upstream), strict=True):
+        while len(terms) > 1:
+            chunks = [functools.reduce(torch.add, chunk, torch.zeros_like(chunk[0])) for chunk in terms.split(64)]
+            terms = torch.stack(chunks)
+        assert_same_bits(grad, terms[0])
+
+
+def test_no_factor_of_a_finite_gradient_overflows(device: torch.device) -> None:
+    def grads(tensors: list[float], upstream: float) -> list[float]:
+        leaves = [torch.full((1, 1), t, device=device).requires_grad_() for t in tensors]
+        _, kl = call_with(Output.KL_SUM, leaves, noise_key(0, device=device))
+        return [g.item() for g in torch.autograd.grad(kl, leaves, torch.full((1,), upstream, device=device))]
+
+    # exp(100) overflows float32, as the posterior's variance or one over the prior's; times 1e-20 it is 2.7e23.
+    big = 0.5 * 2.6881171418161356e43 * 1e-20
+    assert grads([0.0, 100.0, 0.0, 0.0], 1e-20) == pytest.approx([0, big, 0, -big], rel=1e-5)
+    assert grads([0.0, 0.0, 0.0, -100.0], 1e-20) == pytest.approx([0, big, 0, -big], rel=1e-5)
+    # d = (mu - prior_mu) exp(50) = 5e36, whose square overflows.
+    wanted = [1e-20 * 1e15 * 2.6881171418161356e43, 0.5 * 1e-20 * 2.6881171418161356e43]
+    found = grads([1e15, 0.0, 0.0, -100.0], 1e-30)
+    assert found[0] == pytest.approx(wanted[0] * 1e-10, rel=1e-5)
+    assert found[2] == pytest.approx(-wanted[0] * 1e-10, rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("place", [0, 2, 3])
+def test_what_is_not_finite_stays_so(device: torch.device, value: float, place: int) -> None:
+    for output in (Output.KL_SUM, Output.LOG_RATIO):
+        tensors = [torch.full((3, 5), 0.5 + i, device=device) for i in range(4)]
+        tensors[place][1, 2] = value
+        _, out = call_with(output, tensors, noise_key(0, device=device))
+        assert not out[1].isfinite()
+        assert out[[0, 2]].isfinite().all()
+
+
+def test_an_infinite_mu_leaves_the_gradient_of_z_alone_finite(device: torch.device) -> None:
+    tensors = [torch.full((1, 1), value, device=device).requires_grad_() for value in (float("inf"), 0.0, 1.0, 1.0)]
+    z, _ = call_with(Output.KL_SUM, tensors, noise_key(0, device=device))
+    grads = torch.autograd.grad(z, tensors, torch.ones_like(z))
+    assert grads[0].item() == 1
+    assert all(grad.isfinite() for grad in grads)
+
+
 def test_a_standard_normal_prior_is_none(device: torch.device) -> None:
     mu, logvar, _, _ = gaussians(41, 33, torch.float64, device)
     zero, key = torch.zeros(33, dtype=torch.float64, device=device), noise_key(3, device=device)
@@ -147,6 +226,49 @@ def test_vmap_over_priors_gives_what_a_loop_gives(device: torch.device) -> None:
     _, kl = torch.func.vmap(kl_of)(prior_mu, prior_logvar)
     each = [kl_of(*prior)[1] for prior in zip(prior_mu, prior_logvar, strict=True)]
     torch.testing.assert_close(kl, torch.stack(each))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_raw_operators_pass_opcheck(module: ModuleType, device: torch.device, dtype: torch.dtype) -> None:
+    key, ops = noise_key(1, device=device), torch.ops.vae_ext
+    options: list[dict[str, Any]] = [{"row_offset": 3}, {"num_samples": 2, "scale": "softplus", "output": "log_ratio"}]
+    for prior, chosen in zip([PRIORS[0], PRIORS[3]], options, strict=True):
+        tensors = gaussians(6, 10, dtype, device, prior)
+        torch.library.opcheck(ops.reparam_kl_prior, (*tensors, key), chosen)
+        given = [t.detach() for t in tensors]
+        outputs = ops.reparam_kl_prior(*given, key, **chosen)
+        torch.library.opcheck(ops.reparam_kl_prior_backward, (*outputs, *given, key), chosen)
+
+
+def test_compiles_without_a_graph_break_and_exports_for_every_batch_size(device: torch.device) -> None:
+    class WithLearnedPrior(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.prior = torch.nn.Parameter(torch.randn(2, 33, device=device))
+
+        def forward(self, mu: Tensor, logvar: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+            return reparam_kl(mu, logvar, key, prior_mu=self.prior[0], prior_logvar=self.prior[1])
+
+    model, key, batch = WithLearnedPrior(), noise_key(1, device=device), torch.export.Dim("batch")
+    small, large = (torch.randn(2, rows, 33, device=device) for rows in (6, 41))
+    expected = model(*large, key)
+    expected_grad = torch.autograd.grad([t.sum() for t in expected], model.prior)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(*large, key)
+    assert_same_bits(compiled, expected)
+    assert_same_bits(torch.autograd.grad([t.sum() for t in compiled], model.prior), expected_grad)
+    shapes = {"mu": {0: batch}, "logvar": {0: batch}, "key": None}
+    exported = torch.export.export(model, (*small, key), dynamic_shapes=shapes).module()
+    assert_same_bits(exported(*large, key), expected)
+
+
+def test_an_encoder_and_a_prior_network_are_read_without_a_copy() -> None:
+    posterior, prior = torch.randn(2, 64, 40)
+    mu, logvar = posterior.chunk(2, dim=-1)
+    with torch.profiler.profile() as profile:
+        reparam_kl(mu, logvar, noise_key(2), prior_mu=prior[:, :20], prior_logvar=prior[:, 20:])
+    names = {event.key for event in profile.key_averages()}
+    assert "vae_ext::reparam_kl_prior" in names
+    assert not names & COPIES
 
 
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [

@@ -31,6 +31,8 @@ WITH_OFFSET: list[tuple[str, tuple[Tensor | None, ...], dict[str, Any]]] = [
     ("reparam_kl", (MU, MU, KEY), {}),
     ("reparam_kl", (MU, MU, KEY), {"num_samples": 2, "output": "log_ratio"}),
     ("reparam_kl_backward", (MU, None, MU, MU, KEY), {}),
+    ("reparam_kl_prior", (MU, MU, MU, MU[0], KEY), {}),
+    ("reparam_kl_prior_backward", (MU, None, MU, MU, MU, MU[0], KEY), {}),
     ("reparam_kl_packed", (PACKED, KEY), {}),
     ("reparam_kl_packed_backward", (MU, None, PACKED, KEY), {}),
     ("binarize", (BYTES, KEY), {}),
@@ -126,6 +128,12 @@ LOGITS, GRAD = torch.zeros(4, 3), torch.zeros(4)
 OTHER_SHAPES = (torch.zeros(3, 2), torch.zeros(6), torch.zeros(1, 2, 3))  # of as many elements as [2, 3]
 UNREADABLE: list[tuple[Callable[[Tensor], Any], tuple[Tensor, ...], str]] = [
     (lambda x: OPS.reparam_kl(MU, x, KEY), (MU[:, :2],), "logvar: expected the shape of mu"),
+    (
+        lambda x: OPS.reparam_kl_prior(MU, MU, MU, x, KEY),
+        (MU[:, :2], MU[:1], MU[0, :2], MU[None]),
+        "prior_logvar: expected [D] or the shape of mu",
+    ),
+    (lambda x: OPS.reparam_kl_prior(MU, MU, x, MU, KEY), (MU.double(),), "prior_mu: expected the dtype of mu"),
     (lambda x: OPS.reparam_kl_backward(x, None, MU, MU, KEY), OTHER_SHAPES, "grad_z: expected the shape of its output"),
     (lambda x: OPS.reparam_kl_backward(MU, None, MU, MU, KEY, x), OTHER_SHAPES, "z: expected the shape of its output"),
     (lambda x: OPS.reparam_kl_backward(MU, None, MU, MU, KEY, x), (MU.double(),), "z: expected the dtype of its output"),
@@ -183,6 +191,8 @@ class Hostile:
         self.tensors: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             "mu": ((rows, dim), self.dtype),
             "logvar": ((rows, dim), self.dtype),
+            "prior_mu": ((rows, dim), self.dtype),
+            "prior_logvar": ((dim,), self.dtype),
             "packed": ((rows, 2 * dim), self.dtype),
             "grad_z": (z_shape, self.dtype),
             "z": (z_shape, self.dtype),
@@ -255,5 +265,5 @@ def test_no_argument_crashes_the_process(module: ModuleType) -> None:
     run = run_in_new_process(code, ROOT, {})
     assert run.returncode == 0, f"ended by {run.returncode}: {run.stderr[-2000:]}"
     results = json.loads(run.stdout)
-    assert len(results) == 9
+    assert len(results) == 11
     assert all(20 < count < 480 for count in results.values()), results  # each of them did work, and refused
