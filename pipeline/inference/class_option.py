@@ -14,7 +14,7 @@ from pipeline.runtime.files import expect_file
 
 
 def class_of_each(trained: TrainedModel, given: str | None, count: int, *, required: bool) -> list[int] | None:
-    """Returns the class number of each of so many images, by one class for all or a file with each one's; None for None.
+    """Returns the class number of each of ``count`` images, from one class for all or a file with one per image; None for None.
 
     Args:
         given: the option's value.

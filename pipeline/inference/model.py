@@ -81,7 +81,7 @@ class TrainedModel:
         """Returns class numbers, int64 [count], given one class for all images or one for each; None for None.
 
         Raises:
-            ValueError: for what is no class, for another number of classes, and if the model does not use classes.
+            ValueError: for an unknown class, a wrong number of classes, or if the model does not use classes.
         """
         if label is None:
             return None

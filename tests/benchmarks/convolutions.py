@@ -1,8 +1,8 @@
 """Images per second of training convolutions, compared with a plain PyTorch loop on the same layers: `make bench-conv`.
 
-32, 64 and 128 channels with a stride of 2, and back, on 64 x 64 images of three colours in batches of 128. The plain loop has
-channels last in memory, the textbook's KL, torch's cross-entropy and fused Adam. Each side has a process of its own, as the
-pipeline's sets how memory is allocated; while one works, the other waits.
+32, 64 and 128 channels with a stride of 2, and back, on 64 x 64 colour images in batches of 128. The plain loop has channels
+last in memory, the textbook KL, torch's cross-entropy and fused Adam. Each side has its own process, since the pipeline's
+changes how memory is allocated; one waits while the other runs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a training step's time goes to, on a CPU: `make bench-profile` prints it, and `make bench-record` puts it into git.
+"""Breaks down the time of a training step on a CPU: `make bench-profile` prints it, and `make bench-record` puts it into git.
 
-The step is that of the benchmark, 784-400-20 in batches of 128. The whole is timed without the profiler, which slows Python
-down; the operators are timed by it. Both are medians. What the operators leave is Python, and PyTorch's dispatch of calls.
+The step is that of the benchmark, 784-400-20 with batches of 128. The whole step is timed without the profiler, which slows
+Python down; the operators are timed by it. Both are medians. The remainder is Python and PyTorch's dispatch of calls.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ KINDS = {
 
 
 def step_profile() -> pd.Series[float]:
-    """Microseconds of a step by kind; the sum is the whole step's."""
+    """Returns the microseconds of a step by kind; their sum is the whole step."""
     train_step = train_step_on(read_idx(ROOT / "data/raw/mnist").splits["test"].images.read(np.arange(IMAGES)), "cpu")
     whole = [seconds_of(lambda: our_epoch(train_step), 1, CLOCKS["cpu"]) for _ in range(EPOCHS)][1:]
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:

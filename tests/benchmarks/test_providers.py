@@ -1,4 +1,4 @@
-"""What is timed is right, is named, and is timed by the right clock. Nothing is timed here."""
+"""Every provider is correct, named, and timed with the right clock. Nothing is timed here."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ OTHER_KINDS = [
 
 @pytest.mark.parametrize(("case", "mode", "provider"), [*ALL, *OTHER_KINDS])
 def test_every_provider_matches_the_reference(monkeypatch: pytest.MonkeyPatch, case: str, mode: str, provider: str) -> None:
-    if mode != "both":  # to machine code for both passes together alone: it takes seconds
+    if mode != "both":  # compiled to machine code only for both passes: it takes seconds
         monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    monkeypatch.setattr(providers, "capture", lambda run: (run, run()))  # a CUDA graph, where there is no GPU
+    monkeypatch.setattr(providers, "capture", lambda run: (run, run()))  # stands in for a CUDA graph, without a GPU
     bench_of.__wrapped__(case, "cpu").call(mode, provider)()
 
 
