@@ -9,7 +9,8 @@ import torch._inductor.config
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from tests.benchmarks.cases import DEVICES, chosen
-from tests.benchmarks.providers import bench_of, measured, peak_bytes
+from tests.benchmarks.memory import peak_bytes
+from tests.benchmarks.providers import bench_of, measured
 from tests.benchmarks.timing import parametrize
 
 # torch's cache of compiled code does not distinguish backward passes that may overwrite saved tensors from those that may not.

@@ -11,20 +11,24 @@ DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 @dataclass(frozen=True)
 class Case:
-    """One call: mu and logvar [rows, dim], and K samples of z or, with None, one; of pixels, K times the logits of bytes."""
+    """One call: mu and logvar [rows, dim], and K samples of z or, with None, one; of pixels, K times the logits of bytes.
+
+    With a prior: its mu and logvar, [rows, dim] too.
+    """
 
     rows: int
     dim: int
     samples: int | None = None
     dtype: torch.dtype = torch.float32
     pixels: bool = False
+    prior: bool = False
 
     @property
     def name(self) -> str:
-        """As it stands in tables, metrics and pytest's -k: 128x20, 20x50-K50, 1024x64-bfloat16, 128x784-pixels."""
+        """As in tables, metrics and pytest's -k: 128x20, 20x50-K50, 1024x64-bfloat16, 128x784-pixels, 128x20-prior."""
         samples = "" if self.samples is None else f"-K{self.samples}"
         dtype = "" if self.dtype == torch.float32 else f"-{str(self.dtype).removeprefix('torch.')}"
-        return f"{self.rows}x{self.dim}{samples}{dtype}{'-pixels' * self.pixels}"
+        return f"{self.rows}x{self.dim}{samples}{dtype}{'-pixels' * self.pixels}{'-prior' * self.prior}"
 
     def bytes_moved(self, mode: str) -> int:
         """The least that a mode must read and write: each tensor once, and a float32 a row of KL or of log-likelihood."""
@@ -34,8 +38,9 @@ class Case:
             forward = k * tensor + elements + k * of_rows  # logits, pixels -> log_prob
             backward = forward + k * tensor  # the gradient of log_prob in its place, and that of the logits
         else:
-            forward = (2 + k) * tensor + of_rows  # mu, logvar -> z, kl
-            backward = (4 + k) * tensor + of_rows  # mu, logvar, the gradients of z and kl -> two gradients
+            inputs = 4 if self.prior else 2
+            forward = (inputs + k) * tensor + of_rows  # mu, logvar -> z, kl
+            backward = (2 * inputs + k) * tensor + of_rows  # mu, logvar, the gradients of z and kl -> two gradients
         return {"forward": forward, "backward": backward, "both": forward + backward}[mode]
 
 
@@ -49,6 +54,7 @@ FULL = [
     *QUICK,
     *(Case(128, 512), Case(512, 64), Case(2048, 128), Case(128, 20, 50), Case(1024, 64, 5)),
     *(Case(1024, 64, dtype=torch.bfloat16), Case(32768, 128)),
+    *(Case(rows, dim, prior=True) for rows, dim in ((128, 20), (1024, 64), (8192, 128))),
     *(Case(128, 3072, pixels=True), Case(20, 784, 50, pixels=True)),
 ]
 # A GPU needs more to fill it, and more to leave its cache. With --full they take 46 GiB of its memory, by count.

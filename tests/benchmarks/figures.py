@@ -18,7 +18,7 @@ COLORS = {"fused": "C0", "eager": "C1", "compile": "C2", "graph": "C4", "randn":
 
 def draw(machine: dict[str, Any], times: pd.DataFrame, folder: Path) -> None:
     """Draws speedup-{device}.png and bandwidth-{device}.png, for sample and KL."""
-    sampling = {name for name, case in CASES.items() if not case.pixels}
+    sampling = {name for name, case in CASES.items() if not case.pixels and not case.prior}
     for device, of_device in times[times["case"].isin(sampling)].groupby("device", sort=False):
         on_cpu = f"{machine['cpu']}, {machine['threads']} threads, {machine['instruction_set']}"
         title = f"{on_cpu if device == 'cpu' else machine['gpu']}, torch {machine['torch']}"

@@ -14,6 +14,7 @@ import torch
 import torch._functorch.config
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import Normal, kl_divergence
 
 import vae_ext
 from tests.benchmarks.cases import CASES, GPU
@@ -30,15 +31,16 @@ OURS = ("fused", "reference", "graph")  # by the key's noise; the others by PyTo
 # graph: the fused operator in a CUDA graph, without Python's time. randn and copy are yardsticks: the noise alone, and as many
 # bytes as the forward pass must move, by a plain copy, on a GPU in a graph.
 MEASURED = {
-    "forward": ("fused", "reference", "eager", "compile", "graph", "randn", "copy"),
-    "backward": ("fused", "reference", "eager", "compile"),
-    "both": ("fused", "reference", "eager", "compile", "graph"),
+    "forward": ("fused", "reference", "eager", "distributions", "compile", "graph", "randn", "copy"),
+    "backward": ("fused", "reference", "eager", "distributions", "compile"),
+    "both": ("fused", "reference", "eager", "distributions", "compile", "graph"),
 }
 
 
 def measured(case: str, device: str) -> list[tuple[str, str]]:
     """Each mode and provider of a case."""
     left_out = {"randn"} if CASES[case].pixels else set()
+    left_out |= set() if CASES[case].prior else {"distributions"}
     left_out |= {"graph"} if device == "cpu" else set()
     left_out |= {"reference"} if CASES[case] in GPU else set()  # its graph keeps 130 bytes an element
     return [(mode, name) for mode, names in MEASURED.items() for name in names if name not in left_out]
@@ -64,6 +66,27 @@ def textbook(mu: Tensor, logvar: Tensor, _key: Tensor | None = None, samples: in
     eps = torch.randn_like(mu) if samples is None else torch.randn(samples, *mu.shape, dtype=mu.dtype, device=mu.device)
     kl = -0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).sum(-1, dtype=torch.float32)
     return mu + torch.exp(0.5 * logvar) * eps, kl
+
+
+def fused_with_prior(
+    mu: Tensor, logvar: Tensor, key: Tensor, samples: int | None, prior_mu: Tensor, prior_logvar: Tensor, row_offset: int = 0
+) -> Tensors:
+    options: dict[str, Any] = {"num_samples": samples, "row_offset": row_offset}
+    return vae_ext.reparam_kl(mu, logvar, key, prior_mu=prior_mu, prior_logvar=prior_logvar, **options)
+
+
+def textbook_with_prior(
+    mu: Tensor, logvar: Tensor, _key: Any, _samples: Any, prior_mu: Tensor, prior_logvar: Tensor
+) -> Tensors:
+    """As conditional VAEs have it; one sample."""
+    kl = -0.5 * (1 + logvar - prior_logvar - ((mu - prior_mu).pow(2) + logvar.exp()) / prior_logvar.exp()).sum(-1)
+    return mu + torch.exp(0.5 * logvar) * torch.randn_like(mu), kl
+
+
+def by_distributions(mu: Tensor, logvar: Tensor, _key: Any, _samples: Any, prior_mu: Tensor, prior_logvar: Tensor) -> Tensors:
+    """The same by torch.distributions."""
+    posterior, prior = Normal(mu, torch.exp(0.5 * logvar)), Normal(prior_mu, torch.exp(0.5 * prior_logvar))
+    return posterior.rsample(), kl_divergence(posterior, prior).sum(-1)
 
 
 class Bench:
@@ -94,6 +117,8 @@ class Bench:
             return on_the_reference()(self.fused)
         if name == "eager":
             return self.eager
+        if name == "distributions":
+            return by_distributions
         # What is compiled belongs to a code object: a copy for each mode. dynamic=False: code for one shape, as a training loop
         # has it, is faster than code for all. fullgraph: or an error.
         eager = types.FunctionType(self.eager.__code__.replace(), self.eager.__globals__, argdefs=self.eager.__defaults__)
@@ -153,24 +178,41 @@ class Bench:
         rows = min(self.case.rows, max(1, CHECKED // self.case.dim))
         for start in sorted({0, self.case.rows - rows}):
             part = slice(start, start + rows)
-            mu, logvar = (t.detach()[part].double().requires_grad_() for t in self.leaves)
+            leaves = tuple(t.detach()[part].double().requires_grad_() for t in self.leaves)
+            mu, logvar, *prior = leaves
             if ours:
-                expected = on_the_reference()(fused)(mu, logvar, self.key, self.case.samples, start)
+                operator: Provider = fused_with_prior if prior else fused
+                expected = on_the_reference()(operator)(mu, logvar, self.key, self.case.samples, *prior, row_offset=start)
             else:
                 eps = ((z.detach()[..., part, :].double() - mu) / torch.exp(0.5 * logvar)).detach()
                 assert_standard_normal(eps)
-                expected = (reference.reparameterize(mu, logvar, eps), reference.kl_divergence(mu, logvar).sum(-1))
+                kl64 = reference.kl_divergence(*(reference.whiten(*leaves) if prior else leaves)).sum(-1)
+                expected = (reference.reparameterize(mu, logvar, eps), kl64)
             self.assert_close(("z", "kl"), (z[..., part, :], kl[part]), expected)
             if gradients is not None:
                 upstream = (self.upstream[0][..., part, :].double(), self.upstream[1][part].double())
-                right = torch.autograd.grad(expected, (mu, logvar), upstream)
-                self.assert_close(("gradient of mu", "gradient of logvar"), [g[part] for g in gradients], right)
+                right = torch.autograd.grad(expected, leaves, upstream)
+                names = tuple(f"gradient of {name}" for name in ("mu", "logvar", "prior_mu", "prior_logvar"))
+                self.assert_close(names[: len(leaves)], [g[part] for g in gradients], right)
 
     def assert_close(self, names: tuple[str, ...], actual: Tensors | list[Tensor], expected: Tensors) -> None:
         tolerance = TOLERANCE[self.case.dtype]
         for name, found, wanted in zip(names, actual, expected, strict=True):
             scale, message = tolerance * wanted.abs().max().item(), functools.partial("{}: {}".format, name)
             torch.testing.assert_close(found.double(), wanted, rtol=tolerance, atol=scale, msg=message)
+
+
+class PriorBench(Bench):
+    """The same with a prior for each row, as a network gives it."""
+
+    fused = staticmethod(fused_with_prior)
+    eager = staticmethod(textbook_with_prior)
+
+    def prepare_inputs(self, generator: torch.Generator) -> None:
+        super().prepare_inputs(generator)
+        values = torch.randn(2, self.case.rows, self.case.dim, generator=generator).to(self.device, self.case.dtype)
+        prior = tuple(t.clone().requires_grad_() for t in values)
+        self.inputs, self.leaves = (*self.inputs, *prior), (*self.leaves, *prior)
 
 
 def log_prob(logits: Tensor, pixels: Tensor, _x: Tensor) -> Tensors:
@@ -209,7 +251,8 @@ class PixelBench(Bench):
 @functools.cache
 def bench_of(case: str, device: str) -> Bench:
     """The inputs of a case, and the calls on them: the same for every turn."""
-    return (PixelBench if CASES[case].pixels else Bench)(case, device)
+    kind = PixelBench if CASES[case].pixels else PriorBench if CASES[case].prior else Bench
+    return kind(case, device)
 
 
 def assert_standard_normal(eps: Tensor) -> None:
@@ -250,22 +293,3 @@ def capture(run: Callable[[], Any]) -> tuple[Call, Any]:
         graph.replay()
 
     return replay, results
-
-
-def peak_bytes(run: Call, device: str) -> int:
-    """The most memory that a call holds beyond inputs and outputs; of both passes, outputs and gradients."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        kept = run()
-        peak, held = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
-    else:
-        with torch.profiler.profile(profile_memory=True) as profile:
-            kept = run()
-        assert profile.profiler is not None
-        held = peak = 0
-        for event in profile.profiler.kineto_results.events():
-            if event.name() == "[memory]":
-                held += event.nbytes()
-                peak = max(peak, held)
-    del kept  # not before: what it holds is not counted
-    return peak - held

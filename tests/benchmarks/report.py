@@ -22,7 +22,9 @@ from tests.benchmarks.figures import draw
 
 RESULTS = Path("results/benchmarks")
 LINE = ["device", "case", "mode"]  # providers are compared within a line
-KEPT = {name for name, case in CASES.items() if case in (*QUICK, *GPU) or case.pixels}  # fewer, to show what changed
+KEPT = {
+    name for name, case in CASES.items() if case in (*QUICK, *GPU) or case.pixels or case.prior
+}  # fewer, to show what changed
 LEGEND = """A time is the median of the best turn. speedup 2: the fused operator is twice as fast. gb_s: the least that it must
 move, over its time; of_copy: against a plain copy of as many bytes as the forward pass moves."""
 

@@ -11,9 +11,19 @@ from torch import Tensor
 
 from tests.benchmarks import bench_step, providers
 from tests.benchmarks.cases import Case
-from tests.benchmarks.providers import Bench, PixelBench, bench_of, cross_entropy, measured, peak_bytes, textbook
+from tests.benchmarks.memory import peak_bytes
+from tests.benchmarks.providers import (
+    Bench,
+    PixelBench,
+    PriorBench,
+    bench_of,
+    cross_entropy,
+    measured,
+    textbook,
+    textbook_with_prior,
+)
 
-ALL = [(case, *line) for case in ("128x2", "128x784-pixels") for line in measured(case, "cuda")]
+ALL = [(case, *line) for case in ("128x2", "128x784-pixels", "128x20-prior") for line in measured(case, "cuda")]
 OTHER_KINDS = [
     (case, "both", provider)
     for case in ("1x20", "20x50-K50", "1024x64-bfloat16", "20x784-K50-pixels")
@@ -23,7 +33,7 @@ OTHER_KINDS = [
 
 @pytest.mark.parametrize(("case", "mode", "provider"), [*ALL, *OTHER_KINDS])
 def test_every_provider_matches_the_reference(monkeypatch: pytest.MonkeyPatch, case: str, mode: str, provider: str) -> None:
-    if mode != "both":  # compiled to machine code only for both passes: it takes seconds
+    if mode != "both" or case.endswith("prior"):  # compiled to machine code only for both passes: it takes seconds
         monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     monkeypatch.setattr(providers, "capture", lambda run: (run, run()))  # stands in for a CUDA graph, without a GPU
     bench_of.__wrapped__(case, "cpu").call(mode, provider)()
@@ -52,6 +62,14 @@ def gradient_of_zero(logits: Tensor, *others: Tensor) -> Any:
     return (cross_entropy(logits.detach(), *others)[0] + 0 * logits.sum(),)
 
 
+def kl_without_its_prior(mu: Tensor, logvar: Tensor, key: Any, samples: Any, *prior: Tensor) -> Any:
+    return textbook(mu, logvar)[0], textbook(mu, logvar)[1] + 0 * sum(t.sum() for t in prior)
+
+
+def gradient_that_stops_at_the_prior(mu: Tensor, logvar: Tensor, key: Any, samples: Any, *prior: Tensor) -> Any:
+    return textbook_with_prior(mu, logvar, key, samples, prior[0], prior[1].detach() + 0 * prior[1])
+
+
 @pytest.mark.parametrize(
     ("of", "provider", "wrong", "fault"),
     [
@@ -60,6 +78,8 @@ def gradient_of_zero(logits: Tensor, *others: Tensor) -> Any:
         (Bench, "eager", kl_of_variance_one, "kl:"),
         (Bench, "eager", gradient_that_stops_at_sigma, "gradient of logvar:"),
         (Bench, "fused", textbook, "z:"),  # other noise than the key's
+        (PriorBench, "eager", kl_without_its_prior, "kl:"),
+        (PriorBench, "eager", gradient_that_stops_at_the_prior, "gradient of prior_logvar:"),
         (PixelBench, "eager", lambda logits, pixels, x: cross_entropy(logits, pixels, 0 * x), "log_prob:"),
         (PixelBench, "eager", gradient_of_zero, "gradient of logits:"),
     ],
@@ -69,7 +89,7 @@ def test_a_wrong_provider_is_not_timed(
 ) -> None:
     monkeypatch.setattr(of, provider, staticmethod(wrong))
     with pytest.raises(AssertionError, match=fault):
-        of("128x784-pixels" if of is PixelBench else "1024x64", "cpu").call("both", provider)
+        of({PixelBench: "128x784-pixels", PriorBench: "1024x64-prior"}.get(of, "1024x64"), "cpu").call("both", provider)
 
 
 @pytest.mark.parametrize("provider", bench_step.providers_on("cpu"))
@@ -92,6 +112,7 @@ def test_the_bytes_of_a_case_equal_those_of_its_tensors() -> None:
     pixels, log_prob = 10 * 4, 4 * 3 * 10
     for case, forward, backward in (
         (Case(10, 4, samples=3), 2 * mu + z + kl, 4 * mu + z + kl),
+        (Case(10, 4, samples=3, prior=True), 4 * mu + z + kl, 8 * mu + z + kl),
         (Case(10, 4, samples=3, pixels=True), z + pixels + log_prob, 2 * z + pixels + log_prob),
     ):
         moved = [case.bytes_moved(mode) for mode in ("forward", "backward", "both")]
