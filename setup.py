@@ -1,6 +1,6 @@
-"""Builds vae_ext and its compiled module: the one place that knows the sources and the compiler's flags.
+"""Builds vae_ext and its compiled module; defines the sources and the compiler flags.
 
-Environment: VAE_EXT_CUDA=auto|0|1 (auto: where there is an nvcc and torch is a CUDA build; 1: or fail),
+Environment: VAE_EXT_CUDA=auto|0|1 (auto: if there is an nvcc and torch is a CUDA build; 1: required),
 TORCH_CUDA_ARCH_LIST, MAX_JOBS, CXX.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import setuptools
 from setuptools import Extension, setup
 
-if int(setuptools.__version__.partition(".")[0]) < 77:  # an older one says of pyproject.toml that its license is no license
+if int(setuptools.__version__.partition(".")[0]) < 77:  # older versions report an invalid license in pyproject.toml
     sys.exit(f"error: setuptools: expected 77 or newer, got {setuptools.__version__}; pip install --upgrade setuptools")
 
 ROOT = Path(__file__).resolve().parent
@@ -28,14 +28,13 @@ SOURCE = runpy.run_path(str(ROOT / "vae_ext" / "source.py"))
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 HOST_FLAGS = [
     "-O3",
-    # A fused multiply-add rounds once where a multiplication and an addition round twice: with it, each instruction
-    # set would give other bits.
+    # A fused multiply-add rounds once instead of twice: with it, results would differ between instruction sets.
     "-ffp-contract=off",
-    # These two let loops with sqrt and comparisons become vector code; neither changes a result.
+    # These two allow loops with sqrt and comparisons to be vectorised; neither changes results.
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fvisibility=hidden",
-    # Without the debug information that Python's own flags ask for, which is most of the file.
+    # Omits the debug information that Python's own flags request, which is most of the file.
     "-g0",
     "-Wall",
 ]
@@ -43,7 +42,7 @@ DEVICE_FLAGS = ["-O3", "--fmad=false"]
 
 
 def find_torch() -> bool:
-    """Whether torch can be imported, looking past pip's build isolation into the environment that is installed into.
+    """Whether torch can be imported, also from the target environment outside of pip's build isolation.
 
     The module should be built with the torch that it will run with, not with one that pip downloads for the build.
     """
@@ -56,7 +55,7 @@ def find_torch() -> bool:
 
 
 def runtime_folder(home: Path) -> list[str]:
-    """Where -lcudart finds the CUDA runtime, if not by itself: pip's packages have it only under its full name."""
+    """Returns a folder where -lcudart finds the CUDA runtime, if needed: pip's packages have it only under its full name."""
     folders = [home / name for name in ("lib64", "lib")]
     named = [library for folder in folders for library in sorted(folder.glob("libcudart.so.*"))]
     if any((folder / "libcudart.so").exists() for folder in folders) or not named:
@@ -73,16 +72,16 @@ def extension() -> Extension:
         sys.exit(f"error: {error}")
     home = SOURCE["cuda_home"]() if cuda else None
     if home:
-        os.environ["CUDA_HOME"] = str(home)  # read by torch as the next lines import it
+        os.environ["CUDA_HOME"] = str(home)  # torch reads it in the import below
 
     import torch
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
-    # The compiler takes them side by side: a file for each operator and for each instruction set.
+    # One translation unit per operator and per instruction set, so that they compile in parallel.
     folders = ["torch", "cpu", *(["cuda"] if home else [])]
     sources = [str(path.relative_to(ROOT)) for folder in folders for path in SOURCE["sources_in"](folder)]
     host = [*HOST_FLAGS, TORCH_TARGET]
-    # torch carries pybind11's headers too, for where the package is missing.
+    # torch bundles pybind11's headers, in case the package is missing.
     pybind11 = importlib.util.find_spec("pybind11")
     include_dirs = [str(ROOT / "csrc")]
     include_dirs += [str(Path(pybind11.origin).parent / "include")] if pybind11 and pybind11.origin else []
@@ -90,7 +89,7 @@ def extension() -> Extension:
     library_dirs: list[str] = []
     if home:
         library_dirs = runtime_folder(home)
-        # From Turing to Hopper, and PTX for what is newer; not this machine's GPU, because an image may be built elsewhere.
+        # From Turing to Hopper, and PTX for newer ones; not this machine's GPU, since an image may be built elsewhere.
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "7.5;8.0;9.0+PTX")
         host += [f'-DVAE_EXT_WITH_CUDA="{torch.version.cuda}"', "-DUSE_CUDA"]
         kind = CUDAExtension
@@ -117,21 +116,21 @@ def compiler() -> str | None:
 
 def main() -> None:
     if not find_torch():
-        # Asked for its build requirements by pip; without torch in the environment there is no other way than to fetch it.
+        # pip asks for build requirements; without torch in the environment, it must be downloaded.
         setup(setup_requires=["torch>=2.10"])
         return
     if compiler() is None:
         print("vae_ext: no C++ compiler found, installing the pure-PyTorch reference alone", file=sys.stderr)
         setup()
         return
-    module = extension()  # before the next line: torch looks for CUDA once, as soon as this part of it is imported
+    module = extension()  # before the next line: torch looks for CUDA once, when that is imported
     from torch.utils.cpp_extension import BuildExtension
 
     class BuildModule(BuildExtension):
-        """Gives the module the digest of its sources, and records its checksum: only one that has both right is loaded."""
+        """Embeds the digest of the sources, and records the module's checksum: a module is loaded only if both match."""
 
         def run(self) -> None:
-            # In a header that one file includes: on the command line, an edit would compile every file again.
+            # In a header that one file includes: on the command line, an edit would recompile every file.
             header = Path(self.build_temp).resolve() / "digest.h"
             line = f'#define VAE_EXT_DIGEST "{SOURCE["source_digest"]()}"\n'
             header.parent.mkdir(parents=True, exist_ok=True)

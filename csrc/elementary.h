@@ -14,7 +14,7 @@
 #if defined(__CUDACC__)
 #define VAE_FN __host__ __device__ __forceinline__
 #else
-// Always inlined, so that each instruction set's loops (cpu/loops.h) have their own copy of the arithmetic.
+// Always inlined, so that the loops of each instruction set (cpu/loops.h) have their own copy of the arithmetic.
 #define VAE_FN inline __attribute__((always_inline))
 #endif
 
@@ -38,7 +38,7 @@ VAE_FN T polynomial(T x, T c0, T c1, More... more) {
   return c0 + x * polynomial(x, c1, more...);
 }
 
-// ln(x) of a positive normal x.  x = 2^e (1 + f), 1 + f in [sqrt(1/2), sqrt(2)).
+// ln(x) for positive normal x.  x = 2^e (1 + f), 1 + f in [sqrt(1/2), sqrt(2)).
 VAE_FN float log(float x) {
   constexpr uint32_t kSqrtHalf = 0x3f3504f3u;
   const uint32_t shifted = bits_as<uint32_t>(x) - kSqrtHalf;
@@ -55,7 +55,7 @@ VAE_FN float log(float x) {
   return (f + y) + e * 0.693359375f;
 }
 
-// ln(x) = 2 artanh((m - 1) / (m + 1)) + e ln 2: exact enough for float64, where Cephes' polynomial is not.
+// ln(x) = 2 artanh((m - 1) / (m + 1)) + e ln 2: accurate enough for float64, unlike Cephes' polynomial.
 VAE_FN double log(double x) {
   constexpr uint64_t kSqrtHalf = 0x3fe6a09e667f3bcdull;
   const uint64_t shifted = bits_as<uint64_t>(x) - kSqrtHalf;
@@ -69,7 +69,7 @@ VAE_FN double log(double x) {
   return (2.0 * s + (2.0 * s * tail + e * 1.42860682030941723212e-6)) + e * 6.93145751953125e-1;
 }
 
-// ln(1 + t) of t in [0, 1] = 2 artanh(t / (2 + t)), with full relative precision near 0.
+// ln(1 + t) for t in [0, 1] = 2 artanh(t / (2 + t)), with full relative precision near 0.
 VAE_FN float log1p_of_unit(float t) {
   const float s = t / (2.0f + t);
   const float s2 = s * s;
@@ -94,12 +94,12 @@ VAE_FN float cos_octant(float x) {
   return (1.0f - 0.5f * x2) + (x2 * x2) * polynomial(x2, 4.166664568298827e-2f, -1.388731625493765e-3f, 2.443315711809948e-5f);
 }
 
-// exp(x), kept in parts so that nothing is lost in a difference or in an overflow:
+// exp(x) in parts, so that differences lose no precision and products do not overflow:
 //
 //   exp(x) = 2^k e^r,   r = x - k ln 2,  |r| <= ln(2) / 2,   e^r = 1 + r + g
 //
-// g is summed by itself, so e^r - 1 - r has full relative precision near zero, where the KL divergence needs it. The value is
-// kept as two factors, so y exp(x) is finite wherever the product is, even where exp(x) alone overflows (y is not denormal).
+// g is computed separately, so e^r - 1 - r has full relative precision near zero, as the KL divergence needs. The value is
+// stored as two factors, so y exp(x) is finite wherever the product is, even if exp(x) alone overflows (y is not denormal).
 template <class T>
 struct TwoFactors {
   T scaled, rest;  // 2^half e^r and 2^(k - half), half = k / 2 rounded down
@@ -110,11 +110,11 @@ struct TwoFactors {
 
 template <class T>
 struct Exp : TwoFactors<T> {
-  T k;     // a whole number
+  T k;     // an integer
   T r, g;  // e^r = 1 + r + g
 };
 
-// Beyond +-bound exp(x) is 0 or infinite in T: below, exp() gives 0; above, k stays as it is at the bound and r goes on
+// Beyond +-bound exp(x) is 0 or infinite in T: below, exp() gives 0; above, k stays at its value at the bound and r keeps
 // growing, so that an infinite x gives infinity. NaN passes through both comparisons.
 template <class T>
 VAE_FN T clamp_keeping_nan(T x, T bound) {
@@ -134,7 +134,7 @@ VAE_FN Exp<T> exp_of_parts(T x, T bound, T k, int32_t n, T r, T g) {
 
 VAE_FN Exp<float> exp(float x) {
   constexpr float kBound = 172.0f;
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number, left in the low bits
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, in the low bits
   const float shifted = clamp_keeping_nan(x, kBound) * 1.44269504088896341f + kRound;
   const int32_t n = static_cast<int32_t>(bits_as<uint32_t>(shifted) - bits_as<uint32_t>(kRound));
   const float k = shifted - kRound;

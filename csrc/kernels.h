@@ -1,7 +1,7 @@
-// What the tensor code in torch/ asks of a device: raw pointers, sizes and strides; no PyTorch.
+// The interface between the tensor code in torch/ and the kernels of a device: raw pointers, sizes and strides; no PyTorch.
 //
-// B rows of D elements, K >= 1 Monte Carlo samples. Strides count elements. Z: the inputs' type; A: the type of the
-// arithmetic and of kl, double for double and float for every other.
+// B rows of D elements, K >= 1 Monte Carlo samples. Strides count elements. Z: type of the inputs; A: type of the arithmetic
+// and of kl, double for double inputs and otherwise float.
 #pragma once
 
 #include <cstdint>
@@ -10,20 +10,20 @@
 
 namespace vae {
 
-// A row's KL or log p(x|z) is summed in one fixed order on every device: blocks of four neighbours, (a + b) + (c + d); block
-// j into the partial sum j mod kPartials, in increasing j; then the partial sums by halves, p[i] += p[i + w], w = 128 .. 1.
+// A row's KL or log p(x|z) is summed in the same order on every device: blocks of four neighbours, (a + b) + (c + d); block j
+// into partial sum j mod kPartials, in increasing j; then the partial sums by halves, p[i] += p[i + w], w = 128 .. 1.
 constexpr int kPartials = 256;
 
-// The gradient of a prior that is one for all rows is summed over them in one fixed order too: chunks of so many rows, one row
+// The gradient of a prior shared by all rows is also summed over them in a fixed order: chunks of kRowsOfChunk rows, one row
 // after the other, and then the chunks' sums in the same way, until one is left.
 constexpr int64_t kRowsOfChunk = 64;
 
 enum class Dtype { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
-// What the second input is: logvar, with sigma = exp(logvar / 2), or rho, with sigma = softplus(rho).
+// Meaning of the second input: logvar, with sigma = exp(logvar / 2), or rho, with sigma = softplus(rho).
 enum class Scale { kExp, kSoftplus };
 
-// What comes beside z: KL a row, KL an element, or log p(z) - log q(z|x) a sample and row.
+// The second output: KL per row, KL per element, or log p(z) - log q(z|x) per sample and row.
 enum class Output { kKlSum, kKl, kLogRatio };
 
 struct Inputs {
@@ -38,7 +38,7 @@ struct Inputs {
   uint32_t row_offset;  // of row 0 in the global batch
 };
 
-// Of one Gaussian for each row, or for all with strides of 0.
+// One Gaussian per row, or one for all with strides of 0.
 struct Prior {
   const void* mu;      // [B, D] Z
   const void* logvar;  // [B, D] Z
@@ -54,11 +54,11 @@ struct Forward : Inputs {
 struct Backward : Inputs {
   const void* grad_z;   // [K, B, D] Z; null: zero
   const void* grad_kl;  // like kl; null: zero
-  const void* z;        // the forward pass's, to read sigma eps off it; null: the noise is made again. On the CPU, float and
-                        // double, with kExp, and not for kLogRatio
+  const void* z;        // from the forward pass, to read sigma eps off it; null: generate the noise again. Only on
+                        // the CPU, for float and double, with kExp, and not for kLogRatio
   void* grad_mu;        // [B, D] Z
   void* grad_logvar;    // [B, D] Z
-  int64_t grad_stride;  // of both: 2 D where they are the halves of one tensor
+  int64_t grad_stride;  // of both: 2 D if they are the halves of one tensor
 };
 
 struct ForwardWithPrior : Forward {
@@ -66,8 +66,8 @@ struct ForwardWithPrior : Forward {
   Prior prior;
 };
 
-// A gradient of the prior: [B, D] Z. Or what is to be summed over the rows, in A: on the CPU, where a call begins with a chunk,
-// the sums of chunks, and on the GPU [B, D]. SumRows does what is left.
+// A gradient of the prior: [B, D] Z; or terms of a sum over the rows, in A: on the CPU, where a call begins with a chunk, the
+// sums of chunks, and on the GPU [B, D]. SumRows completes the sum.
 struct PriorOutput {
   void* data;
   bool sums;
@@ -80,17 +80,17 @@ struct BackwardWithPrior : Backward {
 
 // Each row of the result is the sum of a chunk.
 struct SumRows {
-  Dtype dtype;        // of the result: A or, of the last, Z
+  Dtype dtype;        // of the result: A or, in the last call, Z
   int64_t rows, dim;  // of the result, R
-  int64_t terms;      // how many rows are summed, N
+  int64_t terms;      // number of rows to sum, N
   const void* from;   // [N, D] A
   void* to;           // [R, D]
 };
 
-// The decoder's logits of bytes 0 .. 255, which stand for probabilities of a white pixel.
+// The decoder's logits and bytes 0 .. 255, which represent probabilities of a white pixel.
 struct Bernoulli {
   Dtype dtype;
-  int64_t rows, images, dim;  // K B, B, D; row r is of image r mod B
+  int64_t rows, images, dim;  // K B, B, D; row r belongs to image r mod B
   const void* logits;         // [K B, D] Z
   int64_t logits_stride;
   const uint8_t* pixels;  // [B, D]
@@ -108,25 +108,25 @@ struct LogProbBackward : Bernoulli {
   void* grad_logits;  // [K B, D] Z
 };
 
-// Both in one pass; what comes for every log_prob is the same number.
+// Both in one pass; the upstream gradient is the same for every log_prob.
 struct LogProbAndGradient : Bernoulli {
   static constexpr bool kValue = true, kGrad = true;
-  double weight;      // rounded to A
+  double weight;      // upstream gradient, rounded to A
   void* log_prob;     // [K B] A
   void* grad_logits;  // [K B, D] Z
 };
 
-// Rows of images; each byte as it is, or drawn to 0 or 255 with its own probability. Indices outside 0 .. N - 1: the CPU's loop
-// trusts that there are none, the GPU's kernel asserts it.
+// Gathers rows of images; each byte unchanged, or drawn as 0 or 255 with its probability. Indices must be in 0 .. N - 1: the
+// CPU loop does not check, the GPU kernel asserts.
 struct TakePixels {
   int64_t images, rows, dim;  // N, B, D
   const uint8_t* source;      // [N, D]
   int64_t source_stride;
   const int64_t* index;  // [B], on the device; null: row i is image i
-  const int64_t* key;    // [2], seed and step, on the device; null: nothing is drawn
+  const int64_t* key;    // [2], seed and step, on the device; null: bytes are not drawn
   uint32_t row_offset;   // of row 0 in the global batch
   uint8_t* pixels;       // [B, D]
-  float* x;              // [B, D], pixels / 255; null: not wanted
+  float* x;              // [B, D], pixels / 255; null: not computed
 };
 
 namespace cpu {
@@ -142,17 +142,17 @@ void run(const LogProbBackward& call, int64_t begin, int64_t end);
 void run(const LogProbAndGradient& call, int64_t begin, int64_t end);
 void run(const TakePixels& call, int64_t begin, int64_t end);
 
-// The instruction sets that this machine runs, best last; the first is always "default".
+// The instruction sets that this machine supports, best last; the first is always "default".
 std::vector<std::string> capabilities();
 std::string capability();
-// False, and nothing changes, if the machine does not have it.
+// Returns false, without effect, if the machine does not support it.
 bool set_capability(const std::string& name);
 
 }  // namespace cpu
 
 namespace cuda {
 
-// Launched on the stream (a cudaStream_t) of the current device. Throws std::runtime_error naming the kernel.
+// Launches on the stream (a cudaStream_t) of the current device. Throws std::runtime_error with the kernel's name.
 void run(const Forward& call, void* stream);
 void run(const Backward& call, void* stream);
 void run(const ForwardWithPrior& call, void* stream);

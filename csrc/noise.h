@@ -2,8 +2,8 @@
 //
 //   eps(seed, step, sample, row, dim) -> float32, standard normal
 //
-// Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3. SC 2011) gives four words
-// for (dim div 4, row, sample, step); Box-Muller makes four normals of them. vae_ext/noise.py is the same in PyTorch.
+// Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3. SC 2011) gives four words for
+// (dim div 4, row, sample, step); Box-Muller converts them to four normals. vae_ext/noise.py does the same in PyTorch.
 #pragma once
 
 #include "elementary.h"
@@ -14,7 +14,7 @@ struct Words {
   uint32_t x0, x1, x2, x3;
 };
 
-// What the noise depends on besides the place of an element: two tensor words of the API, cut to the generator's.
+// What the noise depends on besides an element's position: the API's int64 seed and step, truncated for the generator.
 struct NoiseKey {
   uint32_t seed_low, seed_high;
   uint32_t step;
@@ -48,7 +48,7 @@ VAE_FN Pair box_muller(uint32_t radius_word, uint32_t angle_word) {
   const float u = (static_cast<float>(radius_word) + 0.5f) * 2.3283064365386963e-10f;  // 2^-32
   const float radius = std::sqrt(-2.0f * log(u));
 
-  // The nearest multiple of pi / 2, and what is left of the angle, exactly: both are whole numbers until here.
+  // The nearest multiple of pi / 2, and the rest of the angle, as integers without rounding.
   const uint32_t quadrant = (angle_word + 0x20000000u) >> 30;
   const int32_t rest = static_cast<int32_t>(angle_word - (quadrant << 30));
   const float angle = static_cast<float>(rest) * 1.4629180792671596e-9f;  // 2 pi / 2^32

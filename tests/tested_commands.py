@@ -157,8 +157,8 @@ TESTS = {
         f"{PIPELINE}/test_readme.py::test_the_backend_report_is_as_shown"
     ),
     "pip install .": "tests/vae_ext/test_backend.py::test_pip_install_gives_a_working_module_outside_the_checkout",
-    "pip install '.[cuda]'": "tests/vae_ext/test_cuda_source.py::test_pip_alone_compiles_and_links_the_kernels",
-    "python -m tests.standalone.sanitize": "tests/vae_ext/test_emulated_kernels.py::test_emulated_kernels_under_sanitizers",
+    "pip install '.[cuda]'": "tests/vae_ext/test_cuda_source.py::test_pips_toolkit_alone_compiles_and_links_the_kernels",
+    "python -m tests.standalone.sanitize": "tests/vae_ext/test_emulated_kernels.py::test_emulated_kernels_pass_the_sanitizers",
     "python3 -m tests.benchmarks.gpu --budget 360": (f"{BENCHMARKS}/test_gpu.py::test_make_gpu_reports_a_missing_gpu_at_once"),
     "python3 -m tests.benchmarks.gpu --budget 1200": (f"{BENCHMARKS}/test_gpu.py::test_make_gpu_reports_a_missing_gpu_at_once"),
     # Benchmarks

@@ -1,4 +1,4 @@
-"""The raw operators' gradients, and their shapes for tracing."""
+"""Gradients of the raw operators, and their shapes for tracing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCALES = ("exp", "softplus")
 
 
 class Output(StrEnum):
-    """What comes beside z, by the names of the raw operators."""
+    """The second output of the operators, by its name in the raw operators."""
 
     KL_SUM = "kl_sum"
     KL = "kl"
@@ -28,7 +28,7 @@ class Output(StrEnum):
 
 
 class Options(TypedDict, total=False):
-    """The raw operators' keyword arguments, but for those that have their defaults: each costs half a microsecond a call."""
+    """Keyword arguments of the raw operators; defaults are omitted, since each argument costs half a microsecond per call."""
 
     num_samples: int
     row_offset: int
@@ -36,26 +36,26 @@ class Options(TypedDict, total=False):
     output: str
 
 
-# The raw operators by how many tensors they take before the key: mu and logvar in one, the two, or the two and a prior's.
+# The raw operators by number of tensors before the key: mu and logvar packed, these two, or these and a prior's two.
 NAMES = {1: "reparam_kl_packed", 2: "reparam_kl", 4: "reparam_kl_prior"}
 
 
 def run_kernel(inputs: tuple[Tensor, ...], key: Tensor, options: Options) -> Pair:
-    """The raw operator of its inputs, by :data:`NAMES`."""
+    """Calls the raw operator for these inputs."""
     pair: Pair = call_kernel(getattr(torch.ops.vae_ext, NAMES[len(inputs)]), *inputs, key, **options)
     return pair
 
 
 def run_reference(inputs: Sequence[Tensor], key: Tensor, options: Options) -> Pair:
-    """The same in plain PyTorch."""
+    """Computes the same in plain PyTorch."""
     mu, logvar, *prior = inputs if len(inputs) > 1 else inputs[0].chunk(2, dim=-1)
     return reference.reparam_kl(mu, logvar, key, **options, **dict(zip(("prior_mu", "prior_logvar"), prior, strict=False)))
 
 
 class RunKernel(torch.autograd.Function):
-    """The same with gradients: less than half the overhead a call of ``register_autograd``.
+    """Calls the raw operator with gradients, at less than half the overhead of ``register_autograd``.
 
-    Without a ``setup_context``, which would open it to torch.func at 80 us a call: there the reference serves.
+    Has no ``setup_context``, which would support torch.func at 80 us per call: there, the reference is used.
     """
 
     @staticmethod
@@ -71,7 +71,7 @@ class RunKernel(torch.autograd.Function):
 
 
 def _reads_z(t: Tensor, scale: str = "exp", output: str = "kl_sum", **_: Any) -> bool:
-    """Whether the backward pass may read the noise off z, which must then be kept: what csrc/torch/gaussian.cpp decides."""
+    """Whether the backward pass may read the noise off z, which must then be saved; mirrors csrc/torch/gaussian.cpp."""
     return t.is_cpu and t.dtype in (torch.float32, torch.float64) and scale == "exp" and output != Output.LOG_RATIO
 
 
@@ -82,7 +82,7 @@ def _save(ctx: Any, inputs: tuple[Tensor, ...], keyword_only_inputs: Any, output
 
 
 def _backward(ctx: Any, grad_z: Tensor | None, grad_out: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The gradients of the inputs, and of the key, which has none."""
+    """Returns the gradients of the inputs, and None for the key."""
     *inputs, key, z = ctx.saved_tensors
     if torch.is_grad_enabled():
         return *_differentiable(grad_z, grad_out, inputs, key, ctx.options), None
@@ -96,10 +96,10 @@ def _backward(ctx: Any, grad_z: Tensor | None, grad_out: Tensor | None) -> tuple
 def _differentiable(
     grad_z: Tensor | None, grad_out: Tensor | None, inputs: list[Tensor], key: Tensor, options: Options
 ) -> tuple[Tensor | None, ...]:
-    """The gradients as a graph of their own, for second derivatives (``create_graph=True``): the reference's.
+    """Computes the gradients as a differentiable graph, for second derivatives (``create_graph=True``), by the reference.
 
-    Views of the inputs stand in for them, so that only the operator is differentiated and not what lies before it: logvar
-    may depend on mu.
+    Uses views of the inputs, so that only the operator is differentiated and not the computation before it: logvar may
+    depend on mu.
     """
     inputs = [t.view_as(t) for t in inputs]
     pairs = zip(run_reference(inputs, key, options), (grad_z, grad_out), strict=True)
@@ -124,7 +124,7 @@ def _check_options(
 
 
 def _fake(t: Tensor, dim: int, *, num_samples: int | None = None, output: str = "kl_sum", **options: Any) -> Pair:
-    """Shapes and dtypes without data, for torch.compile and torch.export."""
+    """Returns shapes and dtypes without data, for torch.compile and torch.export."""
     _check_options(t, num_samples, output=output, **options)
     rows = t.shape[0]
     samples = () if num_samples is None else (num_samples,)
@@ -139,7 +139,7 @@ def _fake_grad(t: Tensor, **options: Any) -> Tensor:
 
 
 def _register() -> None:
-    """Makes the raw operators whole: shapes for tracing, and gradients for whoever calls them directly."""
+    """Registers the raw operators' shapes for tracing, and gradients for direct calls."""
     fake = torch.library.register_fake
     fake("vae_ext::reparam_kl", lambda mu, _l, _k, **options: _fake(mu, mu.shape[1], **options))
     fake("vae_ext::reparam_kl_packed", lambda packed, _k, **options: _fake(packed, packed.shape[1] // 2, **options))
@@ -160,7 +160,7 @@ def _register() -> None:
         torch.library.register_autograd(f"vae_ext::{name}", _backward, setup_context=_save)
 
 
-# Something that is asked for and cannot be had is an error where the operator is used, not where it is imported.
+# A requested but unavailable backend is an error when the operator is called, not when it is imported.
 with contextlib.suppress(BackendError):
     if compiled_module() is not None:
         _register()

@@ -1,4 +1,4 @@
-"""The operator, as it is called: its forms, and the checks of what goes in."""
+"""The public Gaussian operators: their forms, and the checks of their arguments."""
 
 from __future__ import annotations
 
@@ -28,38 +28,38 @@ def reparam_kl(
     prior_mu: Tensor | None = None,
     prior_logvar: Tensor | None = None,
 ) -> Pair:
-    """Sample of N(mu, sigma^2) and its KL divergence from N(0, 1) or another diagonal Gaussian, in one pass.
+    """Samples z from N(mu, sigma^2), and computes its KL divergence from N(0, 1) or another diagonal Gaussian, in one pass.
 
-    sigma = exp(logvar / 2); z = mu + sigma eps; kl = (mu^2 + exp(logvar) - 1 - logvar) / 2, in nats. With a prior: d^2 and l
-    in the place of mu^2 and logvar, d = (mu - prior_mu) exp(-prior_logvar / 2) and l = logvar - prior_logvar; z is the same.
-    Differentiable in all of these tensors. Nothing is clamped: bound logvar before, where z, KL and gradients all see it.
+    sigma = exp(logvar / 2); z = mu + sigma eps; kl = (mu^2 + exp(logvar) - 1 - logvar) / 2, in nats. With a prior, mu^2 and
+    logvar in kl are replaced by d^2 and l, d = (mu - prior_mu) exp(-prior_logvar / 2), l = logvar - prior_logvar; z is the
+    same. Differentiable in all of these tensors. Nothing is clamped: clamp logvar before, so that z, KL and gradients agree.
 
-    The backward pass keeps the inputs and z, and no noise. On a CPU, in float32 and float64 and with sigma = exp(logvar / 2),
-    it reads sigma eps as z - mu where |mu| <= 64 sigma and 2^-100 <= sigma <= 2^100, which is wrong by at most
-    u (64 + 3 |eps|) sigma, u = 2^-24 (2^-53 in float64); elsewhere it makes the noise again. So z must not be written over
+    The backward pass saves the inputs and z, but no noise. On a CPU, in float32 and float64 with sigma = exp(logvar / 2), it
+    reads sigma eps as z - mu where |mu| <= 64 sigma and 2^-100 <= sigma <= 2^100, with an error of at most
+    u (64 + 3 |eps|) sigma, u = 2^-24 (2^-53 in float64); elsewhere it generates the noise again. So z must not be overwritten
     before, and the bits of logvar's gradient may depend on the device; those of z, kl and the noise never do.
 
     Args:
         mu: [..., D], float32, float64, bfloat16 or float16. Rows may be strided: the halves of an encoder's
-            [B, 2 D] output go in as they are.
+            [B, 2 D] output are not copied.
         logvar: [..., D], like mu. With ``scale="softplus"`` it is rho, and sigma = softplus(rho) = ln(1 + exp(rho)).
-        key: int64 [2], from :func:`vae_ext.noise_key`, on the device of mu. The noise is a function of it and of the
-            element's place alone. None draws one from PyTorch's default generator.
-        num_samples: K Monte Carlo samples of z; None for one, without an axis of its own.
-        row_offset: where this batch's first row stands in the global batch; for a shard, or a part of a data set.
+        key: int64 [2], from :func:`vae_ext.noise_key`, on the device of mu. The noise is a function only of the key and of
+            the element's position. None: a key is drawn from PyTorch's default generator.
+        num_samples: K Monte Carlo samples of z; None: one, without a dimension of its own.
+        row_offset: index of this batch's first row in the global batch, for a shard or a part of a data set.
         kl_reduction: "sum" over the last dimension, or "none".
         scale: "exp" or "softplus".
-        prior_mu: [D], one prior for all rows, or [..., D] as mu, one for each; dtype of mu. None, as prior_logvar: N(0, 1).
-            The gradient of a [D] prior is summed over the rows in one fixed order.
+        prior_mu: [D], one prior for all rows, or [..., D] like mu, one per row; dtype of mu. None (with prior_logvar): N(0, 1).
+            The gradient of a [D] prior is summed over the rows in a fixed order.
         prior_logvar: [D] or [..., D]; a logvar whatever the scale of the posterior.
 
     Returns:
         z: [..., D], or [K, ..., D] with ``num_samples``; dtype of mu.
-        kl: [...], or [..., D] with "none"; float64 for float64 inputs and float32 for every other.
+        kl: [...], or [..., D] with "none"; float64 for float64 inputs, otherwise float32.
 
     Raises:
         TypeError: for an argument of the wrong type or dtype.
-        ValueError: for shapes, devices or numbers that do not fit.
+        ValueError: for inconsistent shapes or devices, and numbers out of range.
     """
     if kl_reduction not in ("sum", "none"):
         raise ValueError(f'kl_reduction: expected "sum" or "none", got {kl_reduction!r}')
@@ -78,21 +78,21 @@ def reparam_log_ratio(
     prior_mu: Tensor | None = None,
     prior_logvar: Tensor | None = None,
 ) -> Pair:
-    """Sample of N(mu, sigma^2) and its log importance ratio log p(z) - log q(z|x), for the importance-weighted bound.
+    """Samples z from N(mu, sigma^2), and computes log p(z) - log q(z|x), for the importance-weighted bound.
 
     The ratio is sum over D of (logvar + eps^2 - z^2) / 2, in nats (Burda, Grosse, Salakhutdinov: *Importance Weighted
-    Autoencoders*, 2016); its mean over samples is -kl. With a prior p = N(prior_mu, exp(prior_logvar)), logvar - prior_logvar
-    and (z - prior_mu) exp(-prior_logvar / 2) in the place of logvar and z. Differentiable in all of these tensors, through z
-    as well.
+    Autoencoders*, 2016); its mean over samples is -kl. With a prior p = N(prior_mu, exp(prior_logvar)), logvar and z are
+    replaced by logvar - prior_logvar and (z - prior_mu) exp(-prior_logvar / 2). Differentiable in all of these tensors, also
+    through z.
 
     All arguments are those of :func:`reparam_kl`.
 
     Returns:
         z: [..., D], or [K, ..., D] with ``num_samples``; dtype of mu.
-        log_ratio: [...], or [K, ...]; float64 for float64 inputs and float32 for every other.
+        log_ratio: [...], or [K, ...]; float64 for float64 inputs, otherwise float32.
 
     Raises:
-        TypeError, ValueError: as :func:`reparam_kl`.
+        TypeError, ValueError: as in :func:`reparam_kl`.
     """
     return _of_pair(mu, logvar, prior_mu, prior_logvar, key, num_samples, row_offset, scale, Output.LOG_RATIO)
 
@@ -105,10 +105,10 @@ def reparam_kl_packed(
     row_offset: int = 0,
     scale: Scale = "exp",
 ) -> Pair:
-    """:func:`reparam_kl` of an encoder's output as it is: mu in the first half of the last dimension, logvar in the second.
+    """:func:`reparam_kl` of an encoder's output: mu is the first half of its last dimension, logvar the second.
 
-    The gradient comes back as one tensor too, where ``chunk`` would have to put two together. The keyword arguments and the key
-    are those of :func:`reparam_kl`.
+    The gradient is also one tensor, while ``chunk`` would have to concatenate two. The key and the keyword arguments are those
+    of :func:`reparam_kl`.
 
     Args:
         packed: [..., 2 D].
@@ -117,7 +117,7 @@ def reparam_kl_packed(
         z: [..., D], or [K, ..., D]; kl: [...], summed over D.
 
     Raises:
-        TypeError, ValueError: as :func:`reparam_kl`.
+        TypeError, ValueError: as in :func:`reparam_kl`.
     """
     if not isinstance(packed, Tensor):
         raise TypeError(f"packed: expected a Tensor, got {type(packed).__name__}")
@@ -174,7 +174,7 @@ def _checked_prior(prior_mu: Tensor | None, prior_logvar: Tensor | None, mu: Ten
 def _common(
     name: str, t: Tensor, key: Tensor | None, num_samples: int | None, row_offset: int, scale: Scale, output: Output
 ) -> tuple[Tensor, Options]:
-    """Checks what every form has in common, and draws a key where none is given."""
+    """Checks what all forms share, and draws a key if none is given."""
     if t.dtype not in FLOATS:
         raise TypeError(f"{name}: expected float32, float64, bfloat16 or float16, got {t.dtype}")
     if key is None:
@@ -196,9 +196,9 @@ def _common(
 
 
 def _run(inputs: tuple[Tensor, ...], key: Tensor, options: Options) -> Pair:
-    """z, and what comes beside it, of inputs whose leading dimensions are rows.
+    """Returns z and the second output for inputs with any leading dimensions, which are flattened to rows.
 
-    They are one tensor that packs mu and logvar, or the two, or the two and a prior's two, [D] or with rows as well.
+    The inputs are a packed tensor, mu and logvar, or these and the prior's two, [D] or with rows as well.
     """
     *lead, dim = inputs[0].shape
     if len(lead) != 1:

@@ -1,4 +1,4 @@
-// Which instruction set's loops run.
+// Selects the loops' instruction set.
 #include <string>
 #include <vector>
 

@@ -1,4 +1,4 @@
-// The reparameterised sample, what comes beside it, and their gradients.
+// The reparameterised sample, KL or log-ratio, and their gradients.
 #pragma once
 
 #include "cpu/tile_noise.h"
@@ -8,13 +8,13 @@
 namespace vae {
 namespace {
 
-// The tile of sample k: in [K, B, D] its rows follow those of the samples before it.
+// The tile of sample k: in [K, B, D] its rows follow those of the previous samples.
 Tile of_sample(Tile t, int64_t k, int64_t rows) {
   t.row += k * rows;
   return t;
 }
 
-// logvar, to read. slope: dlogvar/drho, with kSoftplus.
+// Reads logvar. slope: dlogvar/drho, with kSoftplus.
 template <class T>
 const T* read_logvar(T* copy, T* slope, const Tile& t, const Inputs& in) {
   if (in.scale == Scale::kExp) return read(copy, t, in.dtype, in.logvar, in.logvar_stride);
@@ -28,7 +28,7 @@ const T* read_logvar(T* copy, T* slope, const Tile& t, const Inputs& in) {
   return copy;
 }
 
-// Not inlined: in the loop around it SSE2 runs out of registers, which costs 3% of a forward pass.
+// Not inlined: in the surrounding loop SSE2 runs out of registers, which costs 3% of a forward pass.
 template <class T>
 __attribute__((noinline)) void sigma_and_kl(T* __restrict sigma, T* __restrict kl, const T* mu, const T* logvar, int n) {
   for (int i = 0; i < n; ++i) {
@@ -38,7 +38,7 @@ __attribute__((noinline)) void sigma_and_kl(T* __restrict sigma, T* __restrict k
   }
 }
 
-// Samples first .. last - 1 of some rows.
+// Samples first .. last - 1 for some rows.
 template <class T, class Call>
 void forward_samples(const Call& call, int64_t begin, int64_t end, int64_t first, int64_t last) {
   const NoiseKey key = noise_key(call.key[0], call.key[1]);
@@ -88,7 +88,7 @@ void forward_rows(const Call& call, int64_t begin, int64_t end) {
     for (int64_t k = 0; k < sums; ++k) std::fill_n(static_cast<T*>(call.kl) + k * call.rows + begin, end - begin, T(0));
     return;
   }
-  // A sum over several tiles is kept for one sample at a time.
+  // A sum over several tiles covers one sample at a time.
   const int64_t step = call.output == Output::kLogRatio && call.dim > kTile ? 1 : call.samples;
   for (int64_t k = 0; k < call.samples; k += step) forward_samples<T>(call, begin, end, k, k + step);
 }
@@ -103,10 +103,10 @@ void process_rows(const ForwardWithPrior& call, int64_t begin, int64_t end) {
   forward_rows<T>(call, begin, end);
 }
 
-// Where the gradient of sigma has eps from: made again, read off z, or read where it can be and made where not.
+// Source of eps for the gradient of sigma: generated again, read off z, or read where possible and generated elsewhere.
 enum class Noise { kMade, kRead, kEither };
 
-// What comes for kl, an element each.
+// The upstream gradient of kl per element.
 template <class T>
 const T* read_grad_kl(T* copy, const Tile& t, const Backward& call) {
   if (call.output == Output::kKl) return read(copy, t, kDtypeOf<T>, call.grad_kl, call.dim);
@@ -114,7 +114,7 @@ const T* read_grad_kl(T* copy, const Tile& t, const Backward& call) {
   return copy;
 }
 
-// The backward pass of a tile.
+// The backward pass for a tile.
 template <class T>
 class BackwardTile {
  public:
@@ -123,11 +123,11 @@ class BackwardTile {
         key_(noise_key(call.key[0], call.key[1])),
         has_grad_kl_(call.grad_kl != nullptr && call.output != Output::kLogRatio),
         has_grad_ratio_(call.grad_kl != nullptr && call.output == Output::kLogRatio) {
-    // With kExp it stays 1: a branch, or a second array, costs more.
+    // With kExp it stays 1: a branch or a second array would cost more.
     std::fill_n(slope_, kTile, T(1));
   }
 
-  // The inputs, and what comes for kl, an element each; for the log-ratio, whose samples are summed in its place, 0.
+  // The inputs, and the upstream gradient of kl per element; 0 for the log-ratio, whose samples are summed instead.
   void load(const Tile& t) {
     mu_ = read(mu_copy_, t, call_.dtype, call_.mu, call_.mu_stride);
     logvar_ = read_logvar(logvar_copy_, slope_, t, call_);
@@ -139,7 +139,7 @@ class BackwardTile {
     }
   }
 
-  // Of the tile that was loaded last.
+  // Of the last loaded tile.
   const T* mu() const { return mu_; }
   const T* logvar() const { return logvar_; }
   const T* slope() const { return slope_; }
@@ -156,7 +156,7 @@ class BackwardTile {
     } else {
       sum_with_z(t);
       if (fill<Noise::kRead>(t, grad_mu, grad_logvar)) return;
-      // One element that needs the noise is followed by others: the next tile makes it at once.
+      // An element that needs the noise is usually followed by others: the next tile generates it at once.
       needs_noise_ = true;
       sum_with_noise(t);
       fill<Noise::kEither>(t, grad_mu, grad_logvar);
@@ -164,7 +164,7 @@ class BackwardTile {
   }
 
  private:
-  // Sums over the samples of grad_z and of grad_z (z - mu); of one sample, grad_z itself.
+  // Sums over samples of grad_z and of grad_z (z - mu); with one sample, grad_z itself.
   void sum_with_z(const Tile& t) {
     if (call_.samples != 1) clear_sums(t, z_moved_sum_);
     for (int64_t k = 0; k < call_.samples; ++k) {
@@ -183,7 +183,7 @@ class BackwardTile {
     }
   }
 
-  // Sums over the samples of grad_z and of grad_z eps; of one sample, grad_z itself.
+  // Sums over samples of grad_z and of grad_z eps; with one sample, grad_z itself.
   void sum_with_noise(const Tile& t) {
     const int64_t samples = call_.grad_z != nullptr || has_grad_ratio_ ? call_.samples : 0;
     if (samples != 1) clear_sums(t, z_eps_sum_);
@@ -215,7 +215,7 @@ class BackwardTile {
     std::fill_n(other, t.size(), T(0));
   }
 
-  // What comes for z of sample k, with what comes by way of the log-ratio.
+  // The upstream gradient of z for sample k, including the part through the log-ratio.
   const T* read_grad_z(const Tile& t, int64_t k) {
     const T* grad_z = grad_z_copy_;
     if (call_.grad_z != nullptr) {
@@ -233,23 +233,23 @@ class BackwardTile {
     return grad_z_copy_;
   }
 
-  // False: of some element the noise can't be read off z.
+  // Returns false if some element's noise cannot be read off z.
   template <Noise kNoise>
   bool fill(const Tile& t, T* grad_mu, T* grad_logvar) const {
     return has_grad_kl_ ? gradients<true, kNoise>(t, grad_mu, grad_logvar) : gradients<false, kNoise>(t, grad_mu, grad_logvar);
   }
 
-  // restrict: compilers check at most so many pairs of pointers for overlap, and would not vectorise.
+  // restrict: compilers check only a limited number of pointer pairs for overlap, and otherwise do not vectorise.
   template <bool kHasKl, Noise kNoise>
   bool gradients(const Tile& t, T* __restrict grad_mu, T* __restrict grad_logvar) const {
     int readable = 1;
     for (int i = 0; i < t.size(); ++i) {
       const Gaussian<T> gaussian(mu_[i], logvar_[i]);
-      const T slope = kNoise == Noise::kMade ? slope_[i] : T(1);  // z is read with kExp alone
+      const T slope = kNoise == Noise::kMade ? slope_[i] : T(1);  // z is read only with kExp
       T sigma_gradient = 0;
       if (kNoise != Noise::kRead) sigma_gradient = gaussian.sigma_gradient(z_eps_sum_[i], slope);
       if (kNoise != Noise::kMade) {
-        // Nor may the sum be infinite, where that of eps, which comes before sigma is multiplied in, may not be.
+        // Nor may the sum be infinite where the sum with eps, before the multiplication by sigma, is finite.
         const T moved = z_moved_sum_[i];
         const int in_z = gaussian.noise_is_in_z() & (moved - moved == T(0));
         readable &= in_z;

@@ -1,8 +1,8 @@
-// The loops of every operator, a table of them for each instruction set; dispatch.cpp chooses one at run time.
+// The loops of every operator, in one table per instruction set; dispatch.cpp selects one at run time.
 //
-// Not GCC's target_clones: its choice cannot be overridden, and a test must be able to run every copy on one machine. A table
-// is the one symbol of its file: what two of them had in common the linker would keep once, for an instruction set that a
-// machine may not have.
+// Not GCC's target_clones: its choice cannot be overridden, and a test must be able to run every version on one machine. A
+// table is the only symbol of its file: the linker would keep only one copy of a shared symbol, possibly with instructions that
+// a machine does not support.
 #pragma once
 
 #include "kernels.h"

@@ -1,10 +1,10 @@
-// The loops for one instruction set. Whoever includes this, once, defines
-//   VAE_LOOPS   the name of their table in loops.h, and
-//   VAE_TARGET  the extensions of x86 that they may use, AVX2 among them; not defined: those of any CPU.
+// The loops for one instruction set. Included once by a file that defines
+//   VAE_LOOPS   the name of its table in loops.h, and
+//   VAE_TARGET  the x86 extensions that the loops may use, including AVX2; undefined: those of any CPU.
 #if !defined(VAE_TARGET) || defined(__x86_64__)
 
-// All that the loops use and that is not ours, before the compiler may use the extensions: what it does not inline of it the
-// linker keeps once for all tables, and that copy must run on every machine.
+// Everything external that the loops use is included before the extensions are enabled: of functions that are not inlined, the
+// linker keeps one copy for all tables, which must run on every machine.
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
@@ -35,7 +35,7 @@ VAE_EXPANDED_PRAGMA(GCC target(VAE_TARGET))
 namespace vae {
 namespace {
 
-// What the arithmetic is done in.
+// The type of the arithmetic.
 template <class Call>
 void process(const Call& call, int64_t begin, int64_t end) {
   if (call.dtype == Dtype::kFloat64) {

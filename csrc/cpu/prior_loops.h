@@ -1,4 +1,4 @@
-// The gradients of a Gaussian prior, and of the posterior beside it.
+// The gradients of a Gaussian prior and of the posterior.
 #pragma once
 
 #include "cpu/gaussian_loops.h"
@@ -15,7 +15,7 @@ struct PriorInputs {
   VAE_FN Whitened<T> whitened(int i) const { return Whitened<T>(mu[i], logvar[i], prior_mu[i], prior_logvar[i]); }
 };
 
-// The gradients of z are there; those of kl are added.
+// Adds the gradients of kl to those of z.
 template <class T>
 __attribute__((noinline)) void add_kl_gradients(T* __restrict grad_mu, T* __restrict grad_logvar, T* __restrict grad_prior_mu,
                                                 T* __restrict grad_prior_logvar, const PriorInputs<T>& in, const T* grad_kl,
@@ -29,7 +29,7 @@ __attribute__((noinline)) void add_kl_gradients(T* __restrict grad_mu, T* __rest
   }
 }
 
-// The backward pass of the log-ratio, and of z beside it: sums over the samples, and the gradients from them.
+// The backward pass of log-ratio and z: sums over the samples, and the gradients computed from them.
 template <class T>
 class RatioBackwardTile {
  public:

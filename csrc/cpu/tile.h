@@ -1,13 +1,12 @@
-// How the CPU's loops walk over rows: tiles, and the sums of rows.
+// How the CPU loops traverse rows: in tiles, with sums per row.
 //
-// Rows are cut into tiles of up to kPartials Philox blocks (1024 elements), which stay in the first-level cache while a
-// few flat loops run over them. Each loop is plain C++ that the compiler vectorises. Short rows share a tile, so that [128, 20]
-// fills the vector lanes as [16, 100000] does; long rows take several.
+// Rows are divided into tiles of up to kPartials Philox blocks (1024 elements), which stay in the L1 cache while a few simple
+// loops run over them. Each loop is plain C++ that the compiler vectorises. Short rows share a tile, so that [128, 20] fills
+// the vector lanes like [16, 100000]; long rows take several tiles.
 //
-// Where a tile of a tensor stands in memory as the loops want it, they read and write it there; otherwise it is copied.
-// That spares the copies, and on large tensors more than that: memory is read and written at the pace of the arithmetic,
-// where a copy waits for its lines and only then computes (at [8192, 128], both passes, one thread: 9 ns an element with
-// copies, 6 in place).
+// A tile is read and written in place if it is contiguous in its tensor and of the arithmetic's type; otherwise it is copied.
+// This saves more than the copies on large tensors: memory is accessed at the pace of the arithmetic, while a copy first waits
+// for its cache lines and then computes (at [8192, 128], both passes, one thread: 9 ns per element with copies, 6 in place).
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -24,19 +23,19 @@ namespace {
 
 constexpr int kTile = 4 * kPartials;
 
-// Some whole rows, or a part of one row. Element j of the tile's row i stands at i * width() + j; a last block that is
-// not full is padded.
+// Some whole rows, or a part of one row. Element j of the tile's row i is at i * width() + j; an incomplete last block is
+// padded.
 struct Tile {
   int64_t row, block;  // of its first element
-  int rows, blocks;    // how many rows, and how many blocks of each
-  int valid;           // elements of each row, without the padding
-  bool first, last;    // does it begin a row, does it end one
+  int rows, blocks;    // number of rows, and of blocks in each
+  int valid;           // elements of each row, without padding
+  bool first, last;    // whether it begins a row, and ends one
 
   VAE_FN int width() const { return 4 * blocks; }
   VAE_FN int size() const { return rows * width(); }
 };
 
-// visit is called in one place: it is inlined, and in two places it would take twice as long to compile.
+// visit has a single call site: it is inlined, and two sites would double the compile time.
 template <class F>
 void for_each_tile(int64_t begin, int64_t end, int64_t dim, const F& visit) {
   const int64_t blocks = (dim + 3) / 4, rows_of_tile = std::max<int64_t>(1, kPartials / blocks);
@@ -58,8 +57,8 @@ struct Type {
 template <class T>
 constexpr Dtype kDtypeOf = std::is_same_v<T, double> ? Dtype::kFloat64 : Dtype::kFloat32;
 
-// Calls visit with the element type. Only loads and stores know it, so the arithmetic, in T, is compiled twice, not four
-// times.
+// Calls visit with the element type. Only loads and stores depend on it, so the arithmetic, in T, is compiled twice instead of
+// four times.
 template <class T, class F>
 void with_type(Dtype dtype, const F& visit) {
   if constexpr (std::is_same_v<T, double>) {
@@ -73,7 +72,7 @@ void with_type(Dtype dtype, const F& visit) {
   }
 }
 
-// Copies of a tile, from and to a tensor; base: row 0 of [.., dim]. Not inlined: there is a loop for each type.
+// Copy a tile from and to a tensor; base: row 0 of [.., dim]. Not inlined: there is a loop for each type.
 template <class T>
 __attribute__((noinline)) void load(T* tile, const Tile& t, Dtype dtype, const void* base, int64_t stride) {
   with_type<T>(dtype, [&](auto type) {
@@ -99,13 +98,13 @@ __attribute__((noinline)) void store(const T* tile, const Tile& t, Dtype dtype, 
   });
 }
 
-// Whether the tile's elements follow one another in the tensor, in the type of the arithmetic.
+// Whether the tile's elements are contiguous in the tensor, in the type of the arithmetic.
 template <class T>
 VAE_FN bool in_place(const Tile& t, Dtype dtype, int64_t stride) {
   return dtype == kDtypeOf<T> && t.valid == t.width() && (t.rows == 1 || stride == t.width());
 }
 
-// The tile, to read: in the tensor itself, or a copy.
+// Reads a tile in place if it is contiguous, otherwise from a copy.
 template <class T>
 VAE_FN const T* read(T* copy, const Tile& t, Dtype dtype, const void* base, int64_t stride) {
   if (in_place<T>(t, dtype, stride)) return static_cast<const T*>(base) + t.row * stride + 4 * t.block;
@@ -113,7 +112,7 @@ VAE_FN const T* read(T* copy, const Tile& t, Dtype dtype, const void* base, int6
   return copy;
 }
 
-// The same to write; written() brings a copy home.
+// Writes a tile in place if it is contiguous, otherwise to a buffer that written() copies to the tensor.
 template <class T>
 VAE_FN T* write(T* copy, const Tile& t, Dtype dtype, void* base, int64_t stride) {
   return in_place<T>(t, dtype, stride) ? static_cast<T*>(base) + t.row * stride + 4 * t.block : copy;
@@ -123,13 +122,13 @@ VAE_FN void written(const T* tile, const T* copy, const Tile& t, Dtype dtype, vo
   if (tile == copy) store(copy, t, dtype, base, stride);
 }
 
-// Past the end of a row Philox has made normals for whole blocks; whoever sums over a tile must not see them.
+// At the end of a row Philox has generated normals for whole blocks; sums over a tile must not include the excess.
 template <class T>
 VAE_FN void clear_padding(T* tile, const Tile& t) {
   for (int i = 0; i < t.rows; ++i) std::fill(tile + i * t.width() + t.valid, tile + (i + 1) * t.width(), T(0));
 }
 
-// values: one for each row of the tile.
+// values: one per row of the tile.
 template <class T>
 VAE_FN void broadcast(T* tile, const Tile& t, const T* values) {
   for (int i = 0; i < t.rows; ++i) std::fill(tile + i * t.width(), tile + (i + 1) * t.width(), values[i]);
@@ -147,8 +146,8 @@ VAE_FN T sum_by_halves(T* partial, int n) {
   return partial[0];
 }
 
-// Adds the tile's rows to their partial sums, in the order that kernels.h fixes, and writes the sums of rows that end here. Not
-// inlined: which of two NaNs a sum keeps is decided where it is compiled, and should be the same for every operator.
+// Adds the tile's rows to their partial sums, in the order that kernels.h defines, and writes the sums of rows that end here.
+// Not inlined: which of two NaNs a sum keeps depends on the compiled code, and should be the same for every operator.
 template <class T>
 __attribute__((noinline)) void sum_rows(T* sums, T* partial, const T* tile, const Tile& t, int64_t dim) {
   const int blocks = t.rows * t.blocks;

@@ -1,4 +1,4 @@
-// The noise of a tile: Philox over arrays, and Box-Muller of its words.
+// The noise of a tile: Philox on arrays, and Box-Muller on its words.
 #pragma once
 
 #include "cpu/tile.h"
@@ -7,13 +7,13 @@
 namespace vae {
 namespace {
 
-// Up to a tile's Philox blocks, of one key and sample.
+// Up to a tile's Philox blocks, with one key and sample.
 struct PhiloxArrays {
   alignas(32) uint32_t block[kPartials], row[kPartials];
   alignas(32) uint32_t x0[kPartials], x1[kPartials], x2[kPartials], x3[kPartials];
 };
 
-// The words of n blocks; what follows them, up to a multiple of 8, may be overwritten.
+// The words of n blocks; memory behind them, up to a multiple of 8 words, may be overwritten.
 #if !defined(VAE_TARGET)
 
 void fill_words(PhiloxArrays& a, int n, NoiseKey key, uint32_t sample) {
@@ -28,11 +28,11 @@ void fill_words(PhiloxArrays& a, int n, NoiseKey key, uint32_t sample) {
 
 #else
 
-// The one place where hand-written vector code pays: compilers turn the 32 x 32 -> 64 bit product into two to three times the
-// instructions (1.4 against 0.6 ns a normal with AVX2 and gcc 12).
+// The only place where hand-written vector code pays off: compilers need two to three times the instructions for the
+// 32 x 32 -> 64 bit product (1.4 instead of 0.6 ns per normal with AVX2 and gcc 12).
 //
-// Eight counters a vector: four even and four odd ones, each in the low half of a 64-bit lane, where one instruction
-// multiplies it. The high halves hold left-overs that no later instruction reads. AVX-512 has the same instructions with twice
+// Eight counters per vector: four even and four odd ones, each in the low half of a 64-bit lane, where one instruction
+// multiplies it. The high halves hold leftovers that later instructions ignore. AVX-512 has the same instructions with twice
 // the registers and three-way exclusive-or.
 struct FourCounters {
   __m256i c0, c1, c2, c3;

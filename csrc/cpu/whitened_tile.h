@@ -1,4 +1,4 @@
-// A tile of the posterior where the prior is N(0, 1).
+// A tile of the posterior after mapping the prior to N(0, 1).
 #pragma once
 
 #include "cpu/tile.h"
@@ -17,7 +17,7 @@ __attribute__((noinline)) void whiten(T* __restrict mu_out, T* __restrict logvar
   }
 }
 
-// A tile of the prior, to read.
+// Reads a tile of the prior.
 template <class T>
 class PriorTile {
  public:
@@ -37,7 +37,7 @@ struct WhitenedTile {
   T mu[kTile], logvar[kTile], sigma[kTile];
   PriorTile<T> prior;
 
-  // mu and logvar, and not yet sigma.
+  // Loads mu and logvar, but not sigma.
   void load(const Tile& t, const ForwardWithPrior& call, const T* posterior_mu, const T* posterior_logvar) {
     prior.load(t, call, call.prior);
     whiten(mu, logvar, posterior_mu, posterior_logvar, prior.mu, prior.logvar, t.size());

@@ -20,14 +20,14 @@ __global__ void __launch_bounds__(kThreads, kMinBlocksPerSm<Z>) bernoulli_kernel
     for (uint32_t block = lane; block < blocks; block += grid.lanes()) {
       const auto logits = load<kVector, T>(static_cast<const Z*>(call.logits) + row * call.logits_stride, block, call.dim);
       const auto bytes = load<kVector, T>(call.pixels + image * call.pixels_stride, block, call.dim);
-      T weight{};  // what comes for log_prob
+      T weight{};  // upstream gradient of log_prob
       if constexpr (kGrad && kValue) weight = static_cast<T>(call.weight);
       if constexpr (kGrad && !kValue) weight = static_cast<const T*>(call.grad)[row];
       Vec4<T> terms, grad;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const BernoulliPixel<T> pixel(bytes.at[j], logits.at[j]);
-        // Past the row's end there is no pixel, and a logit of 0 would be ln 2.
+        // Past the row's end there is no pixel, and a logit of 0 would contribute ln 2.
         const bool inside = kVector || 4 * static_cast<int64_t>(block) + j < call.dim;
         if constexpr (kValue) terms.at[j] = inside ? pixel.log_prob() : T(0);
         if constexpr (kGrad) grad.at[j] = pixel.grad_logit(weight);
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocksPerSm<Z>) bernoulli_kernel
   }
 }
 
-// Whether a call's rows can be moved four elements at a time.
+// Whether the rows of a call can be accessed four elements at a time.
 template <class Z, class Call>
 bool vectors(const Call& c) {
   bool can = c.dim % 4 == 0 && aligned<Z>(c.logits, c.logits_stride) && aligned<uint8_t>(c.pixels, c.pixels_stride);

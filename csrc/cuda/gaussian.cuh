@@ -1,8 +1,7 @@
-// What the Gaussian kernels with a prior and without one have in common; grid.h says which thread does which element, vec4.cuh
-// how it moves them.
+// Shared by the Gaussian kernels with and without a prior; grid.h maps threads to elements, vec4.cuh accesses memory.
 //
-// kDefaultVariant: the operator as training uses it, sigma = exp(logvar / 2) and a KL a row, known when the kernel is compiled;
-// the other variants are decided as it runs.
+// kDefaultVariant: sigma = exp(logvar / 2) and a KL per row, as in training, known at compile time; the other variants are
+// selected at run time.
 #pragma once
 
 #include "cuda/launch.cuh"
@@ -45,7 +44,7 @@ __device__ LoadedInputs<T> load_inputs(const Inputs& in, Scale scale, int64_t ro
   return x;
 }
 
-// The posterior where the prior is N(0, 1); sigma: exp(logvar / 2).
+// The posterior after mapping the prior to N(0, 1); sigma: exp(logvar / 2).
 template <class T>
 struct LoadedWhitened {
   Vec4<T> mu, logvar, sigma;
@@ -74,8 +73,8 @@ __global__ void __launch_bounds__(kThreads, kForwardBlocksPerSm<Z, kDefaultVaria
   const int lane = grid.lane(threadIdx.x);
   T* sums = static_cast<T*>(call.kl);
 
-  // A log-ratio is summed a sample at a time. A KL does not depend on the sample and is summed once, where the first one is
-  // drawn. Samples are shared among the thread blocks of a column of the grid: blockIdx.y, blockIdx.y + gridDim.y, ...
+  // A log-ratio is summed per sample. A KL does not depend on the sample and is summed once, with the first sample. Samples are
+  // divided among the thread blocks of a grid column: blockIdx.y, blockIdx.y + gridDim.y, ...
   const bool of_sample = output == Output::kLogRatio;
   const int64_t step = of_sample ? call.samples : gridDim.y;
   for (int64_t row_group = blockIdx.x; row_group < grid.row_groups; row_group += gridDim.x) {
@@ -130,7 +129,7 @@ __global__ void __launch_bounds__(kThreads, kForwardBlocksPerSm<Z, kDefaultVaria
   }
 }
 
-// The gradients that a block receives: grad_z and grad_z eps, summed over the samples, and grad_kl or the sum of grad_ratio.
+// The upstream gradients of a block: grad_z and grad_z eps, summed over samples, and grad_kl or the sum of grad_ratio.
 template <class T>
 struct Upstream {
   Vec4<T> z, z_eps, kl_or_ratio;
@@ -162,7 +161,7 @@ __device__ Upstream<T> accumulate(const Backward& call, Output output, const Loa
     }
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      // One sample is no sum: 0 + -0 is not -0.
+      // A single sample is not added to 0: 0 + -0 is not -0.
       const T product = grad_z.at[j] * static_cast<T>(eps.at[j]);
       sum.z.at[j] = samples == 1 ? grad_z.at[j] : sum.z.at[j] + grad_z.at[j];
       sum.z_eps.at[j] = samples == 1 ? product : sum.z_eps.at[j] + product;
@@ -177,7 +176,7 @@ __device__ Upstream<T> accumulate(const Backward& call, Output output, const Loa
   return sum;
 }
 
-// Whether a call's rows can be moved four elements at a time.
+// Whether the rows of a call can be accessed four elements at a time.
 template <class Z>
 bool vectors(const Forward& c) {
   return c.dim % 4 == 0 && aligned<Z>(c.mu, c.mu_stride) && aligned<Z>(c.logvar, c.logvar_stride) && aligned<Z>(c.z, c.dim) &&

@@ -1,6 +1,6 @@
-// What the kernels' files have in common: types, how much of a multiprocessor a kernel may take, and the launch.
+// Shared by the kernels' files: types, how much of a multiprocessor a kernel may use, and the launch.
 //
-// kVector, where it stands: four elements are moved at once.
+// kVector, where it appears: four elements are accessed at once.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -22,11 +22,11 @@ namespace {
 template <class Z>
 using Arithmetic = std::conditional_t<std::is_same_v<Z, double>, double, float>;
 
-// Thread blocks that a multiprocessor must have room for at once, which bounds the registers of each thread. Of four and five,
-// what was faster on an H100: with five the forward pass by 2 to 3%, the backward pass of bfloat16 by 5 to 6%; with four that
+// Thread blocks that a multiprocessor must have room for at once, which limits the registers per thread. Of four and five, the
+// faster one on an H100: five for the forward pass by 2 to 3% and for the backward pass of bfloat16 by 5 to 6%; four for that
 // of float32, by 5 to 8%.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-constexpr int kUsualBlocksPerSm = 1024 / kThreads;  // all that Turing has room for
+constexpr int kUsualBlocksPerSm = 1024 / kThreads;  // the maximum on Turing
 #else
 constexpr int kUsualBlocksPerSm = 5;
 #endif
@@ -37,16 +37,16 @@ constexpr int kMinBlocksPerSm = std::is_same_v<Z, double> ? kFewBlocksPerSm : kU
 template <class Call>
 using Kernel = void (*)(Call, Grid);
 
-// Thread blocks for each multiprocessor of the GPU: several rounds of those it has room for, so that it is busy to the end.
-// Each takes many row groups, and reads the key once.
+// Thread blocks per multiprocessor of the GPU: several times as many as it has room for, so that it is busy until the end. Each
+// processes many row groups, and reads the key once.
 constexpr int kBlocksEach = 16;
 
-// samples: how many blocks may share the samples of a row group, where there are too few row groups to fill the GPU.
+// samples: how many blocks may share the samples of a row group, if there are too few row groups to fill the GPU.
 template <class Call>
 void launch(const std::string& name, Kernel<Call> kernel, const Call& call, void* stream, int64_t samples = 1) {
   const auto check = [&name](cudaError_t error) {
     if (error == cudaSuccess) return;
-    cudaGetLastError();  // forgets it: torch's next check would blame another kernel
+    cudaGetLastError();  // clears it: torch's next check would blame another kernel
     throw std::runtime_error("vae_ext, " + name + " on CUDA: " + cudaGetErrorString(error));
   };
   int device, multiprocessors;
@@ -63,7 +63,7 @@ void launch(const std::string& name, Kernel<Call> kernel, const Call& call, void
   check(cudaLaunchKernelEx(&config, kernel, call, grid));
 }
 
-// Calls run with a number of the type, and the type's name.
+// Calls run with a value of the type, and the type's name.
 template <class F>
 void with_type(Dtype dtype, const F& run) {
   switch (dtype) {

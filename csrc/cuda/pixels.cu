@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kThreads) take_pixels_kernel(const TakePixels 
   }
 }
 
-// Whether a call's rows can be moved four elements at a time.
+// Whether the rows of a call can be accessed four elements at a time.
 bool vectors(const TakePixels& c) {
   return c.dim % 4 == 0 && aligned<uint8_t>(c.source, c.source_stride) && aligned<uint8_t>(c.pixels, c.dim) &&
          aligned<float>(c.x, c.dim);

@@ -1,10 +1,10 @@
-// The same with a Gaussian prior, whose gradients come with the others, on the GPU.
+// The Gaussian kernels with a prior, including its gradients, on the GPU.
 #include "cuda/gaussian.cuh"
 
 namespace vae {
 namespace {
 
-// What comes by way of the log-ratio: sums over the samples, of the gradients of z and of the whitened z.
+// The gradients through the log-ratio: sums over the samples of those of z and of the whitened z.
 template <class T>
 struct RatioUpstream {
   Vec4<T> z, z_eps, white, white_eps, ratio;
@@ -48,7 +48,7 @@ __device__ void store_prior(const Vec4<T>& grad, const PriorOutput& out, int64_t
   }
 }
 
-// All registers that a thread can have in float64, which would spill.
+// In float64, all registers that a thread can have: it would spill otherwise.
 template <class Z>
 constexpr int kPriorBlocksPerSm = std::is_same_v<Z, double> ? 1 : kFewBlocksPerSm;
 
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kThreads, kPriorBlocksPerSm<Z>)
   }
 }
 
-// A thread has four neighbours of a chunk's sum.
+// Each thread sums four neighbours over a chunk of rows.
 template <class Z, bool kVector>
 __global__ void __launch_bounds__(kThreads) sum_rows_kernel(const SumRows call, const Grid grid) {
   using T = Arithmetic<Z>;

@@ -1,7 +1,7 @@
-// A thread's four neighbours on the GPU: how they are loaded, stored, and summed with the row's others; cpu/tile.h's twin.
+// A thread's four neighbours on the GPU: loads, stores, and sums over the row; the counterpart of cpu/tile.h.
 //
-// kVector: each access of four elements is one of 16 bytes (two in float64, half of one in the half types, a quarter for
-// pixels), which needs rows that begin at a multiple of it.
+// kVector: each access of four elements is a single one of 16 bytes (two in float64, half of one in the half types, a quarter
+// for pixels), which needs rows aligned to its size.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,7 @@ struct Vec4 {
 
 constexpr size_t kWidestAccess = 16;
 
-// Four elements as they stand in memory.
+// Four elements as stored in memory.
 template <class Z>
 struct alignas(4 * sizeof(Z) < kWidestAccess ? 4 * sizeof(Z) : kWidestAccess) Packed {
   Z at[4];
@@ -57,7 +57,7 @@ __device__ void store(const Vec4<T>& vec, Z* row, uint32_t block, int64_t dim) {
   }
 }
 
-// Whether every row of [.., dim] begins where four elements can be moved at once.
+// Whether every row of [.., dim] is aligned for accesses of four elements.
 template <class Z>
 bool aligned(const void* base, int64_t stride) {
   return reinterpret_cast<uintptr_t>(base) % alignof(Packed<Z>) == 0 && stride % 4 == 0;
@@ -70,12 +70,12 @@ __device__ T sum_of(const Vec4<T>& vec) {
 
 constexpr int kWarp = 32;
 
-// partial[i] += partial[i + w], w = lanes / 2 .. 1: the row's sum, in its lane 0. All threads of the block take part.
+// partial[i] += partial[i + w], w = lanes / 2 .. 1: the row's sum, in its lane 0. All threads of the block participate.
 template <class T>
 __device__ T sum_by_halves(T partial, int lane, int lanes) {
   __shared__ T shared[kThreads];
   if (lanes > kWarp) {
-    __syncthreads();  // the sum before this one has been read
+    __syncthreads();  // the previous sum has been read
     shared[threadIdx.x] = partial;
     for (int width = lanes / 2; width >= kWarp; width /= 2) {
       __syncthreads();

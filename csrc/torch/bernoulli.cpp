@@ -6,7 +6,7 @@
 namespace vae {
 namespace {
 
-// Logits [K B, D] of the bytes [B, D], held as long as the kernels see pointers to them.
+// Logits [K B, D] and bytes [B, D], kept alive while the kernels have pointers to them.
 struct Pixels {
   Tensor logits, pixels;
   Bernoulli inputs;

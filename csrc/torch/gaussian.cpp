@@ -1,4 +1,4 @@
-// torch.ops.vae_ext.reparam_kl*: the reparameterised sample and what comes beside it.
+// torch.ops.vae_ext.reparam_kl*: the reparameterised sample and its KL or log-ratio.
 #include "torch/tensors.h"
 
 #include <tuple>
@@ -6,7 +6,7 @@
 namespace vae {
 namespace {
 
-// The value of an enumeration by its name; names: in its order.
+// Returns an enumeration's value by name; names: in its order.
 template <class Enum>
 Enum one_of(const char* argument, const std::string& name, const std::vector<const char*>& names) {
   const auto found = std::find(names.begin(), names.end(), name);
@@ -16,7 +16,7 @@ Enum one_of(const char* argument, const std::string& name, const std::vector<con
   STD_TORCH_CHECK(false, argument, ": expected one of ", expected, "; got ", name);
 }
 
-// The options that the Gaussian operators have after their tensors.
+// The options of the Gaussian operators, after their tensors.
 struct Options {
   std::optional<int64_t> num_samples;
   int64_t row_offset;
@@ -38,7 +38,7 @@ void* column(const Tensor& t, int64_t index) {
   return static_cast<char*>(t.data_ptr()) + index * static_cast<int64_t>(t.element_size());
 }
 
-// Two inputs [B, D], or the halves of one [B, 2 D], held as long as the kernels see pointers to them.
+// Two inputs [B, D], or the halves of one [B, 2 D], kept alive while the kernels have pointers to them.
 struct Rows {
   Tensor mu, logvar, key;
   Inputs inputs;
@@ -65,7 +65,8 @@ struct Rows {
       : mu(mu), logvar(logvar), key(key_of(key_in, mu)) {
     const int64_t rows = mu.size(0), samples = options.samples();
     const uint32_t row_offset = check_row_offset(options.row_offset, rows);
-    // K is any number, and B too where rows are expanded from one. No size or offset exceeds this product, which must not wrap.
+    // K is any number, and B too if rows are expanded from one. No size or offset exceeds this product, which must not
+    // overflow.
     int64_t elements = std::max<int64_t>(check_dim(dim, "mu"), 1);
     for (const int64_t count : {std::max<int64_t>(rows, 1), samples}) {
       STD_TORCH_CHECK(!__builtin_mul_overflow(elements, count, &elements), "num_samples: ", samples, " samples of [", rows,
@@ -91,7 +92,7 @@ struct Rows {
   }
 };
 
-// A Gaussian prior beside them, held in the same way.
+// A Gaussian prior, kept alive in the same way.
 struct PriorRows {
   Tensor mu, logvar;
   Prior prior;
@@ -123,7 +124,7 @@ std::tuple<Tensor, Tensor> forward(const Rows& in, const Prior* prior = nullptr)
   return {z, kl};
 }
 
-// What comes for z and for what is beside it, and z itself where it is to be read; each may be missing.
+// The upstream gradients of both outputs, and z itself if it is to be read; each may be missing.
 struct Upstream {
   const std::optional<Tensor>&grad_z, &grad_kl, &z;
 };
@@ -136,7 +137,7 @@ struct PriorGradients {
 void backward(const Rows& in, const Upstream& from, void* grad_mu, void* grad_logvar, int64_t grad_stride,
               const PriorGradients* of_prior = nullptr) {
   const ScalarType dtype = in.mu.scalar_type(), arithmetic = arithmetic_of(in.mu);
-  // On a GPU the noise is made again, and in half precision z is too coarse.
+  // On a GPU the noise is generated again, and in half precision z is too coarse.
   const bool reads_z =
       in.mu.is_cpu() && dtype == arithmetic && in.inputs.scale == Scale::kExp && in.inputs.output != Output::kLogRatio;
   const auto grad_z = dense(from.grad_z, in.z_shape, dtype, in.mu, "grad_z");
@@ -247,12 +248,12 @@ void register_kernels(Library& m) {
 
 }  // namespace
 
-// kernels.h says what the scales and outputs are.
+// kernels.h describes the scales and outputs.
 #define VAE_OPTIONS "*, int? num_samples=None, int row_offset=0, str scale=\"exp\", str output=\"kl_sum\""
 
 STABLE_TORCH_LIBRARY_FRAGMENT(vae_ext, m) {
   m.def("reparam_kl(Tensor mu, Tensor logvar, Tensor key, " VAE_OPTIONS ") -> (Tensor, Tensor)");
-  // z: the forward pass's. With it the backward pass may read the noise off z instead of making it again.
+  // z: from the forward pass. With it the backward pass may read the noise off z instead of generating it again.
   m.def(
       "reparam_kl_backward(Tensor? grad_z, Tensor? grad_kl, Tensor mu, Tensor logvar, Tensor key, Tensor? z=None, " VAE_OPTIONS
       ") -> (Tensor, Tensor)");

@@ -1,7 +1,6 @@
-// The Python module _C: plain functions, which take no tensor.
+// The Python module _C: plain functions without tensors.
 //
-// TORCH_TARGET_VERSION is of the stable ABI, beside which the pybind11 that comes with torch (2.10 to 2.12) refuses to be
-// included.
+// TORCH_TARGET_VERSION selects the stable ABI; with it, torch's bundled pybind11 (2.10 to 2.12) cannot be included.
 #undef TORCH_TARGET_VERSION
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -19,7 +18,7 @@ std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint3
   return {w.x0, w.x1, w.x2, w.x3};
 }
 
-// Found in the file's bytes before it is loaded (vae_ext/source.py), so it stands there whole.
+// vae_ext/source.py searches the file's bytes for it before loading the module, so it must be contiguous.
 __attribute__((used)) const char kDigest[] = "vae_ext source digest " VAE_EXT_DIGEST;
 
 pybind11::dict build_info() {

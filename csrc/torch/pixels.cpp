@@ -7,7 +7,7 @@
 namespace vae {
 namespace {
 
-// Images [N, D], held as long as the kernels see pointers to them; rows, key and x may be added to the call.
+// Images [N, D], kept alive while the kernels have pointers to them; rows, key and x may be added to the call.
 struct Images {
   Tensor images, pixels;
   TakePixels call;
@@ -30,7 +30,7 @@ Tensor binarize(const Tensor& pixels, const Tensor& key_in, int64_t row_offset) 
   return in.pixels;
 }
 
-// On a GPU nothing is known of the indices before the kernel runs, and it asserts them. pybind11 makes this an IndexError.
+// On a GPU the indices are unknown before the kernel runs, which asserts them. pybind11 converts this to an IndexError.
 void check_indices(const int64_t* index, int64_t rows, int64_t images) {
   for (int64_t i = 0; i < rows; ++i) {
     if (0 <= index[i] && index[i] < images) continue;
@@ -52,7 +52,7 @@ std::tuple<Tensor, Tensor> take_pixels(const Tensor& images, const Tensor& rows_
   in.call.key = key.has_value() ? static_cast<const int64_t*>(key->data_ptr()) : nullptr;
   in.call.x = static_cast<float*>(x.data_ptr());
   if (images.is_cpu()) check_indices(in.call.index, in.call.rows, in.call.images);
-  // A copy is an eighth of the work that kGrain was measured with, and less.
+  // A copy is at most an eighth of the work that kGrain was measured with.
   run(images, in.call, key.has_value() ? in.call.dim : in.call.dim / 8);
   return {in.pixels, x};
 }

@@ -1,4 +1,4 @@
-// What every operator needs of tensors: checks, outputs, a string, and the call of a kernel on the tensor's device.
+// Tensor handling for all operators: checks, outputs, string arguments, and the call of a kernel on the tensor's device.
 //
 // Written against the LibTorch stable ABI, so that one build serves every PyTorch from 2.10 on.
 #pragma once
@@ -21,9 +21,9 @@ namespace vae {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Beyond this many elements a second thread pays. Measured on two cores, a backward pass, one thread against two: 4096 elements
-// take 21 against 23 us and 8192 take 32 against 25 if the second thread was busy 0.2 ms ago; 80 against 83 and 93 against 92
-// if it was 2 ms ago.
+// Number of elements above which a second thread pays off. Measured on two cores, a backward pass, one thread against two: 4096
+// elements take 21 against 23 us and 8192 take 32 against 25 if the second thread was busy 0.2 ms ago; 80 against 83 and 93
+// against 92 if it was 2 ms ago.
 constexpr int64_t kGrain = 8192;
 
 inline Dtype dtype_of(const Tensor& t) {
@@ -41,7 +41,7 @@ inline ScalarType arithmetic_of(const Tensor& t) {
   return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// Dense, on the device of `like`. Allocated by the C shim: a call through the dispatcher takes three times as long.
+// Contiguous, on the device of `like`. Allocated by the C shim: a call through the dispatcher takes three times as long.
 inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& like) {
   std::vector<int64_t> strides(sizes.size(), 1);
   for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<int64_t>(sizes[i], 1);
@@ -55,8 +55,8 @@ inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const T
   return Tensor(handle);
 }
 
-// The noise's counter has 32 bits for a row, a sample and a block of four dimensions (noise.h): beyond them it would wrap, and
-// give noise that belongs to other elements.
+// The noise's counter has 32 bits each for row, sample and block of four dimensions (noise.h): beyond them it would wrap around
+// to the noise of other elements.
 constexpr int64_t kCounts = int64_t{1} << 32;
 
 inline uint32_t check_row_offset(int64_t row_offset, int64_t rows) {
@@ -74,7 +74,7 @@ inline void check(const Tensor& t, const Tensor& input, const char* name) {
   STD_TORCH_CHECK(t.device() == input.device(), name, ": expected the device of the input");
 }
 
-// The kernels take any stride between rows and none within one.
+// The kernels support any stride between rows, but none within a row.
 inline Tensor with_dense_rows(const Tensor& t) { return t.size(1) <= 1 || t.stride(1) == 1 ? t : torch::stable::contiguous(t); }
 
 inline Tensor key_of(const Tensor& key, const Tensor& like) {
@@ -84,7 +84,7 @@ inline Tensor key_of(const Tensor& key, const Tensor& like) {
   return key.is_contiguous() ? key : torch::stable::contiguous(key);
 }
 
-// A gradient in the layout that the kernels read: a sum's or a mean's comes expanded from one number.
+// Makes a gradient readable by the kernels: that of a sum or a mean is expanded from one number.
 inline std::optional<Tensor> dense(const std::optional<Tensor>& grad, const std::vector<int64_t>& shape, ScalarType dtype,
                                    const Tensor& mu, const char* name) {
   if (!grad.has_value()) return std::nullopt;
@@ -96,7 +96,7 @@ inline std::optional<Tensor> dense(const std::optional<Tensor>& grad, const std:
   return grad->is_contiguous() ? *grad : torch::stable::contiguous(*grad);
 }
 
-// A string argument, which it frees. Not std::string: torch's conversion to that loses its memory at every call.
+// A string argument, which it frees. Not std::string: torch's conversion to that leaks memory at every call.
 class StringArgument {
  public:
   StringArgument(StringHandle handle) : handle_(handle, &torch_delete_string) {}
@@ -121,16 +121,16 @@ inline void* current_stream(const Tensor& t) {
 }
 #endif
 
-// work: elements of a row. together: how many rows may not be divided among threads.
+// work: elements per row. chunk_rows: number of rows that must not be divided among threads.
 template <class Call>
-void run(const Tensor& t, const Call& call, int64_t work, int64_t together = 1) {
+void run(const Tensor& t, const Call& call, int64_t work, int64_t chunk_rows = 1) {
   if (call.rows == 0) return;
   if (t.is_cpu()) {
-    const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, work * together));
-    if (call.rows <= grain * together) return cpu::run(call, 0, call.rows);
-    const int64_t parts = (call.rows + together - 1) / together;
+    const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, work * chunk_rows));
+    if (call.rows <= grain * chunk_rows) return cpu::run(call, 0, call.rows);
+    const int64_t parts = (call.rows + chunk_rows - 1) / chunk_rows;
     return torch::stable::parallel_for(0, parts, grain, [&](int64_t begin, int64_t end) {
-      cpu::run(call, begin * together, std::min(end * together, call.rows));
+      cpu::run(call, begin * chunk_rows, std::min(end * chunk_rows, call.rows));
     });
   }
 #if defined(VAE_EXT_WITH_CUDA)
@@ -142,7 +142,7 @@ void run(const Tensor& t, const Call& call, int64_t work, int64_t together = 1) 
   STD_TORCH_CHECK(false, "no kernel for this device in this build of vae_ext");
 }
 
-// Registers an operator's kernels, which are the same for every device: register_kernels is a template of the library.
+// Registers an operator's kernels, the same for every device: register_kernels is a template of the library.
 #if defined(VAE_EXT_WITH_CUDA)
 #define VAE_REGISTER(register_kernels)                                \
   STABLE_TORCH_LIBRARY_IMPL(vae_ext, CPU, m) { register_kernels(m); } \

@@ -1,4 +1,4 @@
-"""Calls every kernel through PyTorch, on small awkward shapes: for compute-sanitizer (`make gpu`), and on a CPU for a test.
+"""Calls every kernel through PyTorch, on small awkward shapes: for compute-sanitizer (`make gpu`), and in a test on a CPU.
 
 python -m tests.vae_ext.every_kernel cuda
 """
@@ -29,7 +29,7 @@ FORMS: tuple[Form, ...] = (
 
 
 def call_gaussian(device: str, dtype: torch.dtype) -> None:
-    """Forward; backward of both outputs, and of each alone."""
+    """Calls forward, and backward with the gradients of both outputs and of each one."""
     key = vae_ext.noise_key(1, device=device)
     for (rows, dim), form, k in itertools.product(SHAPES, FORMS, (None, 2)):
         mu, logvar = torch.randn(2, rows, dim, device=device).to(dtype).requires_grad_()

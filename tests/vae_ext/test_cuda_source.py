@@ -1,4 +1,4 @@
-"""What can be known of the CUDA kernels without a GPU: they compile, spill nothing, move 16 bytes a time, miss no element."""
+"""Checks of the CUDA kernels without a GPU: they compile, spill nothing, access 16 bytes at once, and miss no element."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ ON_PATH = shutil.which("nvcc")
 FROM_PIP = Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin" / "nvcc"
 NVCC = str(FROM_PIP) if FROM_PIP.is_file() else ON_PATH
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
-USUAL = "sm_90"  # and its PTX is what newer ones get
+USUAL = "sm_90"  # newer ones get its PTX
 FROM_PTX = "sm_100"
 
 
 class Built(NamedTuple):
-    """Of one compilation: what the assembler says of the kernels, their PTX, and of the usual one object files to link."""
+    """Results of a compilation: the assembler's report on the kernels, their PTX and, for ``USUAL``, object files to link."""
 
     said: str
     ptx: dict[str, str]
@@ -40,10 +40,10 @@ class Built(NamedTuple):
 
 
 def compile_cuda(nvcc: str, sources: Iterable[Path], folder: Path, *flags: str) -> str:
-    """Compiles as setup.py does, with warnings as errors, into object files of a folder; what the compiler says."""
+    """Compiles like setup.py, with warnings as errors, into object files in a folder; returns the compiler's output."""
     includes = [f"-I{path}" for path in (CSRC, *include_paths())]
     command = [nvcc, "-std=c++17", *DEVICE_FLAGS, "-Werror", "all-warnings", *includes, *flags]
-    # With nothing but itself: pip's must not find what another toolkit has.
+    # An isolated environment: pip's nvcc must not find another toolkit's files.
     alone = {name: value for name, value in os.environ.items() if name not in ("CUDA_HOME", "CUDA_PATH")}
     commands = [[*command, str(path), "-o", str(folder / f"{path.stem}.o")] for path in sources]
     runs = [subprocess.Popen(c, env=alone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for c in commands]
@@ -62,7 +62,7 @@ def built_for(architecture: str) -> Built:
     flags = (f"-arch={architecture}", "-Xptxas", "-v")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if architecture == FROM_PTX:  # by the driver, which has the same assembler
+        if architecture == FROM_PTX:  # compiled by the driver, which has the same assembler
             for file, text in built_for(USUAL).ptx.items():
                 (folder / file).write_text(text, encoding="utf-8")
             return Built(compile_cuda(NVCC, sorted(folder.iterdir()), folder, *flags, "-cubin"), {}, {})
@@ -72,14 +72,14 @@ def built_for(architecture: str) -> Built:
         return Built(said, ptx, {path.name: path.read_bytes() for path in folder.glob("*.o")})
 
 
-# One now, the others in make test-all.
+# One in make test, the others in make test-all.
 @pytest.mark.parametrize(
     "architecture", [pytest.param(name, marks=[] if name == USUAL else pytest.mark.long) for name in ARCHITECTURES]
 )
-def test_no_kernel_spills_or_keeps_an_array_in_local_memory(architecture: str) -> None:
+def test_no_kernel_spills_registers_or_uses_local_memory(architecture: str) -> None:
     said = built_for(architecture).said
     usage = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
-    # With and without vectors: forward and backward of four types, the default and not; log_prob's three of four; with a prior
+    # With and without vectors: forward and backward of four types, default and not; log_prob's three of four; with a prior
     # forward, backward and sum; take_pixels.
     assert len(usage) == 2 * (2 * 4 * 2 + 3 * 4 + 3 * 4 + 1)
     assert set(usage) == {("0", "0", "0")}
@@ -87,13 +87,13 @@ def test_no_kernel_spills_or_keeps_an_array_in_local_memory(architecture: str) -
 
 @pytest.fixture
 def kernels() -> dict[str, str]:
-    """The kernels' PTX by their mangled names."""
+    """The kernels' PTX by mangled name."""
     text = "".join(built_for(USUAL).ptx.values())
     return dict(re.findall(r"\.entry (\S+?)\((.*?)(?=\.entry|\Z)", text, flags=re.DOTALL))
 
 
-# With vectors, float32 and the default variant, as compilers spell it; how many vectors are read and written, and single
-# numbers at most.
+# With vectors, float32 and the default variant, in compilers' spelling; the numbers of vectors read and written, and of single
+# values at most.
 @pytest.mark.parametrize(
     ("name", "element", "reads", "writes", "singles"),
     [
@@ -109,7 +109,7 @@ def kernels() -> dict[str, str]:
         ("18take_pixels_kernelILb1E", "[buf]32", 0, 1, 1),  # x; the key's step
     ],
 )
-def test_four_neighbours_are_moved_at_once(
+def test_four_elements_are_accessed_at_once(
     kernels: dict[str, str], name: str, element: str, reads: int, writes: int, singles: int
 ) -> None:
     (body,) = [body for mangled, body in kernels.items() if name in mangled]
@@ -120,11 +120,11 @@ def test_four_neighbours_are_moved_at_once(
 
 @pytest.mark.long
 @pytest.mark.skipif(not FROM_PIP.is_file(), reason="NVIDIA's packages for pip are not installed")
-def test_pip_alone_compiles_and_links_the_kernels(tmp_path: Path) -> None:
-    for name, content in built_for(USUAL).linkable.items():  # by pip's nvcc, which is taken before another
+def test_pips_toolkit_alone_compiles_and_links_the_kernels(tmp_path: Path) -> None:
+    for name, content in built_for(USUAL).linkable.items():  # by pip's nvcc, which takes precedence
         (tmp_path / name).write_bytes(content)
     objects = [str(path) for path in tmp_path.iterdir()]
-    # The runtime is there under its full name alone; setup.py gives it the short one.
+    # The runtime has only its full name; setup.py adds the short one.
     (runtime,) = FROM_PIP.parents[1].glob("lib/libcudart.so.*")
     (tmp_path / "libcudart.so").symlink_to(runtime)
     link = ["g++", "-shared", "-Wl,-z,defs", *objects, f"-L{tmp_path}", "-lcudart", "-o", str(tmp_path / "cuda.so")]
@@ -140,7 +140,7 @@ def test_every_element_belongs_to_one_thread(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("standard", ["c++17", pytest.param("c++20", marks=pytest.mark.long)])
-def test_tensor_code_with_cuda_compiles_without_a_warning(standard: str, tmp_path: Path) -> None:
+def test_tensor_code_with_cuda_compiles_without_warnings(standard: str, tmp_path: Path) -> None:
     (tmp_path / "digest.h").write_text('#define VAE_EXT_DIGEST "0"\n', encoding="utf-8")
     includes = [f"-isystem{sysconfig.get_path('include')}", f"-I{CSRC}", f"-I{tmp_path}"]
     defines = [TORCH_TARGET, '-DVAE_EXT_WITH_CUDA="13.0"', "-DUSE_CUDA"]
@@ -155,7 +155,7 @@ def fake_toolkit(folder: Path, release: str) -> Path:
     return folder
 
 
-def test_what_keeps_cuda_from_being_built_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_for_a_build_without_cuda_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     asked_anew = why_no_cuda.__wrapped__
     monkeypatch.setattr("vae_ext.source.why_no_cuda", asked_anew)
@@ -177,7 +177,7 @@ def test_what_keeps_cuda_from_being_built_is_said_in_words(tmp_path: Path, monke
 
 
 @pytest.mark.skipif(not FROM_PIP.is_file(), reason="NVIDIA's packages for pip are not installed")
-def test_the_toolkit_from_pip_is_found_where_there_is_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_pips_toolkit_is_found_if_there_is_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("CUDA_HOME", "CUDA_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -185,7 +185,9 @@ def test_the_toolkit_from_pip_is_found_where_there_is_no_other(monkeypatch: pyte
     assert cuda_home() == expected
 
 
-def test_a_script_that_calls_another_nvcc_is_not_taken_for_the_toolkit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_script_that_calls_another_nvcc_is_not_mistaken_for_the_toolkit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name in ("CUDA_HOME", "CUDA_PATH"):
         monkeypatch.delenv(name, raising=False)
     toolkit = fake_toolkit(tmp_path / "toolkit", "13.0")
@@ -195,9 +197,9 @@ def test_a_script_that_calls_another_nvcc_is_not_taken_for_the_toolkit(monkeypat
     assert cuda_home() != toolkit.resolve()
 
 
-def test_setup_tells_torch_which_toolkit_to_use_where_the_nvcc_on_path_is_a_script(tmp_path: Path) -> None:
-    """Torch by itself takes the folder of the script for CUDA's, and linking ends with: cannot find -lcudart."""
-    fake_toolkit(tmp_path / "site" / "nvidia" / "cu13", "13.0")  # found last, where the machine has no other
+def test_setup_passes_the_toolkit_to_torch_if_the_nvcc_on_path_is_a_script(tmp_path: Path) -> None:
+    """By default torch takes the script's folder for CUDA's, and linking fails with: cannot find -lcudart."""
+    fake_toolkit(tmp_path / "site" / "nvidia" / "cu13", "13.0")  # found last, on a machine without another one
     folder = tmp_path / "script" / "bin"
     folder.mkdir(parents=True)
     script(folder / "nvcc", "exec /somewhere/else/nvcc")

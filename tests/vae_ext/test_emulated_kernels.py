@@ -1,4 +1,4 @@
-"""The CUDA kernels, emulated on the CPU: the CPU kernels' bits, no access out of bounds, no race. Faults put in are found."""
+"""The CUDA kernels emulated on the CPU: the CPU kernels' bits, no access out of bounds, no race; injected faults are found."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.standalone import sanitize
 from vae_ext.source import ROOT
 
 KERNELS = 2 * (2 * 4 * 2 + 3 * 4 + 3 * 4 + 1)  # with and without vectors: see test_cuda_source.py
-EVERY = 29  # case; all of them: make sanitize
+EVERY = 29  # one case in so many; all of them: make sanitize
 
 
 class Compiled:
-    """What is compiled once for all tests."""
+    """Compiled once for all tests."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -29,7 +29,7 @@ class Compiled:
         self.cuda = functools.cache(functools.partial(build_cuda, folder))
 
     def program(self, build: Build) -> Path:
-        """The check of all kernels."""
+        """The program that checks all kernels."""
         return link([*self.cuda(build), *self.main(build), *self.cpu], self.folder / f"check.{build.name}", build)
 
 
@@ -44,17 +44,17 @@ def run(program: Path, *arguments: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_emulated_kernels_give_the_cpus_bits(compiled: Compiled) -> None:
+def test_emulated_kernels_give_the_same_bits_as_the_cpu(compiled: Compiled) -> None:
     done = run(compiled.program(Build.PLAIN), EVERY)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f" {KERNELS} kernels," in done.stdout
 
 
 @pytest.mark.long
-def test_emulated_kernels_under_sanitizers(
+def test_emulated_kernels_pass_the_sanitizers(
     compiled: Compiled, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`make sanitize` with some of its cases, and without the CPU's kernels, which take a minute to compile so."""
+    """`make sanitize` with some of its cases, and without the CPU kernels, which take a minute to compile with sanitizers."""
     monkeypatch.setattr(sanitize, "build_kernels", lambda folder: Path("/bin/true"))
     monkeypatch.setattr(sanitize, "build_cpu", lambda folder: compiled.cpu)
     monkeypatch.setattr(sanitize, "build_emulated", lambda folder, build, cpu: compiled.program(build))
@@ -65,13 +65,13 @@ def test_emulated_kernels_under_sanitizers(
 
 
 class Fault(NamedTuple):
-    """A change of the kernels that must be found, and what is said of it."""
+    """A change of the kernels that must be detected, and the expected report."""
 
     claim: str
     file: str
     old: str
     new: str
-    found: str  # a part of what is printed
+    found: str  # part of the output
     build: Build = Build.PLAIN
 
 
@@ -79,7 +79,7 @@ FAULTS = [
     Fault(
         "no barrier before shared memory is written again",
         "cuda/vec4.cuh",
-        "    __syncthreads();  // the sum before this one has been read\n",
+        "    __syncthreads();  // the previous sum has been read\n",
         "",
         "data race",
         Build.RACES,
@@ -197,13 +197,13 @@ FAULTS = [
 
 @pytest.mark.long
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.claim.replace(" ", "-"))
-def test_emulated_kernels_with_a_fault_are_found_out(fault: Fault, compiled: Compiled, tmp_path: Path) -> None:
+def test_faults_in_emulated_kernels_are_detected(fault: Fault, compiled: Compiled, tmp_path: Path) -> None:
     csrc = tmp_path / "csrc"
     shutil.copytree(ROOT / "csrc", csrc)
     source = (csrc / fault.file).read_text(encoding="utf-8")
     assert fault.old in source
     (csrc / fault.file).write_text(source.replace(fault.old, fault.new), encoding="utf-8")
-    # To compile in a second: of one type, and of the kernels only one file's.
+    # To compile within a second: only one type, and only the kernels of one file.
     launch = csrc / "cuda" / "launch.cuh"
     lines = launch.read_text(encoding="utf-8").splitlines()
     kept = "\n".join(line for line in lines if "case Dtype::k" not in line or "kFloat32" in line)

@@ -1,4 +1,4 @@
-"""The operator with a Gaussian prior, against torch.distributions and the reference in float64."""
+"""The operator with a Gaussian prior, compared with torch.distributions and the float64 reference."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from vae_ext import noise_key, reference, reparam_kl, reparam_log_ratio, standar
 from vae_ext.autograd import Output
 from vae_ext.dispatch import FLOATS
 
-# Rows of the prior's mean and logvar: None, one for all.
+# Rows of the prior's mean and logvar: None is one for all.
 PRIORS = [("mu", "mu"), (None, None), ("mu", None), (None, "mu")]
 
 
 def gaussians(rows: int, dim: int, dtype: torch.dtype, device: torch.device, prior: Any = ("mu", "mu")) -> list[Tensor]:
-    """mu, logvar, prior_mu and prior_logvar."""
+    """Returns mu, logvar, prior_mu and prior_logvar."""
     generator = torch.Generator().manual_seed(rows * 10_007 + dim)
     values = torch.randn(4, rows, dim, generator=generator, dtype=torch.float64).to(device=device, dtype=dtype)
     shared = [t if of is not None or rows == 0 else t[0] for t, of in zip(values[2:], prior, strict=True)]
@@ -51,7 +51,7 @@ def by_distributions(output: Output, tensors: list[Tensor], eps: Tensor, scale: 
 @pytest.mark.parametrize("samples", [None, 3])
 @pytest.mark.parametrize("scale", ["exp", "softplus"])
 @pytest.mark.parametrize("output", Output)
-def test_values_and_gradients_are_those_of_torch_distributions(
+def test_values_and_gradients_match_torch_distributions(
     device: torch.device, dtype: torch.dtype, samples: int | None, scale: Any, output: Output
 ) -> None:
     key = noise_key(1, 2, device=device)
@@ -75,7 +75,7 @@ def test_values_and_gradients_are_those_of_torch_distributions(
             assert_close(grad, wanted, dtype)
 
 
-def test_kl_of_two_that_nearly_coincide_is_never_negative_and_within_1e_5(device: torch.device) -> None:
+def test_kl_of_nearly_equal_gaussians_is_never_negative_and_within_1e_5(device: torch.device) -> None:
     near_zero = torch.logspace(-7, 0, 300, dtype=torch.float64)
     apart = torch.cat([-near_zero, near_zero, torch.zeros(1)])
     prior_mu, prior_logvar, moved, wider = (
@@ -100,7 +100,7 @@ def test_kl_of_two_that_nearly_coincide_is_never_negative_and_within_1e_5(device
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("scale", ["exp", "softplus"])
-def test_z_is_the_same_bits_as_without_a_prior(device: torch.device, dtype: torch.dtype, scale: Any) -> None:
+def test_z_has_the_same_bits_as_without_a_prior(device: torch.device, dtype: torch.dtype, scale: Any) -> None:
     tensors, key = gaussians(41, 33, dtype, device), noise_key(5, device=device)
     without, _ = reparam_kl(tensors[0], tensors[1], key, num_samples=2, scale=scale)
     for output in Output:
@@ -111,7 +111,7 @@ def test_same_bits_on_every_instruction_set_thread_count_and_row_split(each_cpu:
     key, ops = noise_key(8), torch.ops.vae_ext
     for prior, (rows, dim) in zip(PRIORS, [(70, 333), (1000, 20), (9, 3000), (5000, 3)], strict=True):
         tensors = [t.detach() for t in gaussians(rows, dim, torch.float32, torch.device("cpu"), prior)]
-        tensors[0][: rows // 2] *= 1000  # so that the noise of some is made again, and that of others is read off z
+        tensors[0][: rows // 2] *= 1000  # so that some noise is generated again, and other noise is read off z
         results = []
         for _ in each_cpu():
             for output in Output:
@@ -123,8 +123,8 @@ def test_same_bits_on_every_instruction_set_thread_count_and_row_split(each_cpu:
             assert_same_bits(result, results[i % each])
 
 
-def test_gradient_of_a_prior_of_all_rows_is_the_sum_of_chunks_of_chunks(device: torch.device) -> None:
-    """As kernels.h fixes the order; beside the rows' own gradients, which an expanded prior has."""
+def test_the_gradient_of_a_shared_prior_is_summed_in_chunks(device: torch.device) -> None:
+    """Compares the order of kernels.h with the gradients per row of an expanded prior."""
     mu, logvar, prior_mu, prior_logvar = gaussians(64 * 64 + 70, 5, torch.float32, device, (None, None))
     key, upstream = noise_key(1, device=device), torch.randn(len(mu), device=device)
     _, kl = reparam_kl(mu, logvar, key, prior_mu=prior_mu, prior_logvar=prior_logvar)
@@ -144,7 +144,7 @@ def test_no_factor_of_a_finite_gradient_overflows(device: torch.device) -> None:
         _, kl = call_with(Output.KL_SUM, leaves, noise_key(0, device=device))
         return [g.item() for g in torch.autograd.grad(kl, leaves, torch.full((1,), upstream, device=device))]
 
-    # exp(100) overflows float32, as the posterior's variance or one over the prior's; times 1e-20 it is 2.7e23.
+    # exp(100) overflows float32, as the posterior's variance or the prior's inverse variance; times 1e-20 it is 2.7e23.
     big = 0.5 * 2.6881171418161356e43 * 1e-20
     assert grads([0.0, 100.0, 0.0, 0.0], 1e-20) == pytest.approx([0, big, 0, -big], rel=1e-5)
     assert grads([0.0, 0.0, 0.0, -100.0], 1e-20) == pytest.approx([0, big, 0, -big], rel=1e-5)
@@ -157,7 +157,7 @@ def test_no_factor_of_a_finite_gradient_overflows(device: torch.device) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("place", [0, 2, 3])
-def test_what_is_not_finite_stays_so(device: torch.device, value: float, place: int) -> None:
+def test_nonfinite_inputs_give_nonfinite_results(device: torch.device, value: float, place: int) -> None:
     for output in (Output.KL_SUM, Output.LOG_RATIO):
         tensors = [torch.full((3, 5), 0.5 + i, device=device) for i in range(4)]
         tensors[place][1, 2] = value
@@ -166,7 +166,7 @@ def test_what_is_not_finite_stays_so(device: torch.device, value: float, place: 
         assert out[[0, 2]].isfinite().all()
 
 
-def test_an_infinite_mu_leaves_the_gradient_of_z_alone_finite(device: torch.device) -> None:
+def test_an_infinite_mu_keeps_gradients_of_z_alone_finite(device: torch.device) -> None:
     tensors = [torch.full((1, 1), value, device=device).requires_grad_() for value in (float("inf"), 0.0, 1.0, 1.0)]
     z, _ = call_with(Output.KL_SUM, tensors, noise_key(0, device=device))
     grads = torch.autograd.grad(z, tensors, torch.ones_like(z))
@@ -174,7 +174,7 @@ def test_an_infinite_mu_leaves_the_gradient_of_z_alone_finite(device: torch.devi
     assert all(grad.isfinite() for grad in grads)
 
 
-def test_a_standard_normal_prior_is_none(device: torch.device) -> None:
+def test_a_standard_normal_prior_equals_the_default(device: torch.device) -> None:
     mu, logvar, _, _ = gaussians(41, 33, torch.float64, device)
     zero, key = torch.zeros(33, dtype=torch.float64, device=device), noise_key(3, device=device)
     for operator in (reparam_kl, reparam_log_ratio):
@@ -193,7 +193,7 @@ def test_log_ratio_averages_to_minus_kl(device: torch.device) -> None:
 
 @pytest.mark.parametrize("shape", [(0, 20), (5, 0), (2, 0, 3), (3,), (2, 3, 4)])
 @pytest.mark.parametrize("shared", [False, True])
-def test_any_number_of_leading_dimensions(device: torch.device, shape: tuple[int, ...], shared: bool) -> None:
+def test_any_number_of_leading_dimensions_is_supported(device: torch.device, shape: tuple[int, ...], shared: bool) -> None:
     mu, logvar = torch.randn(2, *shape, device=device)
     prior = torch.randn(2, *(shape[-1:] if shared else shape), device=device, requires_grad=True)
     for output in Output:
@@ -207,7 +207,9 @@ def test_any_number_of_leading_dimensions(device: torch.device, shape: tuple[int
 
 @pytest.mark.parametrize("output", Output)
 @pytest.mark.parametrize("prior", [PRIORS[1], PRIORS[2]])
-def test_first_and_second_derivatives_are_those_of_finite_differences(device: torch.device, output: Output, prior: Any) -> None:
+def test_first_and_second_derivatives_with_a_prior_match_finite_differences(
+    device: torch.device, output: Output, prior: Any
+) -> None:
     tensors = gaussians(3, 5, torch.float64, device, prior)
 
     def f(*tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,7 +219,7 @@ def test_first_and_second_derivatives_are_those_of_finite_differences(device: to
     assert torch.autograd.gradgradcheck(f, tensors)
 
 
-def test_vmap_over_priors_gives_what_a_loop_gives(device: torch.device) -> None:
+def test_vmap_over_priors_matches_a_loop(device: torch.device) -> None:
     mu, logvar, prior_mu, prior_logvar = (t.detach() for t in gaussians(4, 5, torch.float32, device))
 
     def kl_of(prior_mu: Tensor, prior_logvar: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,7 +242,7 @@ def test_raw_operators_pass_opcheck(module: ModuleType, device: torch.device, dt
         torch.library.opcheck(ops.reparam_kl_prior_backward, (*outputs, *given, key), chosen)
 
 
-def test_compiles_without_a_graph_break_and_exports_for_every_batch_size(device: torch.device) -> None:
+def test_operators_with_a_prior_compile_without_a_graph_break_and_export_for_every_batch_size(device: torch.device) -> None:
     class WithLearnedPrior(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -261,7 +263,7 @@ def test_compiles_without_a_graph_break_and_exports_for_every_batch_size(device:
     assert_same_bits(exported(*large, key), expected)
 
 
-def test_an_encoder_and_a_prior_network_are_read_without_a_copy() -> None:
+def test_outputs_of_encoder_and_prior_networks_are_not_copied() -> None:
     posterior, prior = torch.randn(2, 64, 40)
     mu, logvar = posterior.chunk(2, dim=-1)
     with torch.profiler.profile() as profile:
@@ -288,7 +290,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 @pytest.mark.parametrize(("wrong", "error", "message"), WRONG)
 @pytest.mark.parametrize("operator", [reparam_kl, reparam_log_ratio])
-def test_a_prior_that_does_not_fit_is_named(operator: Any, wrong: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_an_invalid_prior_is_named(operator: Any, wrong: dict[str, Any], error: type[Exception], message: str) -> None:
     prior = {"prior_mu": torch.zeros(3), "prior_logvar": torch.zeros(3)} | wrong
     with pytest.raises(error, match=re.escape(message)):
         operator(torch.zeros(2, 3), torch.zeros(2, 3), noise_key(0), **prior)

@@ -1,4 +1,4 @@
-"""The operators as anyone can call them, torch.ops.vae_ext.*: whatever numbers and shapes they get, an error and no crash."""
+"""The raw operators torch.ops.vae_ext.* called with arbitrary numbers and shapes: they raise errors and never crash."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEY = noise_key(1)
 MU, PACKED = torch.zeros(2, 3), torch.zeros(2, 6)
 BYTES, ROWS = torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
 
-# Every raw operator that has a row_offset, with arguments of two rows.
+# Every raw operator with a row_offset, with arguments of two rows.
 WITH_OFFSET: list[tuple[str, tuple[Tensor | None, ...], dict[str, Any]]] = [
     ("reparam_kl", (MU, MU, KEY), {}),
     ("reparam_kl", (MU, MU, KEY), {"num_samples": 2, "output": "log_ratio"}),
@@ -43,7 +43,7 @@ BEYOND = (2**32 - 1, 2**32, 2**32 + 5, 2**63 - 1, -1, -(2**63))
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize(("name", "arguments", "options"), WITH_OFFSET)
-def test_a_row_beyond_32_bits_is_refused_by_every_operator(
+def test_a_row_beyond_32_bits_is_rejected_by_every_operator(
     module: ModuleType, name: str, arguments: tuple[Tensor | None, ...], options: dict[str, Any], device: str
 ) -> None:
     there = [None if tensor is None else tensor.to(device) for tensor in arguments]
@@ -59,15 +59,15 @@ COMPILED: dict[str, Callable[[int], Any]] = {
     "reparam_kl_packed": lambda offset: reparam_kl_packed(PACKED, KEY, row_offset=offset),
     "binarize": lambda offset: binarize(BYTES, KEY, row_offset=offset),
     "take_pixels": lambda offset: take_pixels(BYTES, ROWS, KEY, row_offset=offset),
-    # The reference refuses it in noise.words, by which reparam_kl has its noise too.
+    # The reference rejects it in noise.words, which also generates reparam_kl's noise.
     "reference.binarize": lambda offset: reference.binarize(BYTES, KEY, offset),
 }
 
 
 @pytest.mark.parametrize("name", COMPILED)
-def test_a_row_beyond_32_bits_is_refused_in_compiled_code(module: ModuleType, name: str) -> None:
+def test_a_row_beyond_32_bits_is_rejected_in_compiled_code(module: ModuleType, name: str) -> None:
     compiled = torch.compile(COMPILED[name], backend="aot_eager", fullgraph=True)
-    for offset in (3, 5, 2**32 - 2):  # from the second on, the offset is a variable of the program
+    for offset in (3, 5, 2**32 - 2):  # from the second one on, the offset is a variable of the program
         compiled(offset)
     for offset in (2**32 - 1, 2**32 + 5, -1):
         with pytest.raises(Exception, match=r"row_offset: expected 0 to 2\*\*32 - "):
@@ -76,13 +76,13 @@ def test_a_row_beyond_32_bits_is_refused_in_compiled_code(module: ModuleType, na
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize(("option", "names"), [("scale", "exp, softplus"), ("output", "kl_sum, kl, log_ratio")])
-def test_a_scale_or_an_output_that_is_not_known_is_refused(module: ModuleType, option: str, names: str, device: str) -> None:
+def test_an_unknown_scale_or_output_is_rejected(module: ModuleType, option: str, names: str, device: str) -> None:
     for wrong in ("", "KL", "kl_sum "):
         with pytest.raises(Exception, match=f"{option}: expected one of {names}; got {wrong}"):
             OPS.reparam_kl(MU.to(device), MU.to(device), KEY.to(device), **{option: wrong})
 
 
-def test_a_call_keeps_no_memory(module: ModuleType) -> None:
+def test_calls_do_not_leak_memory(module: ModuleType) -> None:
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
@@ -95,7 +95,7 @@ def test_a_call_keeps_no_memory(module: ModuleType) -> None:
             with contextlib.suppress(RuntimeError):
                 OPS.reparam_kl(MU, MU, KEY, scale="no scale", output=1000 * "x")
 
-    # Bytes: torch's own conversion of a string would keep 32 of each.
+    # In bytes: torch's own conversion of a string would leak 32 per call.
     for repeat, times, kept in ((call, 100_000, 20), (call_in_vain, 5_000, 500)):
         repeat(times // 10)
         before = resident()
@@ -104,7 +104,7 @@ def test_a_call_keeps_no_memory(module: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("count", [0, -1, 2**32 + 1, (2**64 + 2) // 3, 2**63 - 1])
-def test_a_number_of_samples_that_cannot_be_is_refused(module: ModuleType, count: int) -> None:
+def test_an_invalid_number_of_samples_is_rejected(module: ModuleType, count: int) -> None:
     for call in (
         lambda: OPS.reparam_kl(MU, MU, KEY, num_samples=count),
         lambda: OPS.reparam_kl_backward(MU, None, MU, MU, KEY, num_samples=count),
@@ -115,8 +115,8 @@ def test_a_number_of_samples_that_cannot_be_is_refused(module: ModuleType, count
             call()
 
 
-def test_sizes_whose_product_wraps_are_refused(module: ModuleType) -> None:
-    # K B D = 2^64 + 2 is 2 modulo 2^64, as many elements as grad_z has.
+def test_sizes_with_an_overflowing_product_are_rejected(module: ModuleType) -> None:
+    # K B D = 2^64 + 2 is 2 modulo 2^64, the number of elements of grad_z.
     with pytest.raises(RuntimeError, match="num_samples: expected"):
         OPS.reparam_kl_backward(torch.zeros(2), None, MU[:1], MU[:1], KEY, num_samples=(2**64 + 2) // 3)
     many = torch.zeros(1, 1).expand(2**31, 1)
@@ -125,7 +125,7 @@ def test_sizes_whose_product_wraps_are_refused(module: ModuleType) -> None:
 
 
 LOGITS, GRAD = torch.zeros(4, 3), torch.zeros(4)
-OTHER_SHAPES = (torch.zeros(3, 2), torch.zeros(6), torch.zeros(1, 2, 3))  # of as many elements as [2, 3]
+OTHER_SHAPES = (torch.zeros(3, 2), torch.zeros(6), torch.zeros(1, 2, 3))  # as many elements as [2, 3]
 UNREADABLE: list[tuple[Callable[[Tensor], Any], tuple[Tensor, ...], str]] = [
     (lambda x: OPS.reparam_kl(MU, x, KEY), (MU[:, :2],), "logvar: expected the shape of mu"),
     (
@@ -162,7 +162,7 @@ for call in (
 
 
 @pytest.mark.parametrize(("call", "wrong", "message"), UNREADABLE)
-def test_what_cannot_be_read_is_refused(
+def test_unreadable_tensors_are_rejected(
     module: ModuleType, call: Callable[[Tensor], Any], wrong: tuple[Tensor, ...], message: str
 ) -> None:
     for tensor in wrong:
@@ -176,14 +176,14 @@ ANY = (*FLOATS, torch.uint8, torch.int64, torch.bool, torch.complex64)
 
 
 class Hostile:
-    """Arguments for an operator's schema: most of them fit one another, and a few nobody should pass."""
+    """Arguments for an operator's schema: mostly consistent with each other, and a few invalid ones."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         choose = self.random.choice
         rows, dim, self.dtype = choose((0, 1, 2, 3)), choose((0, 1, 2, 3, 4, 8)), choose(FLOATS)
         self.samples = choose((None, None, 1, 2, choose(INTEGERS)))
-        # As many elements as K B D says in 64 bits, where it wraps.
+        # As many elements as K B D in 64 bits, where it overflows.
         elements = (self.samples or 1) * rows * dim % 2**64
         lead = () if self.samples is None else (self.samples,)
         z_shape = (*lead, rows, dim) if self.samples in (None, 1, 2) else (elements % 100,)
@@ -213,7 +213,7 @@ class Hostile:
         shape, dtype = self.tensors[name]
         if self.odd():
             dtype = choose(ANY)
-        if self.odd():  # far too large, without the memory for it
+        if self.odd():  # far too large, without allocated memory
             return torch.zeros(1, 1, dtype=dtype).expand(choose(((2**40, 1), (2**33, 1), (1, 2**36), (2**33, 2**20))))
         if self.odd():
             shape = choose(((), (0,), (2,), (2**62, 0), (0, 2**40), (*shape, 1), shape[::-1], shape[1:]))
@@ -240,8 +240,8 @@ class Hostile:
 
 
 def hostile_calls(count: int) -> dict[str, int]:
-    """Calls every raw operator that often; how many of the calls gave a result."""
-    # What cannot be allocated is refused, and does not fill the machine. Each thread would map memory of its own.
+    """Calls every raw operator ``count`` times; returns how many calls of each succeeded."""
+    # Allocations that are too large fail without filling the memory. Each thread would map memory of its own.
     torch.set_num_threads(1)
     mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + 4 * 2**30, mapped + 4 * 2**30))
@@ -266,4 +266,4 @@ def test_no_argument_crashes_the_process(module: ModuleType) -> None:
     assert run.returncode == 0, f"ended by {run.returncode}: {run.stderr[-2000:]}"
     results = json.loads(run.stdout)
     assert len(results) == 11
-    assert all(20 < count < 480 for count in results.values()), results  # each of them did work, and refused
+    assert all(20 < count < 480 for count in results.values()), results  # every operator both succeeded and failed
