@@ -136,9 +136,9 @@ def _loaded() -> Loaded:
         return Loaded(module, f"{path} ({how})", module.build_info()["cuda"] is not None)
     # A request for something that only the kernels have must not silently get the reference.
     for name in ("VAE_EXT_BACKEND", "VAE_EXT_CPU_CAPABILITY", "VAE_EXT_CUDA"):
-        wish = os.environ.get(name)
-        if wish and (name, wish) not in (("VAE_EXT_CUDA", "0"), ("VAE_EXT_CUDA", "auto")):
-            raise BackendError(f"{name}={wish}: {reason}")
+        requested = os.environ.get(name)
+        if requested and (name, requested) not in (("VAE_EXT_CUDA", "0"), ("VAE_EXT_CUDA", "auto")):
+            raise BackendError(f"{name}={requested}: {reason}")
     warnings.warn(f"vae_ext uses its pure-PyTorch reference: {reason}", RuntimeWarning, stacklevel=3)
     return Loaded(None, reason)
 
@@ -149,20 +149,20 @@ class _NoModuleError(Exception):
 
 def _find_or_build() -> tuple[Path, str]:
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    beside = Path(__file__).with_name(f"_C{suffix}")
+    in_tree = Path(__file__).with_name(f"_C{suffix}")
     if not is_checkout():
-        if not beside.is_file():
+        if not in_tree.is_file():
             raise _NoModuleError("this installation has no compiled module: install it again where there is a C++ compiler")
-        if module_digest(beside) is None:
-            checksum = checksum_file(beside)
+        if module_digest(in_tree) is None:
+            checksum = checksum_file(in_tree)
             if not checksum.is_file():
                 raise _NoModuleError(f"there is no {checksum}, which says what a whole module is: install vae_ext again")
             what = "its bytes are not those that were built (damaged, or stripped or repaired since)"
-            raise _NoModuleError(f"{beside}: {what}: {checksum.name} records another sha256")
-        return beside, "installed"
+            raise _NoModuleError(f"{in_tree}: {what}: {checksum.name} records another sha256")
+        return in_tree, "installed"
     digest = source_digest()
-    if module_digest(beside) == digest:
-        return beside, "built in the tree"
+    if module_digest(in_tree) == digest:
+        return in_tree, "built in the tree"
     return _from_cache(digest, f"_C{suffix}")
 
 
@@ -294,7 +294,7 @@ def _import(path: Path) -> ModuleType:
 
 
 def _apply_capability(module: ModuleType) -> None:
-    wish = os.environ.get("VAE_EXT_CPU_CAPABILITY")
-    if wish and not module.set_cpu_capability(wish):
+    requested = os.environ.get("VAE_EXT_CPU_CAPABILITY")
+    if requested and not module.set_cpu_capability(requested):
         have = ", ".join(module.cpu_capabilities())
-        raise BackendError(f"VAE_EXT_CPU_CAPABILITY: expected one that this machine runs ({have}), got {wish!r}")
+        raise BackendError(f"VAE_EXT_CPU_CAPABILITY: expected one that this machine runs ({have}), got {requested!r}")

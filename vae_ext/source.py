@@ -59,9 +59,9 @@ def cuda_home() -> Path | None:
     Searches ``CUDA_HOME`` and ``CUDA_PATH``; the nvcc on PATH; /usr/local/cuda; and NVIDIA's pip packages, in nvidia/cu13
     beside torch.
     """
-    told = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    if told:
-        return Path(told)
+    configured = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if configured:
+        return Path(configured)
     on_path = shutil.which("nvcc")
     found = [Path(on_path).resolve().parent.parent] if on_path else []
     found += [Path("/usr/local/cuda")]
@@ -85,8 +85,8 @@ def why_no_cuda() -> str | None:
     if home is None or not nvcc_of(home).is_file():
         where = f"in {nvcc_of(home).parent}" if home else "in CUDA_HOME, on PATH, in /usr/local/cuda or from pip"
         return f"there is no nvcc {where}"
-    said = subprocess.run([nvcc_of(home), "--version"], capture_output=True, text=True, check=False).stdout
-    release = re.search(r"release (\d+)\.(\d+)", said)
+    output = subprocess.run([nvcc_of(home), "--version"], capture_output=True, text=True, check=False).stdout
+    release = re.search(r"release (\d+)\.(\d+)", output)
     if release is None:
         return f"{nvcc_of(home)} --version does not name its release"
     if release.group(1) != torch.version.cuda.split(".")[0]:
@@ -100,13 +100,13 @@ def wants_cuda() -> bool:
 
     ``VAE_EXT_CUDA``: auto: if possible; 0: no; 1: yes, or a ValueError that says what is missing.
     """
-    wish = os.environ.get("VAE_EXT_CUDA") or "auto"
-    if wish not in ("auto", "0", "1"):
-        raise ValueError(f"VAE_EXT_CUDA: expected auto, 0 or 1, got {wish!r}")
-    missing = None if wish == "0" else why_no_cuda()
-    if wish == "1" and missing is not None:
+    requested = os.environ.get("VAE_EXT_CUDA") or "auto"
+    if requested not in ("auto", "0", "1"):
+        raise ValueError(f"VAE_EXT_CUDA: expected auto, 0 or 1, got {requested!r}")
+    missing = None if requested == "0" else why_no_cuda()
+    if requested == "1" and missing is not None:
         raise ValueError(f"VAE_EXT_CUDA=1, but {missing}")
-    return wish != "0" and missing is None
+    return requested != "0" and missing is None
 
 
 def checksum_file(module: Path) -> Path:

@@ -94,16 +94,16 @@ def _faults(kind: type[Section], errors: list[ErrorDetails]) -> list[str]:
     for error in errors:
         if error["type"] in UNKNOWN:
             key, section = _dotted(error["loc"]), _dotted(error["loc"][:-1])
-            meant = [RENAMED[key]] if key in RENAMED else _meant(key, keys_of(kind))
+            suggestions = [RENAMED[key]] if key in RENAMED else _suggestions(key, keys_of(kind))
             if key in RENAMED:
                 lines.append(f"{key} is now {RENAMED[key]}")
-            elif meant:
-                lines.append(f"{key}: unknown key; did you mean {' or '.join(meant)}?")
+            elif suggestions:
+                lines.append(f"{key}: unknown key; did you mean {' or '.join(suggestions)}?")
             else:
                 names = missing.pop(section, None) or [one for above, one in map(_split, keys_of(kind)) if above == section]
                 expected = f"{section}.{names[0]}".removeprefix(".") if len(names) == 1 else f"one of {', '.join(names)}"
                 lines.append(f"{key}: unknown key; expected {expected}")
-            for above, name in map(_split, meant):
+            for above, name in map(_split, suggestions):
                 if name in missing[above]:
                     missing[above].remove(name)
         elif error["type"] != "missing":
@@ -114,12 +114,12 @@ def _faults(kind: type[Section], errors: list[ErrorDetails]) -> list[str]:
     return lines
 
 
-def _meant(key: str, known: list[str]) -> list[str]:
+def _suggestions(key: str, known: list[str]) -> list[str]:
     """Returns the known keys that an unknown one may mean: the same name elsewhere or a similar one, in its section first."""
     section, name = _split(key)
     names = list(dict.fromkeys(last for _, last in map(_split, known)))
-    beside = [last for above, last in map(_split, known) if above == section]
-    wanted = name if name in names else closest(name, beside) or closest(name, names)
+    in_section = [last for above, last in map(_split, known) if above == section]
+    wanted = name if name in names else closest(name, in_section) or closest(name, names)
     found = [one for one in known if _split(one)[1] == wanted]
     return [one for one in found if _split(one)[0] == section] or found
 

@@ -25,11 +25,11 @@ def read_dataset(params: Data) -> RawDataset:
     if kind == "auto":
         if path.is_dir():
             entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-            there = {"folder" if entry.is_dir() else entry.suffix.lower() for entry in entries}
-            kind = "idx" if is_idx(path) else "arrays" if there & ARRAYS else "pictures"
-            if kind == "arrays" and there & {"folder", *PICTURES}:
+            suffixes = {"folder" if entry.is_dir() else entry.suffix.lower() for entry in entries}
+            kind = "idx" if is_idx(path) else "arrays" if suffixes & ARRAYS else "pictures"
+            if kind == "arrays" and suffixes & {"folder", *PICTURES}:
                 raise UserError(f"{PARAMS}: data.format: expected arrays or pictures, since {path} has both, got 'auto'")
-            if kind == "pictures" and not there & {"folder", *PICTURES}:
+            if kind == "pictures" and not suffixes & {"folder", *PICTURES}:
                 what = "IDX files, arrays (.npy, .npz) or pictures (PNG, JPEG, WebP, TIFF)"
                 raise UserError(f"{path}: expected {what}, got {', '.join(entry.name for entry in entries[:3]) or 'nothing'}")
         elif path.suffix.lower() in ARRAYS:

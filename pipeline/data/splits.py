@@ -43,12 +43,12 @@ def share_out(count: int, sizes: Rows) -> Rows:
     """Divides ``count`` in proportion to ``sizes``, in integers; a class is used up only if no other has two or more left."""
     exact = count * sizes / sizes.sum()
     shares = np.floor(exact).astype(np.int64)
-    while (left := count - shares.sum()) > 0:
-        able = shares < sizes - 1
-        able = able if able.any() else shares < sizes
+    while (remaining := count - shares.sum()) > 0:
+        can_give = shares < sizes - 1
+        can_give = can_give if can_give.any() else shares < sizes
         # Largest remainders first.
-        order = np.argsort(np.where(able, shares - exact, np.inf), kind="stable")
-        shares[order[: min(left, able.sum())]] += 1
+        order = np.argsort(np.where(can_give, shares - exact, np.inf), kind="stable")
+        shares[order[: min(remaining, can_give.sum())]] += 1
     return np.asarray(shares)
 
 
@@ -78,8 +78,8 @@ def with_held_out(raw: RawDataset, params: Data) -> Data:
     total = len(raw.splits["train"].images)
     count = max(2, as_count(share, total))
     if (wanted := count * (len(unset) + 1)) > total:
-        why = f"{count} to train by, and {count} for {' and '.join(unset)} each"
-        raise UserError(f"{params.path}: train: expected at least {wanted} images, {why}, got {total}")
+        reason = f"{count} to train by, and {count} for {' and '.join(unset)} each"
+        raise UserError(f"{params.path}: train: expected at least {wanted} images, {reason}, got {total}")
     for name in unset:
         drawn = "the last" if seed is None else f"drawn as all sets are, by seed {seed}"
         how = f"{share_text}, {drawn}; set data.{name} or data.split_seed to choose"
@@ -102,15 +102,15 @@ def split_rows(raw: RawDataset, params: Data) -> dict[SplitName, tuple[RawSplit,
         wanted, key = getattr(params, split), f"{PARAMS}: data.{split}"
         if split in raw.splits:
             if wanted is not None:
-                there = f"{params.path} has {len(raw.splits[split].images):,} images for that"
-                raise UserError(f"{key}: expected null, since {there}, got {wanted}")
+                existing = f"{params.path} has {len(raw.splits[split].images):,} images for that"
+                raise UserError(f"{key}: expected null, since {existing}, got {wanted}")
             continue
-        part, left = found["train"]
+        part, remaining = found["train"]
         count = as_count(wanted, len(raw.splits["train"].images))
-        if count >= len(left):
-            raise UserError(f"{key}: expected less than the {len(left)} training images, got {wanted}")
-        by_class = part.classes[left] if part.classes is not None and params.split_seed is not None else None
-        kept, out = hold_out(left, count, by_class)
+        if count >= len(remaining):
+            raise UserError(f"{key}: expected less than the {len(remaining)} training images, got {wanted}")
+        by_class = part.classes[remaining] if part.classes is not None and params.split_seed is not None else None
+        kept, out = hold_out(remaining, count, by_class)
         found["train"], found[split] = (part, kept), (part, out)
     return {split: found[split] for split in ("train", "validation", "test")}
 

@@ -64,8 +64,8 @@ def quantities(model: VAE) -> dict[str, tuple[str, str]]:
 def reconstruction_terms(model: VAE, z: Tensor, examples: Examples, batch_size: int) -> tuple[Tensor, Tensor]:
     """Evaluates how well codes z [N, latent_dim] reconstruct their images: -log p(x|z) and squared error per pixel, [N]."""
     found = []
-    for some, batch in zip(z.split(batch_size), examples.split(batch_size), strict=True):
-        decoded = model.decode(some, batch.labels)
+    for z_batch, batch in zip(z.split(batch_size), examples.split(batch_size), strict=True):
+        decoded = model.decode(z_batch, batch.labels)
         error = (model.likelihood.mean(decoded) - as_float(batch.pixels)).square().mean(1)
         found.append(torch.stack([-model.likelihood.log_prob(decoded, batch.pixels), error]).double())
     distortion, error = torch.cat(found, dim=1)

@@ -149,6 +149,6 @@ def decoding_figures(test: EncodedTestSet, params: Params, active: list[int], fo
         traversals(model, mu, active, folder / "traversals.png")
     if model.latent_dim == 2:
         side = params.plot.manifold
-        whose = "the prior's" if model.has_standard_prior else "the codes'"
-        title = f"E[x|z] over the latent plane, between {whose}\nquantiles {QUANTILES[0]} and {QUANTILES[1]}"
+        owner = "the prior's" if model.has_standard_prior else "the codes'"
+        title = f"E[x|z] over the latent plane, between {owner}\nquantiles {QUANTILES[0]} and {QUANTILES[1]}"
         image_square(folder / "manifold.png", title, manifold(model, mu, side), side)

@@ -88,11 +88,11 @@ class TrainedModel:
         if not self.model.uses_classes:
             raise ValueError(f"label: expected none, since this model does not use classes, got {label!r}")
         given: Any = label.tolist() if isinstance(label, Tensor | np.ndarray) else label
-        several = [given] * count if isinstance(given, str | int) else list(given)
-        if len(several) != count:
-            raise ValueError(f"label: expected one class, or one for each of {count} images, got {len(several)}")
+        labels_given = [given] * count if isinstance(given, str | int) else list(given)
+        if len(labels_given) != count:
+            raise ValueError(f"label: expected one class, or one for each of {count} images, got {len(labels_given)}")
         try:
-            numbers = [class_number(one, self.metadata.data.classes or []) for one in several]
+            numbers = [class_number(one, self.metadata.data.classes or []) for one in labels_given]
         except ValueError as error:
             raise ValueError(f"label: {error}") from None
         return torch.tensor(numbers, dtype=torch.int64, device=self.device)
@@ -142,7 +142,7 @@ class TrainedModel:
             raise ValueError(f"expected at least one sample, got {samples}")
         key = self.key(Stream.IMPORTANCE)
         batches = numbered_batches(self.examples(images, row_offset, label), first=row_offset)
-        bounds = (log_likelihood_bounds(self.model, some.pixels, key, [samples], row, some.labels) for row, some in batches)
+        bounds = (log_likelihood_bounds(self.model, batch.pixels, key, [samples], row, batch.labels) for row, batch in batches)
         return torch.cat([bound for (bound,) in bounds])
 
     def elbo(self, images: Tensor | npt.NDArray[Any], row_offset: int = 0, label: Label | None = None) -> Terms:

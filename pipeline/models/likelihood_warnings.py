@@ -43,4 +43,4 @@ def caveats(values: str, image_shape: Sequence[int], params: Params) -> list[str
             "ELBO and NLL are of p(x|y), of an image given its class: they compare only with those of models that have it too",
         ),
     ]
-    return [said for holds, said in checks if holds]
+    return [warning for holds, warning in checks if holds]

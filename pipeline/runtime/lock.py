@@ -33,10 +33,10 @@ def locked(folder: Path, stage: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        who = "another process"
+        owner = "another process"
         with suppress(FileNotFoundError):  # the holder has the lock and has not written its name yet
-            who = holder.read_text(encoding="utf-8")
-        raise UserError(f"{folder}: in use by {who}; wait for it to end") from None
+            owner = holder.read_text(encoding="utf-8")
+        raise UserError(f"{folder}: in use by {owner}; wait for it to end") from None
     try:
         since = datetime.now().astimezone().isoformat(" ", "seconds")
         write_text(holder, f"{stage} (process {os.getpid()}, since {since})")

@@ -109,10 +109,10 @@ class Comparison:
         lines = ["Nats per image of the test set, ± standard error over the images; min: minutes of training."]
         largest = max(map(len, self.groups))
         if self.seeds and largest > 1:
-            apart = ", ".join(f"{heading} {self.chance(name, largest):.2f}" for name, (heading, _) in NATS.items())
+            spans = ", ".join(f"{heading} {self.chance(name, largest):.2f}" for name, (heading, _) in NATS.items())
             lines.append(
                 f"* by more than chance away from {self.runs[0].name}, or from the first that it compares with. Chance: "
-                f"{largest} runs that differ in the seed alone lie within {apart}, 95 times in 100 (from {self.seeds} seeds of "
+                f"{largest} runs that differ in the seed alone lie within {spans}, 95 times in 100 (from {self.seeds} seeds of "
                 f"the default, {EXPECTED}; with other parameters or other images it may differ)."
             )
         elif not self.seeds:

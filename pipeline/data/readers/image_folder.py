@@ -146,9 +146,9 @@ def read_folder(root: Path, params: Data) -> RawDataset:
     """
     notes: Counter[str] = Counter()
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    meant = [SPLITS.get(path.name.lower()) for path in folders]
+    named_splits = [SPLITS.get(path.name.lower()) for path in folders]
     found: dict[SplitName, dict[str | None, list[Path]]] = {}
-    if "train" in meant and None not in meant:
+    if "train" in named_splits and None not in named_splits:
         for path in folders:
             split = SPLITS[path.name.lower()]
             if split in found:
@@ -159,11 +159,11 @@ def read_folder(root: Path, params: Data) -> RawDataset:
         if loose := pictures_in(root, notes, deep=False):
             raise UserError(f"{loose[0]}: expected no picture beside the folders of train, validation and test")
     else:
-        if "train" in meant and len(set(meant) - {None}) > 1:
-            others = ", ".join(path.name for path, split in zip(folders, meant, strict=True) if split is None)
+        if "train" in named_splits and len(set(named_splits) - {None}) > 1:
+            others = ", ".join(path.name for path, split in zip(folders, named_splits, strict=True) if split is None)
             raise UserError(f"{root}: expected train, validation and test alone, or classes alone, got {others} beside them")
         found["train"] = _classes(root, notes)
-        if split_names := [path.name for path, split in zip(folders, meant, strict=True) if split is not None]:
+        if split_names := [path.name for path, split in zip(folders, named_splits, strict=True) if split is not None]:
             notes[f"folders taken as classes, {', '.join(split_names)} among them, since others lie beside"] += len(folders)
     named = {split: classes for split, classes in found.items() if None not in classes}
     if named and len(named) < len(found):
@@ -171,10 +171,10 @@ def read_folder(root: Path, params: Data) -> RawDataset:
     images: dict[SplitName, Images] = {}
     labels: dict[SplitName, npt.NDArray[np.str_]] = {}
     for split, classes in found.items():
-        paths = [path for several in classes.values() for path in several]
+        paths = [path for group in classes.values() for path in group]
         images[split] = Pictures(paths, params.size, params.fit, params.color, params.white)
         if named:
-            labels[split] = np.repeat(np.array(list(classes), str), [len(several) for several in classes.values()])
+            labels[split] = np.repeat(np.array(list(classes), str), [len(group) for group in classes.values()])
     return dataset(images, labels, notes)
 
 
@@ -187,8 +187,8 @@ def _classes(root: Path, notes: Counter[str]) -> dict[str | None, list[Path]]:
             f"{root}: expected either pictures or a folder for each class, got {direct[0].name} beside {folders[0].name}/"
         )
     found: dict[str | None, list[Path]] = {path.name: pictures_in(path, notes) for path in folders} or {None: direct}
-    for path, several in zip(folders or [root], found.values(), strict=True):
-        if not several:
+    for path, group in zip(folders or [root], found.values(), strict=True):
+        if not group:
             what = "a class of pictures; remove the folder, if it is none" if folders else "pictures"
             raise UserError(f"{path}: expected {what}; got no PNG, JPEG, WebP or TIFF file")
     return found

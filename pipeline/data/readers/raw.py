@@ -82,12 +82,12 @@ def as_batch(images: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[An
     """
     flat, last = (math.prod(shape),), (*shape[-2:], math.prod(shape[:-2]))
     first = (math.prod(shape[:-2]), *shape[-2:])
-    for several in (images, images[None]):
-        layout = several.shape[1:]
+    for batch in (images, images[None]):
+        layout = batch.shape[1:]
         if layout in (shape, flat):
-            return several
+            return batch
         if layout in (first, last):
-            return (np.moveaxis(several, -1, 1) if layout == last else several).reshape(-1, *shape)
+            return (np.moveaxis(batch, -1, 1) if layout == last else batch).reshape(-1, *shape)
     return images
 
 
@@ -119,7 +119,7 @@ def dataset(
     if not labels:
         return RawDataset({split: RawSplit(part, None) for split, part in images.items()}, None, notes, mixed)
     kind = str if any(part.dtype.kind == "U" for part in labels.values()) else np.int64
-    alike = {split: part.astype(kind) for split, part in labels.items()}
-    values = np.unique(np.concatenate(list(alike.values())))
-    splits = {split: RawSplit(part, np.searchsorted(values, alike[split])) for split, part in images.items()}
+    comparable = {split: part.astype(kind) for split, part in labels.items()}
+    values = np.unique(np.concatenate(list(comparable.values())))
+    splits = {split: RawSplit(part, np.searchsorted(values, comparable[split])) for split, part in images.items()}
     return RawDataset(splits, [str(value) for value in values], notes, mixed)
