@@ -186,6 +186,13 @@ FAULTS = [
         "not written",
     ),
     Fault(
+        "chunks of a prior's gradient that overlap",
+        "cuda/prior.cu",
+        "const int64_t first = row * kRowsOfChunk;",
+        "const int64_t first = row * (kRowsOfChunk - 1);",
+        "gradient of the prior's",
+    ),
+    Fault(
         "0 times an infinite mu",
         "gaussian.h",
         "return {grad_z, T(0.5)",
@@ -208,7 +215,7 @@ def test_faults_in_emulated_kernels_are_detected(fault: Fault, compiled: Compile
     lines = launch.read_text(encoding="utf-8").splitlines()
     kept = "\n".join(line for line in lines if "case Dtype::k" not in line or "kFloat32" in line)
     launch.write_text(kept.replace("  switch (dtype) {", "  switch (dtype) {\n    default: return;"), encoding="utf-8")
-    unit = "bernoulli.cu" if "bernoulli" in fault.file else "gaussian.cu"
+    unit = next((f"{name}.cu" for name in ("bernoulli", "prior") if name in fault.file), "gaussian.cu")
     faulty = compile_objects([csrc / "cuda" / unit], tmp_path, ".o", *fault.build.value, csrc=csrc)
     others = [path for path in compiled.cuda(fault.build) if not path.name.startswith(Path(unit).stem)]
     done = run(link([*faulty, *others, *compiled.main(fault.build), *compiled.cpu], tmp_path / "check", fault.build), 23, 0, 1)

@@ -10,6 +10,7 @@ import torch
 
 from tests.vae_ext.tensors import DIMS, assert_same_bits, random_bytes, random_logits, some_rows, value_and_gradient
 from vae_ext import bernoulli_log_prob, binarize, noise_key, reparam_kl, reparam_kl_packed, take_pixels
+from vae_ext.autograd import Output
 from vae_ext.dispatch import FLOATS
 from vae_ext.source import ROOT
 
@@ -81,6 +82,22 @@ def test_log_prob_and_its_gradient_have_the_cpus_bits(dtype: torch.dtype, lead: 
             assert_same_bits(ours, (t.cpu() for t in theirs))
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("output", Output)
+@pytest.mark.parametrize("shared", [False, True])
+def test_results_with_a_prior_have_the_cpus_bits(dtype: torch.dtype, output: Output, shared: bool) -> None:
+    options, key = {"num_samples": 2, "output": output.value}, noise_key(4)
+    for rows, dim in ((1, 1), (130, 20), (5000, 33), (3, 1271)):
+        tensors = [torch.randn(rows, dim).to(dtype) for _ in range(4)]
+        tensors[2:] = [t[0] for t in tensors[2:]] if shared else tensors[2:]
+        results = []
+        for device in ("cpu", "cuda"):
+            there = [*(t.to(device) for t in tensors), key.to(device)]
+            outputs = torch.ops.vae_ext.reparam_kl_prior(*there, **options)
+            results.append([*outputs, *torch.ops.vae_ext.reparam_kl_prior_backward(*outputs, *there, **options)])
+        assert_same_bits(results[0], (t.cpu() for t in results[1]))
+
+
 def test_draws_equal_the_cpus() -> None:
     for dim in DIMS:
         pixels = random_bytes(300, dim + 1)
@@ -137,7 +154,10 @@ def test_no_operator_synchronises() -> None:
     torch.cuda.set_sync_debug_mode("error")
     try:
         torch.autograd.grad(reparam_kl_packed(packed, key), packed, upstream)
-        reparam_kl(packed[:, :20], packed[:, 20:])
+        mu, logvar = packed.chunk(2, dim=-1)
+        z, kl = reparam_kl(mu, logvar, key, prior_mu=logvar[0], prior_logvar=mu)
+        torch.autograd.grad([z, kl], packed, upstream)
+        reparam_kl(mu, logvar)
         value_and_gradient(packed, binarize(pixels, key), upstream[1])
         bernoulli_log_prob(packed, pixels)
         taken, _ = take_pixels(pixels, rows, key)
