@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kThreads, kPriorBlocksPerSm<Z>)
 
 // Each thread sums four neighbours over a chunk of rows.
 template <class Z, bool kVector>
-__global__ void __launch_bounds__(kThreads) sum_rows_kernel(const SumRows call, const Grid grid) {
+__global__ void __launch_bounds__(kThreads, kFewBlocksPerSm) sum_rows_kernel(const SumRows call, const Grid grid) {
   using T = Arithmetic<Z>;
   for (int64_t row_group = blockIdx.x; row_group < grid.row_groups; row_group += gridDim.x) {
     const int64_t row = grid.row(row_group, threadIdx.x);
