@@ -26,7 +26,8 @@ def main(paths: RunPaths = DEFAULT) -> None:
         is_deterministic = test.model.is_deterministic
         dimensions = pd.read_csv(paths.tables / "dimensions.csv")
         dimensions = dimensions.sort_values("mean_variance" if is_deterministic else "kl", ascending=False)
-        active = [int(i) for i in dimensions.loc[dimensions["active"], "dimension"]]
+        of_z = dimensions[dimensions["dimension"] < test.model.latent_dim]  # what the decoder is given
+        active = [int(i) for i in of_z.loc[of_z["active"], "dimension"]]
 
         announce("figures")
         with whole_folder(paths.figures) as folder:
@@ -39,7 +40,7 @@ def main(paths: RunPaths = DEFAULT) -> None:
         announce("the page")
         report = pd.read_csv(paths.tables / "report.csv", index_col="quantity")
         changes = None if paths is DEFAULT else read_yaml(paths.about)["changes"]
-        write_page(paths.page, test, dimensions, report, paths.figures, params.seed, changes)
+        write_page(paths.page, test, of_z, report, paths.figures, params.seed, changes)
         print(f"{paths.figures}: {', '.join(sorted(path.name for path in paths.figures.glob('*.png')))}")
         print(f"{paths.page}: {paths.page.stat().st_size / 1e6:.1f} MB, to open in a browser")
 

@@ -19,6 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = re.compile(r"^(<!-- generated: (\w+) -->\n\n).*?(\n\n<!-- end -->)$", re.MULTILINE | re.DOTALL)
 DOCSTRINGS = re.compile(r"^<!-- docstrings: (\w+) -->$", re.MULTILINE)
+SECTIONS = {"Layers": ("conv", "hidden"), "Top": ("hidden", "latent_dim")}  # that are values
 ROLE = re.compile(r":(?:class|func|meth|mod):(?=`|<code>)")  # a docstring's cross-reference, shown as code
 
 
@@ -43,7 +44,7 @@ def kind(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(code(value) for value in schema["enum"])
     if "$ref" in schema:
-        return "section with `conv`, `hidden`"
+        return f"section with {', '.join(map(code, SECTIONS[schema['$ref'].rpartition('/')[2]]))}"
     if schema["type"] == "array":
         count = f"{schema['minItems']} x " if "minItems" in schema else ""
         return f"list of {count}{kind(schema['items'])}"

@@ -7,7 +7,7 @@ import it, since not every GPU machine has it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -110,6 +110,12 @@ class Layers(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Top(Section):
+    hidden: list[Count] = about("Widths of the hidden layers from z to the second layer; mirrored on the way back.")
+    latent_dim: Count = about("Number of latent dimensions of the second layer.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model(Layers):
     decoder: Layers | None = about("The decoder's own conv and hidden, in the encoder's order; null: the encoder's, mirrored.")
     activation: Literal["relu", "tanh"] = about("Activation between layers.")
@@ -123,6 +129,7 @@ class Model(Layers):
     prior: Literal["standard", "label"] = about(
         "p(z). standard: N(0, 1); label: a normal distribution for each class, whose mean and variances are learned."
     )
+    top: Top | None = about("A second layer of latent variables, which takes the place of z's prior, with its own; null: none.")
     scale: Literal["exp", "softplus"] = about("How the encoder's second half gives sigma: exp(logvar / 2) or softplus(rho).")
     logvar_bound: Positive = about("logvar (or rho) is clamped to plus or minus this bound.")
     likelihood: Literal["bernoulli", "gaussian", "categorical"] = about("Distribution p(x|z) of a pixel.")
@@ -217,6 +224,9 @@ class Params(Section):
                 for key, value in FIXED_BY_DETERMINISTIC.items()
             ),
             ("data.fit", self.data.size is None and self.data.fit != "crop", "crop without data.size"),
+            ("model.top", model.top is not None and deterministic, "null with model.posterior deterministic"),
+            ("model.top", model.top is not None and model.condition == "label", "null with model.condition label"),
+            ("model.top", model.top is not None and model.prior == "label", "null with model.prior label"),
             ("model.decoder_sigma", model.decoder_sigma is not None and not gaussian, "null without model.likelihood gaussian"),
             ("objective.initial_epochs", objective.initial_epochs > train.epochs, at_most),
             (
@@ -234,4 +244,7 @@ class Params(Section):
             ("objective.sparsity", objective.sparsity > 0 and not deterministic, "0.0 without model.posterior deterministic"),
             ("train.momentum", train.momentum > 0 and train.optimizer != "sgd", "0.0 without train.optimizer sgd"),
         ]
-        return [f"{key}: expected {wanted}, got {quoted(attrgetter(key)(self))}" for key, wrong, wanted in checks if wrong]
+        faults = [(key, wanted, attrgetter(key)(self)) for key, wrong, wanted in checks if wrong]
+        return [
+            f"{key}: expected {wanted}, got {quoted(vars(got) if is_dataclass(got) else got)}" for key, wanted, got in faults
+        ]

@@ -32,7 +32,7 @@ RENAMED = {
     "train.clip": "train.grad_clip_norm",
     "train.stream": "train.memmap",
 }
-ADDED = {"model": {"condition": None, "prior": "standard"}}  # what a model's file from before them means
+ADDED = {"model": {"condition": None, "prior": "standard", "top": None}}  # what a model's file from before them means
 RENAMED_VALUES = {"model.posterior": {"point": "deterministic"}}
 
 AnySection = TypeVar("AnySection", bound=Section)

@@ -56,7 +56,7 @@ TRACKED = ["elbo", "rate", "distortion", "nll"]  # by DVC; its table of experime
 
 def quantities(model: VAE) -> dict[str, tuple[str, str]]:
     """Returns unit and definition of each quantity for this kind of model."""
-    given = GIVEN_CLASS if model.uses_classes else {}
+    given = (GIVEN_CLASS if model.uses_classes else {}) | model.definitions
     return {name: (unit, given.get(name, definition)) for name, (unit, definition) in QUANTITIES.items()}
 
 
@@ -100,7 +100,7 @@ def evaluate(model: VAE, params: Params, device: torch.device) -> tuple[dict[str
     posterior = posteriors(model, test, batch_size)
     mu, second = posterior[:, : model.latent_dim], posterior[:, model.latent_dim :]
     images: dict[str, Tensor] = {}
-    variance = mu.double().var(dim=0).cpu().numpy()
+    variance = model.means(posterior).double().var(dim=0).cpu().numpy()
     dimensions = pd.DataFrame({"mean_variance": variance, "active": variance > ACTIVE_VARIANCE}).rename_axis("dimension")
     by_samples: dict[int, Tensor] = {}
     if model.is_deterministic:

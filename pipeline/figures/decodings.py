@@ -89,8 +89,10 @@ def samples(model: VAE, side: int, seed: int, device: torch.device, path: Path) 
     title = "E[x|z] of samples z from N(0, 1)"
     if model.is_deterministic:
         title += ",\nwhich an autoencoder does not learn to decode"
+    elif labels is not None:
+        title = "E[x|z] of samples from the prior, the classes in turn"
     else:
-        title = f"{title}, the prior" if labels is None else "E[x|z] of samples from the prior, the classes in turn"
+        title = f"{title}, the prior" if model.has_standard_prior else "E[x|z] of samples from the prior"
     image_square(path, title, pictures(model, prior, labels), side)
 
 

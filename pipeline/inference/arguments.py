@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     one = add_of_model(
         "sample",
         "images from the prior",
-        "Draws z from the prior N(0, 1) and writes E[x|z] of each, as one image. The same seed gives the same z on every "
+        "Draws z from the prior and writes E[x|z] of each, as one image. The same seed gives the same z on every "
         "device. Pixel values are those of the data: MNIST's digits are white here, and black in the figures.",
         "vae sample -n 64 --seed 1 -o grid.png",
     )

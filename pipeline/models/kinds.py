@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pipeline.config.params import Model
 from pipeline.models.conditional import ConditionalVAE
+from pipeline.models.two_layers import TwoLayerVAE
 from pipeline.models.vae import VAE
 
 
@@ -17,4 +18,6 @@ def build_model(image_shape: Sequence[int], params: Model, classes: int) -> VAE:
         params: of the model.
         classes: number of classes of the images; 0 if they have none.
     """
+    if params.top is not None:
+        return TwoLayerVAE(image_shape, params, classes)
     return (ConditionalVAE if params.condition == "label" else VAE)(image_shape, params, classes)

@@ -56,8 +56,8 @@ class Header:
 def kind_name(params: Model) -> str:
     """Describes the kind of a model, with its article."""
     name = "variational autoencoder" if params.posterior == "normal" else "autoencoder"
-    if params.uses_classes():
-        return f"a class-conditional {name}"
+    if params.uses_classes() or params.top is not None:
+        return f"a {'class-conditional' if params.top is None else 'two-layer'} {name}"
     return f"{'an' if name == 'autoencoder' else 'a'} {name}"
 
 

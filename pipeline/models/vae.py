@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ class VAE(nn.Module):
     """
 
     bound: Tensor
+    definitions: ClassVar[dict[str, str]] = {}  # of quantities that this kind computes in another way
     is_conditional = False  # whether encoder and decoder take the class
 
     def __init__(self, image_shape: Sequence[int], params: Model, classes: int = 0, context: int = 0) -> None:
@@ -77,6 +78,10 @@ class VAE(nn.Module):
         """The encoder's output before clamping."""
         output: Tensor = self.encoder(x)
         return output
+
+    def means(self, posterior: Tensor) -> Tensor:
+        """Returns the mean of each latent dimension, given the posterior: [B, latent_dim], more if there is another layer."""
+        return posterior[:, : self.latent_dim]
 
     def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [B, D] in [0, 1] -> mu [B, latent_dim], logvar [B, latent_dim] (or rho)."""

@@ -17,6 +17,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from pipeline.config.params import Top
 from pipeline.data.tensors import Examples
 from pipeline.figures.curves import learning_curves, learning_curves_of_runs, nll_by_samples
 from pipeline.figures.decodings import decoding_figures, image_rows, samples
@@ -42,6 +43,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "one dimension, in colour, without labels": {"latent_dim": 1, "shape": (3, 8, 8), "names": []},
     "an autoencoder of many classes": {"latent_dim": 64, "posterior": "deterministic", "names": [f"c{i}" for i in range(39)]},
+    "two layers": {"latent_dim": 2, "top": Top(hidden=[], latent_dim=3), "count": 20},
     "given the class": {
         "latent_dim": 2,
         "condition": "label",

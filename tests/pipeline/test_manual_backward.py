@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import vae_ext
+from pipeline.config.params import Top
 from pipeline.data.tensors import as_float
 from pipeline.models.kinds import build_model
 from pipeline.models.objectives import elbo_terms
@@ -111,6 +112,7 @@ def test_gradient_of_two_parts_is_the_sum_of_two_half_batches(beta: float) -> No
         {"conv": [[4, 2]]},
         {"condition": "label"},
         {"prior": "label"},
+        {"top": Top(hidden=[8], latent_dim=3)},
     ],
 )
 def test_unsupported_models_and_objectives_use_autograd(changes: dict[str, Any]) -> None:

@@ -78,6 +78,10 @@ FAULTS: list[tuple[dict[str, object], str]] = [
         {"model.posterior": "deterministic", "model.prior": "label"},
         "model.prior: expected standard with model.posterior deterministic, got 'label'",
     ),
+    (
+        {"model.condition": "label", "model.top": {"hidden": [], "latent_dim": 2}},
+        "model.top: expected null with model.condition label, got {'hidden': [], 'latent_dim': 2}",
+    ),
     ({"model.condition": "class"}, "model.condition: expected 'label', got 'class'"),
     ({"model.hidden": [500, 0]}, "model.hidden.1: expected greater than or equal to 1, got 0"),
     ({"train": 3}, "train: expected keys and values, got 3"),

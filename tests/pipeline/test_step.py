@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.config.params import Top
 from pipeline.data.batches import Batch, InMemoryImages
 from pipeline.models.kinds import build_model
 from pipeline.runtime.device import choose_device
@@ -35,6 +36,7 @@ CHANGES: list[dict[str, Any]] = [
     {"likelihood": "gaussian", "kl": "monte_carlo", "samples": 2, "scale": "softplus"},
     {"likelihood": "categorical", "conv": [[4, 2]]},
     {"condition": "label", "prior": "label", "optimizer": "muon"},
+    {"top": Top(hidden=[8], latent_dim=3), "free_bits": 0.01},
 ]
 
 BLOCKED = """

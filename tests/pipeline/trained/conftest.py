@@ -17,7 +17,7 @@ from tests.pipeline.own_images import colours
 KINDS: dict[str, dict[str, object]] = {
     "plain": {},
     "binarized": {"binarize": True},
-    "gaussian": {"model.likelihood": "gaussian", "model.scale": "softplus"},
+    "gaussian": {"model.likelihood": "gaussian", "model.scale": "softplus", "model.top": {"hidden": [8], "latent_dim": 3}},
     "categorical": {"model.likelihood": "categorical", "model.conv": [[4, 2]]},
     "autoencoder": {"model.posterior": "deterministic", "train.epochs": 1},
     "conditional": {"model.condition": "label", "model.prior": "label"},
