@@ -8,6 +8,7 @@ The code z is z1, which the decoder is given; z2 takes the place of the prior of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class TwoLayerVAE(VAE):
         image_shape, params, classes: as in :class:`VAE`.
     """
 
-    definitions = {"rate": "KL(q(z1, z2|x) || p(z1, z2)): of z2 in closed form, of z1 by its sample"}  # noqa: RUF012
+    definitions: ClassVar = {"rate": "KL(q(z1, z2|x) || p(z1, z2)): of z2 in closed form, of z1 by its sample"}
     second: Tensor
 
     def __init__(self, image_shape: Sequence[int], params: Model, classes: int) -> None:
