@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = re.compile(r"^(<!-- generated: (\w+) -->\n\n).*?(\n\n<!-- end -->)$", re.MULTILINE | re.DOTALL)
 DOCSTRINGS = re.compile(r"^<!-- docstrings: (\w+) -->$", re.MULTILINE)
-SECTIONS = {"Layers": ("conv", "hidden"), "Top": ("hidden", "latent_dim")}  # that are values
+SECTIONS = {"Layers": ("conv", "hidden"), "Top": ("hidden", "latent_dim")}  # values whose type is a section
 ROLE = re.compile(r":(?:class|func|meth|mod):(?=`|<code>)")  # a docstring's cross-reference, shown as code
 
 

@@ -2,7 +2,7 @@
 
     q(z1, z2|x) = q(z1|x) q(z2|z1)          p(x, z1, z2) = p(x|z1) p(z1|z2) p(z2),   p(z2) = N(0, 1)
 
-The code z is z1, which the decoder is given; z2 takes the place of the prior of z1, and is learned with it.
+The code z is z1, the decoder's input; p(z1|z2) replaces the prior of z1, and is learned.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pipeline.models.networks import ACTIVATIONS, linear_layers, xavier_
 from pipeline.models.vae import VAE
 from vae_ext import reparam_kl, standard_normal
 
-SECOND = 1 << 48  # added to the seed: the noise of the second layer drawn
+SECOND = 1 << 48  # added to the seed for the noise of the second layer
 
 
 class TwoLayerVAE(VAE):
-    """A VAE with a second layer of latent variables, as ``model.top`` describes it.
+    """A VAE with a second layer of latent variables, specified by ``model.top``.
 
     Args:
         image_shape, params, classes: as in :class:`VAE`.
@@ -55,7 +55,7 @@ class TwoLayerVAE(VAE):
         row_offset: int = 0,
         by_dimension: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """As in :class:`VAE`, with the dimensions of z1 before those of z2; z1's part is estimated by its samples."""
+        """As in :class:`VAE`, with the dimensions of z1 before those of z2; the part of z1 is estimated from its samples."""
         z1, ratio, q2, _ = self._draw(posterior, key, num_samples, row_offset)
         kl = torch.cat([-ratio, torch.distributions.kl_divergence(q2, _standard(q2.loc))], -1)
         kl = kl if num_samples is None else kl.mean(0)
@@ -86,7 +86,7 @@ class TwoLayerVAE(VAE):
         return z1, p1.log_prob(sample) - q1.log_prob(sample), q2, z2
 
     def _normal(self, output: Tensor) -> Normal:
-        """The normal distribution that one of the two upper networks gives: mu and logvar side by side."""
+        """Converts an upper network's output, mu and logvar side by side, to a normal distribution."""
         mu, logvar = at_least_float32(output).chunk(2, dim=-1)
         return Normal(mu, torch.exp(logvar.clamp(-self.logvar_bound, self.logvar_bound) / 2), validate_args=False)
 
@@ -98,7 +98,7 @@ class TwoLayerVAE(VAE):
         return z1
 
     def means(self, posterior: Tensor) -> Tensor:
-        """As in :class:`VAE`, z1's before those of z2 given z1's."""
+        """As in :class:`VAE`: the means of z1, then those of z2 given the former."""
         mu = super().means(posterior)
         return torch.cat([mu, self._normal(self.top_encoder(mu)).loc], -1)
 

@@ -32,7 +32,7 @@ class VAE(nn.Module):
     """
 
     bound: Tensor
-    definitions: ClassVar[dict[str, str]] = {}  # of quantities that this kind computes in another way
+    definitions: ClassVar[dict[str, str]] = {}  # of quantities that this kind of model computes differently
     is_conditional = False  # whether encoder and decoder take the class
 
     def __init__(self, image_shape: Sequence[int], params: Model, classes: int = 0, context: int = 0) -> None:
@@ -80,7 +80,7 @@ class VAE(nn.Module):
         return output
 
     def means(self, posterior: Tensor) -> Tensor:
-        """Returns the mean of each latent dimension, given the posterior: [B, latent_dim], more if there is another layer."""
+        """Returns the posterior mean of each latent dimension: [B, latent_dim], or more with a second layer."""
         return posterior[:, : self.latent_dim]
 
     def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The VAE of two stochastic layers, against its densities and a likelihood that is known."""
+"""The VAE with two stochastic layers, compared with its densities and a known likelihood."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def normal(output: Tensor) -> Normal:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """Each z2 that a model draws."""
+    """The z2 that a model draws."""
     found: list[Tensor] = []
     build = TwoLayerVAE._draw
 
@@ -53,7 +53,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return found
 
 
-def test_the_log_ratio_is_of_both_layers_densities(drawn: list[Tensor]) -> None:
+def test_the_log_ratio_includes_the_densities_of_both_layers(drawn: list[Tensor]) -> None:
     model = two_layers()
     posterior = model.posterior(as_float(PIXELS).double())
     z1, log_ratio = model.draw_with_log_ratio(posterior, KEY, num_samples=5)
@@ -64,7 +64,7 @@ def test_the_log_ratio_is_of_both_layers_densities(drawn: list[Tensor]) -> None:
     torch.testing.assert_close(log_ratio, expected)
 
 
-def test_the_rate_is_in_closed_form_for_the_upper_layer_and_by_its_samples_for_the_lower(drawn: list[Tensor]) -> None:
+def test_the_rate_is_in_closed_form_for_the_upper_layer_and_estimated_for_the_lower(drawn: list[Tensor]) -> None:
     model = two_layers()
     posterior = model.posterior(as_float(PIXELS).double())
     z1, kl = model.draw_with_kl(posterior, KEY, num_samples=5, by_dimension=True)
@@ -75,7 +75,7 @@ def test_the_rate_is_in_closed_form_for_the_upper_layer_and_by_its_samples_for_t
     torch.testing.assert_close(model.draw_with_kl(posterior, KEY, num_samples=5)[1], expected.sum(-1))
 
 
-def test_the_noise_of_the_layers_differs_and_does_not_depend_on_the_batches(drawn: list[Tensor]) -> None:
+def test_the_layers_have_different_noise_that_does_not_depend_on_the_batch_size(drawn: list[Tensor]) -> None:
     model = two_layers(latent_dim=TOP)
     whole = elbo_terms(model, PIXELS, KEY)
     parts = [elbo_terms(model, PIXELS[:13], KEY), elbo_terms(model, PIXELS[13:], KEY, row_offset=13)]
@@ -101,7 +101,7 @@ def linear_gaussian() -> tuple[TwoLayerVAE, Tensor]:
     with torch.no_grad():
         top_decoder.weight.copy_(torch.tensor([[0.8], [0.0]]))
         top_decoder.bias.copy_(torch.tensor([0.1, 2 * math.log(0.7)]))
-        for layer in (encoder, top_encoder):  # q(z1|x) and q(z2|z1) are N(0, 1), whatever x and z1
+        for layer in (encoder, top_encoder):  # q(z1|x) and q(z2|z1) are N(0, 1) for all x and z1
             layer.weight.zero_()
         decoder.weight.mul_(0.2)
         w = decoder.weight[:, 0]
@@ -115,19 +115,19 @@ def test_the_estimate_of_a_known_likelihood_is_within_three_standard_errors_and_
     draws = torch.stack([log_likelihood_bounds(model, PIXELS, key, [1000])[0].mean() for key in keys])
     error = draws.std() / math.sqrt(len(draws))
     assert error < 0.02
-    assert (draws.mean() - exact.mean()).abs() < 3 * error + 0.01  # below by the bound's own gap
+    assert (draws.mean() - exact.mean()).abs() < 3 * error + 0.01  # the bound is lower by its own gap
     elbos = torch.stack([elbo_terms(model, PIXELS, key).elbo.mean() for key in keys])
     assert elbos.mean() < exact.mean() - 0.1
 
 
-def test_samples_of_the_prior_are_of_both_layers() -> None:
+def test_prior_samples_use_both_layers() -> None:
     model, _ = linear_gaussian()
     z = model.sample_prior(KEY, 20_000)
     assert z.mean().item() == pytest.approx(0.1, abs=0.03)
     assert z.var().item() == pytest.approx(0.8**2 + 0.7**2, rel=0.04)
 
 
-def test_all_networks_learn() -> None:
+def test_all_networks_get_gradients() -> None:
     model = two_layers()
     elbo_terms(model, PIXELS, KEY).loss(1.0).backward()
     for name, parameter in model.named_parameters():
