@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from pipeline.config.params import Params
-from pipeline.config.paths import SCHEMA
+from pipeline.config.paths import PARAMS, SCHEMA
 from pipeline.config.validation import load_params
 from pipeline.data.labels import expect_classes
 from pipeline.data.source import expect_source
@@ -26,13 +26,14 @@ def main() -> None:
     path = Path(params.data.path)
     expect_source(path)
     held_out = params.data.validation is not None or params.data.test is not None
-    if (held_out or params.model.uses_classes()) and sum(file.stat().st_size for file in (path, *path.rglob("*"))) <= MAX_READ:
+    size = sum(file.stat().st_size for file in (path, *path.rglob("*")))
+    if (held_out or params.model.keys_of_classes()) and size <= MAX_READ:
         # Whether the splits fit and there are classes shows only in the data. Otherwise NumPy and Pillow need not be imported.
         from pipeline.data.dataset import read_dataset
         from pipeline.data.splits import split_rows, with_held_out
 
         raw = read_dataset(params.data)
-        expect_classes(params.model, raw.names, params.data.path)
+        expect_classes(params.model, PARAMS, raw.names, params.data.path)
         split_rows(raw, with_held_out(raw, params.data))
     write_json(SCHEMA, TypeAdapter(Params).json_schema())
 

@@ -66,7 +66,7 @@ def main(paths: RunPaths = DEFAULT) -> None:
     group = distributed.group_of_environment()
     device = distributed.local_device(choose_device())
     manifest = read_manifest()
-    expect_classes(params.model, manifest.classes, manifest.source)
+    expect_classes(params.model, paths.params, manifest.classes, manifest.source)
     splits: tuple[SplitName, ...] = ("train", "validation")
     for split in splits:  # damaged data are reported once, before any process starts
         read_split(split)

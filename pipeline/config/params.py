@@ -138,7 +138,7 @@ class Model(Layers):
     )
     levels: Annotated[int, Limits(ge=2, le=256)] = about("Number of grey levels of the categorical likelihood.")
 
-    def uses_classes(self) -> list[str]:
+    def keys_of_classes(self) -> list[str]:
         """Returns the keys whose values need the classes of the images."""
         return [f"model.{name}" for name in ("condition", "prior") if getattr(self, name) == "label"]
 

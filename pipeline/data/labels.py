@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from pipeline.config.params import Model
-from pipeline.config.paths import PARAMS
 from pipeline.runtime.errors import UserError, in_line, quoted
 
 MAX_LISTED = 12  # class names in an error message
 WITHOUT_CLASSES = {"model.condition": None, "model.prior": "standard"}
 
 
-def expect_classes(params: Model, names: Sequence[str] | None, source: str) -> None:
-    """Checks that the images have classes if the model uses them.
+def expect_classes(params: Model, file: Path, names: Sequence[str] | None, source: str) -> None:
+    """Checks that the images have classes if the model, whose parameters are in ``file``, uses them.
 
     Raises:
         UserError: if they have none.
     """
-    for key in params.uses_classes() if names is None else []:
+    for key in params.keys_of_classes() if names is None else []:
         expected = quoted(WITHOUT_CLASSES[key]).strip("'")
-        raise UserError(f"{PARAMS}: {key}: expected {expected}, since the images in {source} have no classes, got 'label'")
+        raise UserError(f"{file}: {key}: expected {expected}, since the images in {source} have no classes, got 'label'")
 
 
 def class_number(one: str | int, names: Sequence[str]) -> int:

@@ -76,7 +76,7 @@ def write_card(
         verdict: whether the posterior has collapsed, as a sentence.
     """
     data, params = metadata.data, metadata.params
-    names, conditional = data.classes or [], bool(params.model.uses_classes())
+    names, conditional = data.classes or [], bool(params.model.keys_of_classes())
     name = weights.parent.name
     result = {
         "task": {"type": f"{'' if conditional else 'un'}conditional-image-generation"},

@@ -87,8 +87,8 @@ class TrainedModel:
             return None
         if not self.model.uses_classes:
             raise ValueError(f"label: expected none, since this model does not use classes, got {label!r}")
-        given: Any = label.tolist() if isinstance(label, Tensor | np.ndarray) else label
-        labels_given = [given] * count if isinstance(given, str | int) else list(given)
+        given: Any = label.tolist() if isinstance(label, Tensor | np.ndarray | np.generic) else label
+        labels_given = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given] * count
         if len(labels_given) != count:
             raise ValueError(f"label: expected one class, or one for each of {count} images, got {len(labels_given)}")
         try:

@@ -39,7 +39,7 @@ def caveats(values: str, image_shape: Sequence[int], params: Params) -> list[str
             f"the pixels are black and white: of {params.model.levels} model.levels only two are used",
         ),
         (
-            bool(params.model.uses_classes()),
+            bool(params.model.keys_of_classes()),
             "ELBO and NLL are of p(x|y), of an image given its class: they compare only with those of models that have it too",
         ),
     ]

@@ -55,10 +55,10 @@ class Header:
 
 def kind_name(params: Model) -> str:
     """Describes the kind of a model, with its article."""
-    name = "variational autoencoder" if params.posterior == "normal" else "autoencoder"
-    if params.uses_classes() or params.top is not None:
-        return f"a {'class-conditional' if params.top is None else 'two-layer'} {name}"
-    return f"{'an' if name == 'autoencoder' else 'a'} {name}"
+    if params.posterior == "deterministic":
+        return "a class-conditional autoencoder" if params.condition == "label" else "an autoencoder"
+    adjective = "two-layer " * (params.top is not None) + "class-conditional " * (params.condition == "label")
+    return f"a {adjective}variational autoencoder" + " with a prior for each class" * (params.prior == "label")
 
 
 def weights_of(model: Path) -> Path:

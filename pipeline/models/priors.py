@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.config.params import Model
@@ -51,19 +52,21 @@ class ClassPrior(Prior):
         self.tables = nn.Parameter(torch.zeros(2, classes, latent_dim))
 
     def operands(self, like: Tensor, labels: Tensor | None) -> dict[str, Any]:
-        mu, logvar = self._of(labels).to(like.dtype)
-        return {"prior_mu": mu, "prior_logvar": logvar}
+        mu, logvar = self._of(labels)
+        return {"prior_mu": mu.to(like.dtype), "prior_logvar": logvar.to(like.dtype)}
 
     def sample(self, key: Tensor, count: int, labels: Tensor | None = None) -> Tensor:
         mu, logvar = self._of(labels)
         z: Tensor = mu + torch.exp(logvar / 2) * standard_normal(key, *mu.shape)
         return z
 
-    def _of(self, labels: Tensor | None) -> Tensor:
-        """Returns mu and logvar of each image's class, [2, B, latent_dim]."""
+    def _of(self, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns mu and logvar of each image's class, [B, latent_dim] each."""
         if labels is None:
             raise ValueError("label: expected the class of each image, since each class has a prior, got none")
-        return self.tables[:, labels]
+        mu, logvar = self.tables
+        # Not by indexing, whose gradient is summed in any order on several threads.
+        return F.embedding(labels, mu), F.embedding(labels, logvar)
 
 
 def prior_of(params: Model, classes: int) -> Prior:

@@ -40,7 +40,7 @@ class VAE(nn.Module):
         self.image_shape = tuple(image_shape)
         self.pixels = math.prod(image_shape)
         self.latent_dim, self.scale = params.latent_dim, params.scale
-        self.classes, self.uses_classes = classes, bool(params.uses_classes())
+        self.classes, self.uses_classes = classes, bool(params.keys_of_classes())
         self.is_deterministic = params.posterior == "deterministic"
         # Infinite for mu, and the bound of logvar: one tensor, like the encoder's output that it clamps.
         bound = torch.tensor([math.inf] if self.is_deterministic else [math.inf, params.logvar_bound])

@@ -7,8 +7,9 @@ models/objectives.py defines the objective; the tests compare this with autograd
 
 and between the perceptrons the operators' own backward passes. Nothing is recorded, and every gradient is written in place.
 
-In bfloat16 are the inputs and outputs of the layers, and a copy of their weights. The trained weights, their gradients, and all
-sums over pixels, latent dimensions or the batch are float32.
+With bfloat16, layer inputs and outputs and a copy of the weights are bfloat16. Trained weights, and sums over pixels and latent
+dimensions, are float32. So are gradients, though the matrix product that gives a weight's is rounded to bfloat16, as it is
+under autocast.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline import check, prepare, train
-from pipeline.config.paths import DEFAULT, PARAMS
+from pipeline.config.paths import DEFAULT, PARAMS, run_paths
 from pipeline.data.labels import class_number
 from tests.pipeline.conftest import error_of, set_params
 
@@ -25,6 +26,10 @@ def test_a_model_with_classes_is_rejected_if_the_images_have_none(
     prepare.main()
     assert error_of(train.main, capsys) == line
     assert not DEFAULT.weights.exists()
+    recipe = run_paths("one")
+    recipe.params.parent.mkdir(parents=True)
+    shutil.copy(PARAMS, recipe.params)
+    assert error_of(lambda: train.main(recipe), capsys) == line.replace("params.yaml", str(recipe.params), 1)
 
 
 def test_a_class_is_known_by_its_name_or_number_and_a_name_comes_first() -> None:

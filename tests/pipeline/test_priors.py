@@ -96,6 +96,23 @@ def test_samples_are_of_the_requested_class_and_share_their_noise() -> None:
     torch.testing.assert_close(noise(0), noise(3))
 
 
+def test_the_gradient_of_the_priors_has_the_same_bits_with_any_number_of_threads() -> None:
+    labels, upstream = torch.randint(CLASSES, (2000,)), torch.randn(2000, 50)
+    prior, threads = ClassPrior(CLASSES, 50), torch.get_num_threads()
+    found = set()
+    try:
+        for count in (1, 4) * 5:
+            torch.set_num_threads(count)
+            prior.zero_grad()
+            mu, logvar = prior.operands(upstream, labels).values()
+            ((mu + logvar) * upstream).sum().backward()
+            assert prior.tables.grad is not None
+            found.add(prior.tables.grad.numpy().tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found) == 1
+
+
 def test_gradients_reach_only_the_priors_of_the_classes_in_the_batch() -> None:
     model, objective = with_priors(), plain_params().objective
     x = as_float(PIXELS).double()

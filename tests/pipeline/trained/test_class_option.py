@@ -35,6 +35,7 @@ def test_a_class_is_given_by_name_or_number_for_all_images_or_each(conditional: 
     in_turn = model.sample(20)  # a batch's rows may be computed in another order
     torch.testing.assert_close(in_turn[[7, 17]], sevens[[7, 17]])
     assert torch.equal(in_turn, model.sample(20, label=[*range(10), *range(10)]))
+    assert torch.equal(sevens, model.sample(20, label=np.int64(7)))
     vae("sample -n 64 --class 7 -o out/sevens.png")
     with Image.open("out/sevens.png") as picture:
         found = np.asarray(picture)[:28, :28] / 255
@@ -43,6 +44,8 @@ def test_a_class_is_given_by_name_or_number_for_all_images_or_each(conditional: 
         model.sample(20, label=[1, 2, 3])
     with pytest.raises(ValueError, match=r"label: expected a class .* got 'ten'"):
         model.sample(20, label="ten")
+    with pytest.raises(ValueError, match=r"label: expected a class .* got 1.5"):
+        model.sample(20, label=1.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="label: expected the class of each image"):
         model.log_prob(read_split("test").images[:3])
 
