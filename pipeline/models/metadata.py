@@ -57,8 +57,12 @@ def kind_name(params: Model) -> str:
     """Describes the kind of a model, with its article."""
     if params.posterior == "deterministic":
         return "a class-conditional autoencoder" if params.condition == "label" else "an autoencoder"
-    adjective = "two-layer " * (params.top is not None) + "class-conditional " * (params.condition == "label")
-    return f"a {adjective}variational autoencoder" + " with a prior for each class" * (params.prior == "label")
+    kinds = {
+        "two-layer": params.top is not None,
+        "class-conditional": params.condition == "label",
+        "class-prior": params.prior == "label",
+    }
+    return " ".join(["a", *(kind for kind, applies in kinds.items() if applies), "variational autoencoder"])
 
 
 def weights_of(model: Path) -> Path:

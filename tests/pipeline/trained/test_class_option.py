@@ -35,7 +35,7 @@ def test_a_class_is_given_by_name_or_number_for_all_images_or_each(conditional: 
     in_turn = model.sample(20)  # a batch's rows may be computed in another order
     torch.testing.assert_close(in_turn[[7, 17]], sevens[[7, 17]])
     assert torch.equal(in_turn, model.sample(20, label=[*range(10), *range(10)]))
-    assert torch.equal(sevens, model.sample(20, label=np.int64(7)))
+    assert torch.equal(sevens, model.sample(20, label=np.int64(7)))  # type: ignore[arg-type]
     vae("sample -n 64 --class 7 -o out/sevens.png")
     with Image.open("out/sevens.png") as picture:
         found = np.asarray(picture)[:28, :28] / 255
@@ -95,7 +95,7 @@ def test_a_missing_or_unknown_class_is_one_error_line(
 
 def test_the_card_says_that_the_model_is_conditional_on_the_class(conditional: Path) -> None:
     card = DEFAULT.card.read_text(encoding="utf-8")
-    assert "A class-conditional variational autoencoder of images of 28 x 28" in card
+    assert "A class-conditional class-prior variational autoencoder of images of 28 x 28" in card
     assert "\n- class-conditional\n" in card
     assert "type: conditional-image-generation" in card
     assert "images = model.sample(64, seed=1, label='0')" in card
