@@ -129,7 +129,6 @@ bench-record: $(READY)
 	$(ACTIVE) python -m tests.benchmarks.measure --full
 	$(ACTIVE) python -m tests.benchmarks.measure --report .benchmarks/again.json
 	$(ACTIVE) python -m tests.benchmarks.report .benchmarks/report.json .benchmarks/again.json
-	$(ACTIVE) python -m tests.benchmarks.step_profile results/benchmarks/step_profile.csv
 
 BASE ?= HEAD
 bench-compare: $(READY)

@@ -172,7 +172,6 @@ TESTS = {
         f"{BENCHMARKS}/test_compare.py::test_the_operator_is_compared_with_that_of_a_commit_in_alternating_turns"
     ),
     "python -m tests.benchmarks.step_profile": PROFILE,
-    "python -m tests.benchmarks.step_profile results/benchmarks/step_profile.csv": PROFILE,
     "python -m tests.benchmarks.convolutions": (
         f"{BENCHMARKS}/test_convolutions.py::test_both_sides_alternate_in_each_precision_of_the_processor"
     ),

@@ -1,4 +1,4 @@
-"""Breaks down the time of a training step on a CPU: `make bench-profile` prints it, and `make bench-record` puts it into git.
+"""Breaks down the time of a training step on a CPU: `make bench-profile`.
 
 The step is that of the benchmark, 784-400-20 with batches of 128. The whole step is timed without the profiler, which slows
 Python down; the operators are timed by it. Both are medians. The remainder is Python and PyTorch's dispatch of calls.
@@ -6,10 +6,8 @@ Python down; the operators are timed by it. Both are medians. The remainder is P
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -55,16 +53,11 @@ def step_profile() -> pd.Series[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", nargs="?", type=Path, help="a CSV file to write as well")
-    arguments = parser.parse_args()
     table = step_profile().rename_axis("kind").to_frame()
     table["share"] = table["us"] / table["us"].sum()
     print(f"{table['us'].sum():,.0f} us a step on {torch.get_num_threads()} threads")
     for kind, line in table.iterrows():
         print(f"{line['us']:8,.0f} us {line['share']:5.0%}  {kind}")
-    if arguments.file is not None:
-        table.to_csv(arguments.file, float_format="%.4g")
 
 
 if __name__ == "__main__":
