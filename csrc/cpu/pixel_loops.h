@@ -7,10 +7,10 @@
 namespace vae {
 namespace {
 
-// n bytes from the first-th on of a row; words: a word of noise each, or null.
+// Copies bytes first .. first + n - 1 of a row; words: one word of noise per byte to draw it with, or null.
 VAE_FN void take_row(const TakePixels& call, int64_t row, int64_t end, int64_t first, int64_t n, const uint32_t* words) {
   const int64_t image = call.index != nullptr ? call.index[row] : row;
-  // The next row is anywhere in memory: what no hardware foresees.
+  // Rows are in random order, which the hardware prefetcher cannot predict.
   if (call.index != nullptr && row + 1 < end) {
     const uint8_t* next = call.source + call.index[row + 1] * call.source_stride + first;
     for (int64_t j = 0; j < n; j += 64) __builtin_prefetch(next + j);

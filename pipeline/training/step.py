@@ -1,7 +1,7 @@
-"""One step of training, from the gather to the optimiser, and several of them as a CUDA graph.
+"""A training step, from gathering the batch to the optimiser, and several steps as one CUDA graph.
 
-A step reads and writes tensors on its device alone: which images are next, the learning rate, the keys of the noise, the record
-of what it found. So on a GPU it is captured once and replayed, and nothing is read back before an epoch's end.
+A step reads and writes only tensors on its device: the indices of the images, the learning rate, the noise keys, and the record of
+its terms. So on a GPU it is captured once and replayed, and nothing is read back before the end of an epoch.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from pipeline.training.distributed import Group
 from pipeline.training.optimizers import Optimizer, flatten_parameters
 from pipeline.training.schedules import betas, learning_rates
 
-# What is recorded of a step, in the order of computation: of several that are NaN or infinite the first one caused it.
+# Recorded for each step, in the order of computation: if several are NaN or infinite, the first one is the cause.
 RATE, DISTORTION, GRADIENT = range(3)
 TERMS = ("rate", "distortion", "gradient")
-REPLAYED = 16  # steps per CUDA graph; a launch takes as long as several of them
-# The manual backward pass on a CPU sums the gradient over two halves of the batch, so that two processes round as one does:
-# a single difference in rounding moves the ELBO by a thousandth within two epochs. It costs 2% of the speed.
+REPLAYED = 16  # steps per CUDA graph; launching a graph takes as long as several steps
+# On a CPU, the manual backward pass sums the gradient over two halves of the batch, so that one process rounds as two do: a
+# single difference in rounding changes the ELBO by a thousandth within two epochs. It costs 2% of the speed.
 PARTS = {"cpu": 2, "cuda": 1}
 
 
@@ -92,11 +92,11 @@ class TrainStep:
             self.record.zero_()
 
     def size_of(self, position: int) -> int:
-        """Images of a step: the batch size, but for an epoch's last."""
+        """Returns the number of images of a step: the batch size, except for the last step of an epoch."""
         return min(self.batch_size, len(self.images) - position * self.batch_size)
 
     def advance(self) -> int:
-        """Takes the next step or, from a CUDA graph, several; returns how many."""
+        """Takes the next step or, with a CUDA graph, the next several; returns how many."""
         count, size = 1, self.size_of(self.position)
         if self.replays:
             if self.position + REPLAYED <= self.steps and self.size_of(self.position + REPLAYED - 1) == self.batch_size:
@@ -108,7 +108,7 @@ class TrainStep:
         return count
 
     def step(self, size: int) -> None:
-        """The step at the cursor, on so many images."""
+        """Takes the step at the cursor, on ``size`` images."""
         share = self.group.share(size)
         examples, x = self.take(share)
         terms = self.write_gradient(examples, x, share.start, size)
