@@ -1,7 +1,7 @@
 """A training step, from gathering the batch to the optimiser, and several steps as one CUDA graph.
 
-A step reads and writes only tensors on its device: the indices of the images, the learning rate, the noise keys, and the record of
-its terms. So on a GPU it is captured once and replayed, and nothing is read back before the end of an epoch.
+A step reads and writes only tensors on its device: the indices of the images, the learning rate, the noise keys, and the record
+of its terms. So on a GPU it is captured once and replayed, and nothing is read back before the end of an epoch.
 """
 
 from __future__ import annotations
