@@ -26,21 +26,21 @@ def main(paths: RunPaths = DEFAULT) -> None:
         is_deterministic = test.model.is_deterministic
         dimensions = pd.read_csv(paths.tables / "dimensions.csv")
         dimensions = dimensions.sort_values("mean_variance" if is_deterministic else "kl", ascending=False)
-        of_z = dimensions[dimensions["dimension"] < test.model.latent_dim]  # what the decoder is given
-        active = [int(i) for i in of_z.loc[of_z["active"], "dimension"]]
+        active = [int(i) for i in dimensions.loc[dimensions["active"], "dimension"] if i < test.model.latent_dim]
 
         announce("figures")
         with whole_folder(paths.figures) as folder:
             learning_curves(paths.curves, folder)
             latent_plane(folder / "latent.png", test.mu, test.labels, test.classes)
             if not is_deterministic:
-                kl_per_dimension(dimensions, folder / "kl_per_dimension.png")
+                quantity = "KL" if params.model.top is None else "rate"  # z1's part is estimated, and may be negative
+                kl_per_dimension(dimensions, folder / "kl_per_dimension.png", quantity)
                 nll_by_samples(pd.read_csv(paths.tables / "nll.csv"), folder / "nll.png")
             decoding_figures(test, params, active, folder)
         announce("the page")
         report = pd.read_csv(paths.tables / "report.csv", index_col="quantity")
         changes = None if paths is DEFAULT else read_yaml(paths.about)["changes"]
-        write_page(paths.page, test, of_z, report, paths.figures, params.seed, changes)
+        write_page(paths.page, test, dimensions, report, paths.figures, params.seed, changes)
         print(f"{paths.figures}: {', '.join(sorted(path.name for path in paths.figures.glob('*.png')))}")
         print(f"{paths.page}: {paths.page.stat().st_size / 1e6:.1f} MB, to open in a browser")
 

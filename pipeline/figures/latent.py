@@ -16,6 +16,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from pipeline.evaluation.model_card import sentence_case
 from pipeline.figures.class_names import legible
 from pipeline.figures.grids import Array, first_class, pictures
 from pipeline.figures.projections import principal_plane
@@ -99,8 +100,9 @@ def codes(path: Path, mu: Tensor, labels: Labels | None, count: int) -> None:
         axes.set(xlabel=across, ylabel=up)
 
 
-def kl_per_dimension(table: pd.DataFrame, path: Path) -> None:
-    """Draws the rate of each latent dimension, largest first."""
+def kl_per_dimension(table: pd.DataFrame, path: Path, quantity: str = "KL") -> None:
+    """Draws the rate of each latent dimension, largest first; ``quantity`` is its name."""
+    active, total = table["active"].sum(), table["kl"].sum()
     colors = np.where(table["active"], VALIDATION_COLOR, TRAIN_COLOR)
     with figure(path, width=6.8, height=3.4) as fig:
         axes = fig.subplots()
@@ -109,8 +111,8 @@ def kl_per_dimension(table: pd.DataFrame, path: Path) -> None:
         for rank in np.flatnonzero(~table["active"].to_numpy()) + 1:
             axes.axvspan(rank - 0.5, rank + 0.5, color="0.95", linewidth=0)
         axes.set(
-            title=f"KL per latent dimension: {table['active'].sum()} of {len(table)} active, sum {table['kl'].sum():.2f} nats",
-            xlabel="rank of the dimension by KL (shaded: not active)",
+            title=f"{sentence_case(quantity)} per latent dimension: {active} of {len(table)} active, sum {total:.2f} nats",
+            xlabel=f"rank of the dimension by {quantity} (shaded: not active)",
             ylabel="nats per image",
             xlim=(0.5, len(table) + 0.5),
         )

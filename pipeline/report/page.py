@@ -33,7 +33,8 @@ CAPTIONS = {
     "reconstructions": "The first test images; their posteriors' means and samples decoded; samples of p(x|z), with its noise.",
     "extremes": "The test images that the model explains best, middling and worst, each above its reconstruction.",
     "samples": "E[x|z] of z drawn from the prior.",
-    "class_samples": "E[x|z] of samples of each class. In a column the noise is the same: what its images share is z's.",
+    "class_samples": "E[x|z] of samples of each class. "
+    "The images of a column share z's noise, so what they have in common is encoded in z.",
     "manifold": "E[x|z] over the plane of the two latent dimensions.",
     "interpolations": "E[x|z] on straight lines between two codes. The point half-way should be one image, not two overlaid.",
     "traversals": "E[x|z] along each active dimension, with the others fixed.",
@@ -146,14 +147,15 @@ def write_page(
 
     Args:
         test: the model and the test set.
-        dimensions: from the evaluation, sorted by decreasing KL.
+        dimensions: from the evaluation, sorted by decreasing KL, with a second layer's numbered after z's.
         report: the evaluation's table.
         figures: the folder of the PNGs.
         seed: of the noise.
         changes: a recipe's parameters that differ from params.yaml, by dotted key; None: not a recipe.
     """
-    by_use = [int(i) for i in dimensions["dimension"]]
-    active = [int(i) for i in dimensions.loc[dimensions["active"], "dimension"]]
+    of_z = dimensions[dimensions["dimension"] < test.model.latent_dim]  # what the decoder is given
+    by_use = [int(i) for i in of_z["dimension"]]
+    active = [int(i) for i in of_z.loc[of_z["active"], "dimension"]]
     axes = (active + [i for i in by_use if i not in active])[:2]
     sliders = [*axes, *(i for i in active if i not in axes)]
     description, data = explorer(test, axes, sliders, seed)
