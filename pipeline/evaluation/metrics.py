@@ -16,6 +16,7 @@ from pipeline.evaluation.importance import counts_up_to, log_likelihood_bounds
 from pipeline.evaluation.knn_probe import NEIGHBOURS, nearest_neighbours
 from pipeline.evaluation.mutual_information import mutual_information
 from pipeline.models.codes import encode, numbered_batches, posteriors
+from pipeline.models.priors import ClassPrior
 from pipeline.models.vae import VAE
 from pipeline.runtime.noise_streams import Stream, stream_key
 from pipeline.runtime.progress import announce, progress_bar
@@ -50,14 +51,38 @@ GIVEN_CLASS = {
     "marginal_kl": "KL(q(z|y) || p(z|y)), q(z|y) the mean of the posteriors of class y: the other part of the rate",
     **{name: f"{QUANTITIES[name][1]}; all given the image's class" for name in ("elbo", "distortion", "rate", "nll")},
 }
+# For a model with a prior p(z|y) for each class.
+GIVEN_PRIOR = {
+    "active_units": f"latent dimensions whose (mu - m) / s has a variance above {ACTIVE_VARIANCE} over the images, "
+    "where m and s are mean and standard deviation of p(z|y)"
+}
 METRICS = list(QUANTITIES)[:7]  # in the model card, and in the band over seeds
 TRACKED = ["elbo", "rate", "distortion", "nll"]  # by DVC; its table of experiments has no room for more beside the parameters
 
 
 def quantities(model: VAE) -> dict[str, tuple[str, str]]:
     """Returns unit and definition of each quantity for this kind of model."""
-    given = (GIVEN_CLASS if model.uses_classes else {}) | model.definitions
+    by_class = isinstance(model.prior, ClassPrior)
+    given = (GIVEN_CLASS if model.uses_classes else {}) | (GIVEN_PRIOR if by_class else {}) | model.definitions
     return {name: (unit, given.get(name, definition)) for name, (unit, definition) in QUANTITIES.items()}
+
+
+@torch.no_grad()
+def mean_variance(model: VAE, posterior: Tensor, labels: Tensor | None) -> Tensor:
+    """Returns the variance over images of each latent dimension's mu, relative to the prior of the image's class if it has one.
+
+    Args:
+        posterior: in the format of :meth:`VAE.posterior`.
+        labels: class numbers, [N].
+
+    Returns:
+        [latent_dim], or more with a second layer; float64.
+    """
+    means = model.means(posterior)
+    if prior := model.prior.operands(means, labels):
+        # Otherwise mu of a collapsed posterior, the prior's mean, would vary with the class.
+        means = (means - prior["prior_mu"]) * torch.exp(-prior["prior_logvar"] / 2)
+    return means.double().var(dim=0)
 
 
 @torch.no_grad()
@@ -100,7 +125,7 @@ def evaluate(model: VAE, params: Params, device: torch.device) -> tuple[dict[str
     posterior = posteriors(model, test, batch_size)
     mu, second = posterior[:, : model.latent_dim], posterior[:, model.latent_dim :]
     images: dict[str, Tensor] = {}
-    variance = model.means(posterior).double().var(dim=0).cpu().numpy()
+    variance = mean_variance(model, posterior, test.labels).cpu().numpy()
     dimensions = pd.DataFrame({"mean_variance": variance, "active": variance > ACTIVE_VARIANCE}).rename_axis("dimension")
     by_samples: dict[int, Tensor] = {}
     if model.is_deterministic:
@@ -120,7 +145,8 @@ def evaluate(model: VAE, params: Params, device: torch.device) -> tuple[dict[str
         by_samples = bounds(model, test, params.seed, batch_size, params.evaluate.importance_samples)
         images["nll"] = by_samples[params.evaluate.importance_samples]
     train = read_split("train")
-    if train.labels is not None and test.labels is not None:
+    # A conditional model's mu may hold the class because the encoder is given it.
+    if train.labels is not None and test.labels is not None and not model.is_conditional:
         classes = labels_to_device(train.labels[:PROBED], device)
         assert classes is not None
         announce(f"probe by {len(classes):,} training images")

@@ -11,6 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 from pipeline.data.tensors import as_float
 from pipeline.evaluation.importance import log_likelihood_bounds
+from pipeline.evaluation.metrics import mean_variance
 from pipeline.models.kinds import build_model
 from pipeline.models.objectives import elbo_terms, objective_terms
 from pipeline.models.priors import ClassPrior
@@ -111,6 +112,17 @@ def test_the_gradient_of_the_priors_has_the_same_bits_with_any_number_of_threads
     finally:
         torch.set_num_threads(threads)
     assert len(found) == 1
+
+
+def test_a_dimension_whose_posterior_follows_the_prior_of_the_class_does_not_vary() -> None:
+    model = with_priors()
+    prior = priors(model)
+    posterior = torch.cat([prior.mean, 2 * prior.stddev.log()], 1)
+    assert posterior[:, :LATENT].var(0).min() > 0.1
+    assert not mean_variance(model, posterior, LABELS).any()
+    shift = torch.randn(40, dtype=torch.float64)
+    posterior[:, 1] += prior.stddev[:, 1] * shift
+    torch.testing.assert_close(mean_variance(model, posterior, LABELS), torch.tensor([0, shift.var(), 0]).double())
 
 
 def test_gradients_reach_only_the_priors_of_the_classes_in_the_batch() -> None:

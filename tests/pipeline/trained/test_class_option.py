@@ -101,6 +101,12 @@ def test_the_card_says_that_the_model_is_conditional_on_the_class(conditional: P
     assert "images = model.sample(64, seed=1, label='0')" in card
     assert "ELBO and NLL are of p(x|y), of an image given its class" in card
     assert "all given the image's class" in card
+    assert "where m and s are mean and standard deviation" in card
+
+
+def test_no_probe_measures_a_class_that_the_encoder_is_given(conditional: Path) -> None:
+    assert "probe_accuracy" in Path("../plain", DEFAULT.card).read_text(encoding="utf-8")
+    assert "probe_accuracy" not in DEFAULT.card.read_text(encoding="utf-8")
 
 
 def test_onnx_graphs_take_the_class_and_give_its_prior(conditional: Path) -> None:
