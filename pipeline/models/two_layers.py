@@ -30,7 +30,15 @@ class TwoLayerVAE(VAE):
         image_shape, params, classes: as in :class:`VAE`.
     """
 
-    definitions: ClassVar = {"rate": "KL(q(z1, z2|x) || p(z1, z2)): of z2 in closed form, of z1 by its sample"}
+    definitions: ClassVar = {
+        "rate": "KL(q(z1, z2|x) || p(z1, z2)): of z2 in closed form, of z1 by its sample",
+        "nll": "-log 1/S sum p(x|z1) p(z1|z2) p(z2) / (q(z1|x) q(z2|z1)) over S samples of q(z1, z2|x), "
+        "in expectation an upper bound of -log p(x)",
+        # Given z1, z2 is independent of the image.
+        "mutual_information": "I(n; z1) = I(n; z1, z2) of an image's index n and its z1, at most log N: "
+        "the part of the rate that tells images apart",
+        "marginal_kl": "KL(q(z1, z2) || p(z1, z2)), q(z1, z2) the mean of all posteriors: the other part of the rate",
+    }
     second: Tensor
 
     def __init__(self, image_shape: Sequence[int], params: Model, classes: int) -> None:

@@ -13,6 +13,7 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from pipeline.config.params import Top
 from pipeline.data.tensors import as_float
 from pipeline.evaluation.importance import log_likelihood_bounds
+from pipeline.evaluation.metrics import quantities
 from pipeline.models.kinds import build_model
 from pipeline.models.objectives import elbo_terms
 from pipeline.models.two_layers import TwoLayerVAE
@@ -125,6 +126,14 @@ def test_prior_samples_use_both_layers() -> None:
     z = model.sample_prior(KEY, 20_000)
     assert z.mean().item() == pytest.approx(0.1, abs=0.03)
     assert z.var().item() == pytest.approx(0.8**2 + 0.7**2, rel=0.04)
+
+
+def test_the_definitions_of_densities_name_both_layers() -> None:
+    definitions = quantities(two_layers())
+    for name in ("rate", "nll", "mutual_information", "marginal_kl"):
+        definition = definitions[name][1]
+        assert "z1, z2" in definition, name
+        assert "p(z)" not in definition, name
 
 
 def test_all_networks_get_gradients() -> None:
