@@ -1,6 +1,7 @@
 """Exports a trained model's encoder and decoder, as ONNX or torch.export programs.
 
-They draw no noise: a sample of q(z|x) is mu + exp(logvar / 2) e with e from N(0, 1).
+They draw no noise: a sample of q(z|x) is mu + exp(logvar / 2) e with e from N(0, 1). Those of a two-layer model are q(z1|x) and
+p(x|z1), without the learned p(z1|z2), so they cannot sample new images.
 """
 
 from __future__ import annotations
