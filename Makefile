@@ -68,6 +68,7 @@ repro: $(READY)
 restore: $(READY)
 	$(ACTIVE) python -m pipeline.studies.restorable
 	git restore --staged --worktree params.yaml dvc.lock results/train results/evaluate results/plot
+	git clean --quiet --force results/train results/evaluate results/plot
 	$(ACTIVE) dvc checkout --force --allow-missing
 
 recipes: $(READY)

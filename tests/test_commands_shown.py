@@ -46,7 +46,7 @@ def test_every_test_in_the_table_exists() -> None:
 
 def test_the_parameters_of_every_experiment_shown_are_valid() -> None:
     """Of several values the first is checked. Those of a worked example are tested with it: they need its patch."""
-    given = re.compile(r"-S '?([a-z_.]+)=([^ ,']+)")  # not keys of a recipe's file
+    given = re.compile(r"-S '?([a-z_.]+)=(\{[^']*\}|[^ ,']+)")  # not keys of a recipe's file
     experiments = {command: given.findall(command) for command, test in TESTS.items() if test != WORKED}
     shown_here = {command: changes for command, changes in experiments.items() if changes}
     assert len(shown_here) >= 8

@@ -249,8 +249,8 @@ def shortened(name: str, longest: int) -> str:
 
 def short_names(keys: list[str]) -> list[str]:
     """Returns dotted keys without their section where that is unambiguous."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]
+    names = [key.partition(".")[2] or key for key in keys]
+    return [name if names.count(name) == 1 else key for key, name in zip(keys, names, strict=True)]
 
 
 def label(run: Run, keys: list[str]) -> str:

@@ -19,7 +19,7 @@ from pipeline.config.paths import EXPECTED
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_json
 from pipeline.studies import experiments, runs
-from pipeline.studies.compare import MIN_NAME, Comparison, compare, format_value, shortened
+from pipeline.studies.compare import MIN_NAME, Comparison, compare, format_value, short_names, shortened
 from pipeline.studies.experiments import TRIES, retry_while_experiments_run
 from pipeline.studies.runs import Run, find_runs
 from tests.pipeline.conftest import ROOT, set_params
@@ -169,6 +169,7 @@ def test_table_fits_80_columns_with_distinct_names_and_every_parameter_is_listed
     assert max(map(len, lines)) <= 80
     assert lines[1].startswith("main ")
     assert len({shortened(one.name, MIN_NAME + 4) for one in found.runs}) == len(found.runs)
+    assert short_names(["beta", "model.hidden", "model.top.hidden"]) == ["beta", "hidden", "top.hidden"]
     listed = re.sub(r"\s", "", found.text())
     for one in others:
         for key in found.keys:
