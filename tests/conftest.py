@@ -11,8 +11,8 @@ LONGEST = ("test_dvc.py", "test_emulated_kernels.py", "test_experiments.py", "te
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two more than the number of cores, since many tests wait; each process costs the import of everything tested."""
-    return (os.cpu_count() or 1) + 2
+    """One more than the number of cores, since some tests wait; each process costs the import of everything tested."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

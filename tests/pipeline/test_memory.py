@@ -9,7 +9,7 @@ import pytest
 from tests.forked import run_code, run_forked
 from vae_ext.source import ROOT
 
-# Two steps warm up; then the page faults of ten are counted.
+# Two steps warm up; then the page faults of three are counted.
 STEPS = """
 import resource
 import torch
@@ -23,7 +23,7 @@ def faults():
 
 step(), step()
 before = faults()
-for _ in range(10):
+for _ in range(3):
     step()
 print(faults() - before)
 """
