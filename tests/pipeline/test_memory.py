@@ -9,7 +9,7 @@ import pytest
 from tests.forked import run_code, run_forked
 from vae_ext.source import ROOT
 
-# Two steps warm up; then the page faults of three are counted.
+# Ten steps warm up; then the page faults of three are counted.
 STEPS = """
 import resource
 import torch
@@ -21,7 +21,8 @@ def step():
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-step(), step()
+for _ in range(10):
+    step()
 before = faults()
 for _ in range(3):
     step()
@@ -33,4 +34,4 @@ KEEP = "from pipeline.runtime.memory import keep_freed_memory; keep_freed_memory
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
 def test_a_step_reuses_freed_memory_without_page_faults() -> None:
     by_default, kept = (int(run_forked(run_code, STEPS.format(first), folder=ROOT).stdout) for first in ("", KEEP))
-    assert kept < 100 < by_default
+    assert kept < by_default / 4
