@@ -26,8 +26,7 @@ def main() -> None:
     path = Path(params.data.path)
     expect_source(path)
     held_out = params.data.validation is not None or params.data.test is not None
-    size = sum(file.stat().st_size for file in (path, *path.rglob("*")))
-    if (held_out or params.model.keys_of_classes()) and size <= MAX_READ:
+    if (held_out or params.model.keys_of_classes()) and bytes_in(path) <= MAX_READ:
         # Whether the splits fit and there are classes shows only in the data. Otherwise NumPy and Pillow need not be imported.
         from pipeline.data.dataset import read_dataset
         from pipeline.data.splits import split_rows, with_held_out
@@ -36,6 +35,11 @@ def main() -> None:
         expect_classes(params.model, PARAMS, raw.names, params.data.path)
         split_rows(raw, with_held_out(raw, params.data))
     write_json(SCHEMA, TypeAdapter(Params).json_schema())
+
+
+def bytes_in(path: Path) -> int:
+    """Returns the size of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-# From malloc.h. The second may be at most 32 MiB.
+# From malloc.h. glibc before 2.35 accepts at most 32 MiB for the second.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT, LARGEST = 2**30, 2**25
 
