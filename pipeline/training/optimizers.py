@@ -16,6 +16,7 @@ from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 from pipeline.config.params import Train
+from pipeline.runtime.device import has_bfloat16
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 # Constants of torch.optim.
@@ -40,6 +41,7 @@ class Optimizer:
         self.params, self.parameters, self.gradient = params, parameters, gradient
         self.learning_rate = torch.zeros(1, device=gradient.device)
         self.nonfinite = torch.zeros((), device=gradient.device)  # 1: the step is skipped
+        self.dtype = torch.bfloat16 if has_bfloat16(gradient.device) else torch.float32  # of Muon's matrix products
         names = {"rmsprop": ("square_avg",), "sgd": ("momentum",) * (params.momentum > 0)}.get(params.optimizer, MOMENTS)
         self.state: dict[str, Tensor] = {name: torch.zeros_like(gradient) for name in names}
         if names == MOMENTS:
@@ -90,11 +92,12 @@ class Optimizer:
 
         A matrix moves along the orthogonal matrix nearest to its momentum, so that rare directions count as much as frequent
         ones, with steps of AdamW's size (Liu et al.: Muon is Scalable for LLM Training. 2025). Same arithmetic as
-        torch.optim.Muon, which cannot skip a step.
+        torch.optim.Muon, which cannot skip a step; its matrix products in bfloat16 where that is faster than float32.
         """
         for parameter, gradient, momentum, _ in self.matrices:
             averaged = torch.lerp(momentum, gradient, 1 - MUON_MOMENTUM)
-            step = orthogonal(torch.lerp(gradient, averaged, MUON_MOMENTUM)) * (MUON_SCALE * math.sqrt(max(gradient.shape)))
+            step = orthogonal(torch.lerp(gradient, averaged, MUON_MOMENTUM), self.dtype)
+            step *= MUON_SCALE * math.sqrt(max(gradient.shape))
             stepped = parameter - self.learning_rate * (step + self.params.weight_decay * parameter)
             for old, new in ((momentum, averaged), (parameter, stepped)):
                 torch.where(self.nonfinite > 0, old, new, out=old)
@@ -147,14 +150,14 @@ def split(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """Approximates U V^T of the matrix's singular value decomposition by five Newton-Schulz steps in bfloat16.
+def orthogonal(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """Approximates U V^T of the matrix's singular value decomposition by five Newton-Schulz steps in ``dtype``.
 
     x <- a x + b (x x^T) x + c (x x^T)^2 x from norm 1, with Jordan's coefficients; the singular values end between 0.7 and 1.2.
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.t() if tall else matrix).bfloat16()
+    x = (matrix.t() if tall else matrix).to(dtype)
     x = x / x.norm().clamp(min=1e-7)
     for _ in range(5):
         gram = x @ x.t()

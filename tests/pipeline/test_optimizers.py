@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.training import optimizers
 from pipeline.training.optimizers import Optimizer, orthogonal, split
 from pipeline.training.schedules import learning_rates
 from tests.plain import plain_params
@@ -57,11 +58,16 @@ def test_steps_equal_torch_optim(changes: Changes, theirs: Callable[[list[Tensor
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_muon_equals_torch_optim_for_matrices_and_adamw_for_the_rest(weight_decay: float) -> None:
+@pytest.mark.parametrize("has_bfloat16", [False, True])
+def test_muon_equals_torch_optim_for_matrices_and_adamw_for_the_rest(
+    weight_decay: float, has_bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimizers, "has_bfloat16", lambda _device: has_bfloat16)
     ours = optimizer_of(optimizer="muon", weight_decay=weight_decay)
     parameters = [p.clone().requires_grad_() for p in split(ours.parameters, SHAPES)]
     matrices, others = ([p for p in parameters if (p.dim() == 2) is wanted] for wanted in (True, False))
-    expected = [
+    assert ours.dtype is (torch.bfloat16 if has_bfloat16 else torch.float32)
+    theirs = [
         torch.optim.Muon(matrices, lr=0.1, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=0.1, weight_decay=weight_decay),
     ]
@@ -70,17 +76,22 @@ def test_muon_equals_torch_optim_for_matrices_and_adamw_for_the_rest(weight_deca
         for parameter, gradient in zip(parameters, split(ours.gradient, SHAPES), strict=True):
             parameter.grad = gradient.clone()
         ours.step(ours.gradient.square().sum())
-        for optimizer in expected:
+        for optimizer in theirs:
             optimizer.step()
         stepped = torch.cat([p.detach().flatten() for p in parameters])
-        torch.testing.assert_close(ours.parameters, stepped, rtol=0.02, atol=0.005)  # bfloat16, in another order of summation
+        torch.testing.assert_close(
+            ours.parameters, stepped, rtol=0.02, atol=0.005
+        )  # theirs is in bfloat16, in another order of summation
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("shape", [(20, 50), (50, 20), (30, 30)])
-def test_an_orthogonal_step_has_singular_values_near_one_and_the_same_singular_vectors(shape: tuple[int, int]) -> None:
+def test_an_orthogonal_step_has_singular_values_near_one_and_the_same_singular_vectors(
+    shape: tuple[int, int], dtype: torch.dtype
+) -> None:
     torch.manual_seed(0)
     matrix = torch.randn(shape) * 1e-3
-    found = orthogonal(matrix)
+    found = orthogonal(matrix, dtype)
     assert (torch.linalg.svdvals(found) - 0.95).abs().max() < 0.35
     u, s, v = torch.linalg.svd(matrix, full_matrices=False)
     strong = s > 0.3 * s.max()
