@@ -26,7 +26,7 @@ from vae_ext.source import ROOT, cuda_home, nvcc_of, sources_in, wants_cuda, why
 ON_PATH = shutil.which("nvcc")
 FROM_PIP = Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin" / "nvcc"
 NVCC = str(FROM_PIP) if FROM_PIP.is_file() else ON_PATH
-ARCHITECTURES = ("sm_75", "sm_90", "sm_100")
+ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
 USUAL = "sm_90"  # newer ones get its PTX
 FROM_PTX = "sm_100"
 

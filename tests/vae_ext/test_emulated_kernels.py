@@ -58,7 +58,7 @@ def test_emulated_kernels_pass_the_sanitizers(
     monkeypatch.setattr(sanitize, "build_kernels", lambda folder: Path("/bin/true"))
     monkeypatch.setattr(sanitize, "build_cpu", lambda folder: compiled.cpu)
     monkeypatch.setattr(sanitize, "build_emulated", lambda folder, build, cpu: compiled.program(build))
-    assert sanitize.main(["--every", "499"]) == 0
+    assert sanitize.main(["--every", "199"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "no error"
     assert sum("differences" in line for line in lines) == len(Build) * sanitize.SHARDS
