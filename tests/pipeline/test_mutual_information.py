@@ -63,11 +63,21 @@ def test_with_classes_the_mutual_information_is_that_within_each_class() -> None
 @pytest.mark.parametrize("scale", [1.0, 1e-9])
 def test_the_estimate_equals_the_definition_in_float64_even_for_small_sigma(scale: float) -> None:
     mu, sigma = 3 * normal(COUNT, 2).double(), scale * (normal(COUNT, 2).double().abs() + 0.1)
+    assert_estimate_is_exact(mu, sigma, 1e-7)
+
+
+def test_the_error_is_bounded_where_posteriors_far_from_zero_overlap() -> None:
+    sigma = torch.full((COUNT, 2), math.exp(-10), dtype=torch.float64)  # of the smallest logvar
+    mu = 3 * normal(COUNT, 2).double().sign() + sigma * normal(COUNT, 2).double()
+    assert_estimate_is_exact(mu, sigma, 4 * 2**-52 * (3 / math.exp(-10)) ** 2)
+
+
+def assert_estimate_is_exact(mu: Tensor, sigma: Tensor, tolerance: float) -> None:
     z = drawn(mu, sigma)
     posteriors = torch.distributions.Normal(mu, sigma)
     table = posteriors.log_prob(z[:, None]).sum(-1)
     expected = table.diagonal() - (table.logsumexp(1) - math.log(COUNT))
-    torch.testing.assert_close(mutual_information(z, mu, sigma), expected)
+    torch.testing.assert_close(mutual_information(z, mu, sigma), expected, rtol=1e-7, atol=tolerance)
 
 
 def test_the_probe_separates_distant_classes_and_guesses_between_overlapping_ones() -> None:
