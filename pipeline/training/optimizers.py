@@ -40,8 +40,8 @@ class Optimizer:
     def __init__(self, params: Train, parameters: Tensor, gradient: Tensor, shapes: Sequence[torch.Size]) -> None:
         self.params, self.parameters, self.gradient = params, parameters, gradient
         self.learning_rate = torch.zeros(1, device=gradient.device)
-        self.nonfinite = torch.zeros((), device=gradient.device)  # 1: the step is skipped
         self.dtype = torch.bfloat16 if has_bfloat16(gradient.device) else torch.float32  # of Muon's matrix products
+        self.nonfinite = torch.zeros((), device=gradient.device)  # 1: the step is skipped
         names = {"rmsprop": ("square_avg",), "sgd": ("momentum",) * (params.momentum > 0)}.get(params.optimizer, MOMENTS)
         self.state: dict[str, Tensor] = {name: torch.zeros_like(gradient) for name in names}
         if names == MOMENTS:

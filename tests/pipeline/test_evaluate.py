@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from pipeline import evaluate, plot, train
 from pipeline.config.paths import DEFAULT
 from pipeline.evaluation.metrics import QUANTITIES, TRACKED, mean_and_error
+from pipeline.models import metadata
 from pipeline.models.serialization import load_model
 from pipeline.runtime.errors import UserError
 from tests.pipeline.conftest import set_params
@@ -76,7 +77,8 @@ def test_evaluation_does_not_depend_on_the_batch_size(prepared: Path) -> None:
         assert value == pytest.approx(results[1][name], rel=1e-5)
 
 
-def test_missing_or_invalid_weights_are_named(workspace: Path) -> None:
+def test_missing_or_invalid_weights_are_named(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "ROOT", workspace / "elsewhere")  # this checkout may have a model
     with pytest.raises(UserError, match=r"models/default/vae.safetensors: missing; in .*, make repro trains it"):
         load_model(DEFAULT.weights, CPU)
     DEFAULT.weights.parent.mkdir(parents=True)
