@@ -31,7 +31,6 @@ from tests.plain import plain_params
 
 COLOURS, SIZE, CHANNELS, LATENT, BATCH = 3, 64, [32, 64, 128], 32, 128
 IMAGES, TURNS = 5 * BATCH, 9  # the first turn warms up
-MAPS = (CHANNELS[-1], SIZE // 8, SIZE // 8)
 
 
 def train_step(precision: str) -> TrainStep:
@@ -57,7 +56,7 @@ class Plain(nn.Module):
             nn.Linear(c * (SIZE // 8) ** 2, 2 * LATENT),
         )
         self.decoder = nn.Sequential(
-            *(nn.Linear(LATENT, c * (SIZE // 8) ** 2), nn.ReLU(), nn.Unflatten(1, MAPS)),
+            *(nn.Linear(LATENT, c * (SIZE // 8) ** 2), nn.ReLU(), nn.Unflatten(1, (c, SIZE // 8, SIZE // 8))),
             *(up(c, b), nn.ReLU(), up(b, a), nn.ReLU(), up(a, COLOURS)),
         )
         with torch.no_grad():

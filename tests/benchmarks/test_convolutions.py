@@ -13,6 +13,7 @@ from tests.benchmarks import convolutions
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolutions, "IMAGES", 16)
+    monkeypatch.setattr(convolutions, "SIZE", 16)
     monkeypatch.setattr(convolutions, "keep_freed_memory", lambda: None)  # would affect all tests
 
 
