@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from pipeline.data.labels import a_class, class_number
 from pipeline.inference.model import TrainedModel
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import expect_file
+
+ARRAY = re.compile(r"(.+\.npy)(?::(\d+))?", re.DOTALL)  # with the row of one image
+OF_EACH = ", or a .npy file with the number of each image's"
 
 
 def class_of_each(trained: TrainedModel, given: str | None, count: int, *, required: bool) -> list[int] | None:
@@ -25,8 +29,9 @@ def class_of_each(trained: TrainedModel, given: str | None, count: int, *, requi
         UserError: if it is missing, of no use to the model, or no such classes.
     """
     names = trained.metadata.data.classes or []
-    if given is None or given in names or not given.endswith(".npy"):
-        number = one_class(trained, given, required=required)
+    array = None if given is None or given in names else ARRAY.fullmatch(given)
+    if given is None or array is None or array[2] is not None:
+        number = one_class(trained, given, required=required, alternative=OF_EACH)
         return None if number is None else [number] * count
     expect_use(trained, given)
     numbers = numbers_in(Path(given), names)
@@ -35,8 +40,13 @@ def class_of_each(trained: TrainedModel, given: str | None, count: int, *, requi
     return numbers
 
 
-def one_class(trained: TrainedModel, given: str | None, *, required: bool) -> int | None:
-    """Returns the number of the class given; None for None.
+def one_class(trained: TrainedModel, given: str | None, *, required: bool, alternative: str = "") -> int | None:
+    """Returns the number of the class given, or of the row of a file, as in ``labels.npy:17``; None for None.
+
+    Args:
+        given: the option's value.
+        required: whether the command needs it, with this model.
+        alternative: to a class, for messages.
 
     Raises:
         UserError: if it is missing, of no use to the model, or no such class.
@@ -44,9 +54,17 @@ def one_class(trained: TrainedModel, given: str | None, *, required: bool) -> in
     names = trained.metadata.data.classes or []
     if given is None:
         if required:
-            raise UserError(f"--class: expected {a_class(names)}, since this model uses the class of an image, got none")
+            raise UserError(
+                f"--class: expected {a_class(names)}{alternative}, since this model uses the class of an image, got none"
+            )
         return None
     expect_use(trained, given)
+    array = None if given in names else ARRAY.fullmatch(given)
+    if array is not None and array[2] is not None:
+        numbers, row = numbers_in(Path(array[1]), names), int(array[2])
+        if row >= len(numbers):
+            raise UserError(f"{given}: expected one of {len(numbers)} classes, numbered from 0")
+        return numbers[row]
     try:
         return class_number(given, names)
     except ValueError as error:

@@ -17,6 +17,7 @@ from tests.pipeline.conftest import error_of
 from tests.pipeline.trained.program import vae
 
 TEST = "data/prepared/test_images.npy"
+OF_EACH = ", or a .npy file with the number of each image's"
 A_CLASS = "a class (0, 1, 2, 3, 4, 5, 6, 7, 8, 9) or its number, from 0 to 9"
 
 
@@ -36,6 +37,12 @@ def test_a_class_is_given_by_name_or_number_for_all_images_or_each(conditional: 
     torch.testing.assert_close(in_turn[[7, 17]], sevens[[7, 17]])
     assert torch.equal(in_turn, model.sample(20, label=[*range(10), *range(10)]))
     assert torch.equal(sevens, model.sample(20, label=np.int64(7)))  # type: ignore[arg-type]
+    labels = read_split("test").labels
+    assert labels is not None
+    for named in ("7", f"data/prepared/test_labels.npy:{labels.tolist().index(7)}"):
+        vae(f"encode {TEST}:3 --class {named} -o out/{len(named)}.csv")
+    one, other = (path.read_bytes() for path in sorted(Path("out").glob("*.csv")))
+    assert one == other
     vae("sample -n 64 --class 7 -o out/sevens.png")
     with Image.open("out/sevens.png") as picture:
         found = np.asarray(picture)[:28, :28] / 255
@@ -60,9 +67,14 @@ def test_likelihoods_are_conditional_on_the_class(conditional: Path) -> None:
 COMMANDS = [
     (
         f"reconstruct {TEST}:3 -o a",
-        f"error: --class: expected {A_CLASS}, since this model uses the class of an image, got none",
+        f"error: --class: expected {A_CLASS}{OF_EACH}, since this model uses the class of an image, got none",
     ),
-    (f"score {TEST} -o a.csv", f"error: --class: expected {A_CLASS}, since"),
+    (f"score {TEST} -o a.csv", f"error: --class: expected {A_CLASS}{OF_EACH}, since"),
+    (f"encode {TEST}:3 --class eleven.npy:0 -o a.csv", "error: eleven.npy: expected class numbers from 0 to 9, got 11"),
+    (
+        f"encode {TEST}:3 --class data/prepared/test_labels.npy:200 -o a.csv",
+        "error: data/prepared/test_labels.npy:200: expected one of 200 classes, numbered from 0",
+    ),
     ("sample --class ten -o a.png", f"error: --class: expected {A_CLASS}, got 'ten'"),
     ("sample --class 10 -o a.png", f"error: --class: expected {A_CLASS}, got '10'"),
     (
