@@ -32,8 +32,9 @@ def mutual_information(z: Tensor, mu: Tensor, sigma: Tensor, labels: Tensor | No
     Returns:
         [N], in nats, float64.
     """
-    # One matrix product gives log q(z_n|x_m) = z_n . mu_m / sigma_m^2 - z_n^2 . 1 / (2 sigma_m^2) + constant_m, up to a common
-    # constant. Relative to the mean of mu, since it cancels to (z_n - mu_m)^2 with an error of 2^-52 (mu_m / sigma_m)^2.
+    # One matrix product gives log q(z_n|x_m) = z_n . mu_m / sigma_m^2 - z_n^2 . 1 / (2 sigma_m^2) + constant_m, without the
+    # -D/2 log(2 pi) of all. z and mu are relative to the mean of mu, since the terms cancel to those of (z_n - mu_m)^2: with an
+    # error of about 2^-52 of the sum of (mu_m / sigma_m)^2 over the dimensions.
     center = mu.double().mean(0)
     z, mu, sigma = z.double() - center, mu.double() - center, sigma.double()
     weight = sigma.square().reciprocal()
