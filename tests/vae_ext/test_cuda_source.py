@@ -28,9 +28,7 @@ FROM_PIP = Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin" / "nv
 NVCC = str(FROM_PIP) if FROM_PIP.is_file() else ON_PATH
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
 USUAL = "sm_90"  # newer ones get its PTX
-# Assembled from the PTX of another, as the driver does for a GPU newer than all that were compiled for: it takes seconds, where
-# a compilation takes half a minute.
-FROM_PTX = {"sm_80": "sm_75", "sm_100": USUAL}
+FROM_PTX = "sm_100"
 
 
 class Built(NamedTuple):
@@ -64,8 +62,8 @@ def built_for(architecture: str) -> Built:
     flags = (f"-arch={architecture}", "-Xptxas", "-v")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if architecture in FROM_PTX:
-            for file, text in built_for(FROM_PTX[architecture]).ptx.items():
+        if architecture == FROM_PTX:  # compiled by the driver, which has the same assembler
+            for file, text in built_for(USUAL).ptx.items():
                 (folder / file).write_text(text, encoding="utf-8")
             return Built(compile_cuda(NVCC, sorted(folder.iterdir()), folder, *flags, "-cubin"), {}, {})
         output = ("-Xcompiler", "-fPIC", "-c") if architecture == USUAL else ("-cubin",)
