@@ -16,7 +16,6 @@ from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 from pipeline.config.params import Train
-from pipeline.runtime.device import has_bfloat16
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 # Constants of torch.optim.
@@ -35,12 +34,14 @@ class Optimizer:
         parameters: [P], updated in place.
         gradient: [P], clipped in place.
         shapes: of the layers' parameters, in the order in which both tensors hold them.
+        muon_dtype: of Muon's matrix products.
     """
 
-    def __init__(self, params: Train, parameters: Tensor, gradient: Tensor, shapes: Sequence[torch.Size]) -> None:
-        self.params, self.parameters, self.gradient = params, parameters, gradient
+    def __init__(
+        self, params: Train, parameters: Tensor, gradient: Tensor, shapes: Sequence[torch.Size], muon_dtype: torch.dtype
+    ) -> None:
+        self.params, self.parameters, self.gradient, self.muon_dtype = params, parameters, gradient, muon_dtype
         self.learning_rate = torch.zeros(1, device=gradient.device)
-        self.dtype = torch.bfloat16 if has_bfloat16(gradient.device) else torch.float32  # of Muon's matrix products
         self.nonfinite = torch.zeros((), device=gradient.device)  # 1: the step is skipped
         names = {"rmsprop": ("square_avg",), "sgd": ("momentum",) * (params.momentum > 0)}.get(params.optimizer, MOMENTS)
         self.state: dict[str, Tensor] = {name: torch.zeros_like(gradient) for name in names}
@@ -92,11 +93,11 @@ class Optimizer:
 
         A matrix moves along the orthogonal matrix nearest to its momentum, so that rare directions count as much as frequent
         ones, with steps of AdamW's size (Liu et al.: Muon is Scalable for LLM Training. 2025). Same arithmetic as
-        torch.optim.Muon, which cannot skip a step; its matrix products in bfloat16 where that is faster than float32.
+        torch.optim.Muon in bfloat16, which cannot skip a step.
         """
         for parameter, gradient, momentum, _ in self.matrices:
             averaged = torch.lerp(momentum, gradient, 1 - MUON_MOMENTUM)
-            step = orthogonal(torch.lerp(gradient, averaged, MUON_MOMENTUM), self.dtype)
+            step = orthogonal(torch.lerp(gradient, averaged, MUON_MOMENTUM), self.muon_dtype)
             step *= MUON_SCALE * math.sqrt(max(gradient.shape))
             stepped = parameter - self.learning_rate * (step + self.params.weight_decay * parameter)
             for old, new in ((momentum, averaged), (parameter, stepped)):

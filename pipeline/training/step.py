@@ -18,6 +18,7 @@ from pipeline.data.batches import Batch, InMemoryImages, MemmapImages
 from pipeline.data.tensors import Examples
 from pipeline.models.objectives import Terms, corrupt, objective_terms
 from pipeline.models.vae import VAE
+from pipeline.runtime.device import has_bfloat16
 from pipeline.runtime.noise_streams import Stream, stream_key
 from pipeline.training import manual_backward
 from pipeline.training.distributed import Group
@@ -50,7 +51,10 @@ class TrainStep:
         self.parameters, self.gradient = flatten_parameters(model)
         self.device = device = self.parameters.device
 
-        self.optimizer = Optimizer(params.train, self.parameters, self.gradient, [p.shape for p in model.parameters()])
+        # float32 where bfloat16 is emulated; the same in all processes, whose weights must stay equal.
+        muon_dtype = torch.float32 if group.any_rank(not has_bfloat16(device)) else torch.bfloat16
+        shapes = [p.shape for p in model.parameters()]
+        self.optimizer = Optimizer(params.train, self.parameters, self.gradient, shapes, muon_dtype)
 
         # The step within the epoch and three noise keys, in one tensor, which one call increments.
         keys = [stream_key(params.seed, stream, device) for stream in (Stream.TRAIN, Stream.BINARIZE_TRAIN, Stream.CORRUPT)]

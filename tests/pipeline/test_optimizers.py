@@ -37,9 +37,9 @@ THEIRS: list[tuple[Changes, Callable[[list[Tensor]], torch.optim.Optimizer]]] = 
 ]
 
 
-def optimizer_of(**changes: Any) -> Optimizer:
+def optimizer_of(muon_dtype: torch.dtype = torch.float32, **changes: Any) -> Optimizer:
     torch.manual_seed(0)
-    ours = Optimizer(plain_params(**changes).train, torch.randn(SIZE), torch.zeros(SIZE), SHAPES)
+    ours = Optimizer(plain_params(**changes).train, torch.randn(SIZE), torch.zeros(SIZE), SHAPES, muon_dtype)
     ours.learning_rate.fill_(0.1)
     return ours
 
@@ -58,15 +58,20 @@ def test_steps_equal_torch_optim(changes: Changes, theirs: Callable[[list[Tensor
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-@pytest.mark.parametrize("has_bfloat16", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_muon_equals_torch_optim_for_matrices_and_adamw_for_the_rest(
-    weight_decay: float, has_bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+    weight_decay: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optimizers, "has_bfloat16", lambda _device: has_bfloat16)
-    ours = optimizer_of(optimizer="muon", weight_decay=weight_decay)
+    dtypes = []
+
+    def recorded(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+        dtypes.append(dtype)
+        return orthogonal(matrix, dtype)
+
+    monkeypatch.setattr(optimizers, "orthogonal", recorded)
+    ours = optimizer_of(dtype, optimizer="muon", weight_decay=weight_decay)
     parameters = [p.clone().requires_grad_() for p in split(ours.parameters, SHAPES)]
     matrices, others = ([p for p in parameters if (p.dim() == 2) is wanted] for wanted in (True, False))
-    assert ours.dtype is (torch.bfloat16 if has_bfloat16 else torch.float32)
     theirs = [
         torch.optim.Muon(matrices, lr=0.1, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=0.1, weight_decay=weight_decay),
@@ -80,6 +85,7 @@ def test_muon_equals_torch_optim_for_matrices_and_adamw_for_the_rest(
             optimizer.step()
         stepped = torch.cat([p.detach().flatten() for p in parameters])
         torch.testing.assert_close(ours.parameters, stepped, rtol=0.02, atol=0.005)  # theirs multiplies in bfloat16
+    assert set(dtypes) == {dtype}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

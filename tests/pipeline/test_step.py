@@ -12,13 +12,14 @@ from pipeline.config.params import Top
 from pipeline.data.batches import Batch, InMemoryImages
 from pipeline.models.kinds import build_model
 from pipeline.runtime.device import choose_device
+from pipeline.training import step
 from pipeline.training.distributed import Group
 from pipeline.training.step import REPLAYED, TrainStep
 from tests.forked import run_code, run_forked
 from tests.plain import plain_params
 from vae_ext.source import ROOT
 
-BATCH, CLASSES = 16, 3
+BATCH, CLASSES, ALONE = 16, 3, Group()
 IMAGES = (2 * REPLAYED + 3) * BATCH + 5  # two replays of many steps, three of one, and a partial batch
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))
 
@@ -47,7 +48,7 @@ import tests.benchmarks.gpu, tests.benchmarks.measure, tests.benchmarks.bench_st
 """
 
 
-def train_step(device: str, **changes: Any) -> TrainStep:
+def train_step(device: str, group: Group = ALONE, **changes: Any) -> TrainStep:
     params = plain_params(batch_size=BATCH, **{"beta": 0.5, **changes})
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, 9, 9), np.uint8)
     choose_device()  # sets how a GPU convolves
@@ -55,7 +56,7 @@ def train_step(device: str, **changes: Any) -> TrainStep:
     device_ = torch.device(device)
     model = build_model((9, 9), params.model, CLASSES).to(device_)
     labels = np.arange(IMAGES, dtype=np.uint8) % CLASSES if model.uses_classes else None
-    return TrainStep(model, InMemoryImages(images, device_, labels), params, Group())
+    return TrainStep(model, InMemoryImages(images, device_, labels), params, group)
 
 
 def run_epochs(train_step: TrainStep) -> None:
@@ -192,3 +193,15 @@ def test_corruption_applies_to_the_encoders_input_and_not_to_the_target(monkeypa
     this.step(BATCH)
     assert torch.equal(explained[0], examples.pixels)
     assert (seen[0] - x).std().item() == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("other", [False, True])
+@pytest.mark.parametrize("mine", [False, True])
+def test_muon_multiplies_in_bfloat16_if_every_process_has_it(mine: bool, other: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pair(Group):
+        def any_rank(self, mine: bool) -> bool:
+            return mine or not other
+
+    monkeypatch.setattr(step, "has_bfloat16", lambda _device: mine)
+    expected = torch.bfloat16 if mine and other else torch.float32
+    assert train_step("cpu", Pair(), optimizer="muon").optimizer.muon_dtype is expected
