@@ -169,6 +169,7 @@ TESTS = {
     "python -m tests.benchmarks.measure --report .benchmarks/again.json": RECORD,
     "python -m tests.benchmarks.report .benchmarks/report.json .benchmarks/again.json": RECORD,
     "git add .": COMMITS,
+    "git add results": COMMITS,
     'git commit -m "Benchmarks"': COMMITS,
     "python -m tests.benchmarks.compare --base HEAD": (
         f"{BENCHMARKS}/test_compare.py::test_the_operator_is_compared_with_that_of_a_commit_in_alternating_turns"

@@ -87,10 +87,13 @@ def parser() -> argparse.ArgumentParser:
 
     def takes_class(one: argparse.ArgumentParser, or_else: str) -> None:
         one.add_argument(
-            "--class", dest="label", metavar="CLASS", help=f"name or number of a class, if the model uses them; {or_else}"
+            "--class",
+            dest="label",
+            metavar="CLASS",
+            help=f"name or number of a class, or y.npy:17 for that in a row of a file, if the model uses them; {or_else}",
         )
 
-    of_each = "or a .npy file with the number of each image's, or one row of it, as in y.npy:17"
+    of_each = "or a .npy file with the number of each image's"
 
     def writes(one: argparse.ArgumentParser, kind: Callable[[str], Path], metavar: str, help: str) -> None:  # noqa: A002
         one.add_argument("-o", "--output", type=kind, required=True, metavar=metavar, help=help)
@@ -131,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
         "--steps", type=whole(2, 1000), default=9, help="number of decoded codes, both ends included (default: %(default)s)"
     )
     resizes(one)
-    takes_class(one, "of both images; or that in a row of a .npy file, as in y.npy:17")
+    takes_class(one, "of both images")
     writes(one, file_of(".png"), "ROW.png", replaced)
 
     one = add_of_model(

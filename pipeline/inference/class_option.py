@@ -13,7 +13,7 @@ from pipeline.inference.model import TrainedModel
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import expect_file
 
-ARRAY = re.compile(r"(.+\.npy)(?::(\d+))?", re.DOTALL)  # with the row of one image
+ROW = re.compile(r"(.+\.npy):(\d+)", re.IGNORECASE | re.DOTALL)
 OF_EACH = ", or a .npy file with the number of each image's"
 
 
@@ -29,8 +29,7 @@ def class_of_each(trained: TrainedModel, given: str | None, count: int, *, requi
         UserError: if it is missing, of no use to the model, or no such classes.
     """
     names = trained.metadata.data.classes or []
-    array = None if given is None or given in names else ARRAY.fullmatch(given)
-    if given is None or array is None or array[2] is not None:
+    if given is None or given in names or not given.lower().endswith(".npy"):
         number = one_class(trained, given, required=required, alternative=OF_EACH)
         return None if number is None else [number] * count
     expect_use(trained, given)
@@ -59,11 +58,10 @@ def one_class(trained: TrainedModel, given: str | None, *, required: bool, alter
             )
         return None
     expect_use(trained, given)
-    array = None if given in names else ARRAY.fullmatch(given)
-    if array is not None and array[2] is not None:
-        numbers, row = numbers_in(Path(array[1]), names), int(array[2])
+    if given not in names and (found := ROW.fullmatch(given)):
+        numbers, row = numbers_in(Path(found[1]), names), int(found[2])
         if row >= len(numbers):
-            raise UserError(f"{given}: expected one of {len(numbers)} classes, numbered from 0")
+            raise UserError(f"{given}: expected one of {len(numbers):,} rows, numbered from 0")
         return numbers[row]
     try:
         return class_number(given, names)

@@ -73,7 +73,7 @@ COMMANDS = [
     (f"encode {TEST}:3 --class eleven.npy:0 -o a.csv", "error: eleven.npy: expected class numbers from 0 to 9, got 11"),
     (
         f"encode {TEST}:3 --class data/prepared/test_labels.npy:200 -o a.csv",
-        "error: data/prepared/test_labels.npy:200: expected one of 200 classes, numbered from 0",
+        "error: data/prepared/test_labels.npy:200: expected one of 200 rows, numbered from 0",
     ),
     ("sample --class ten -o a.png", f"error: --class: expected {A_CLASS}, got 'ten'"),
     ("sample --class 10 -o a.png", f"error: --class: expected {A_CLASS}, got '10'"),
