@@ -11,9 +11,9 @@ from pipeline.config.paths import DEFAULT
 
 ABOUT = "Use a trained model: draw samples; reconstruct, encode and score images; compare runs; export."
 
-
 TABLES = (".csv", ".parquet")
 IMAGES = "images (PNG, JPEG, WebP, TIFF), folders of them, arrays (.npy, .npz), or one image of an array, as in x.npy:17"
+OF_EACH = "or a .npy file with the number of each image's"
 
 
 def whole(least: int, most: int = 2**32 - 1) -> Callable[[str], int]:
@@ -93,8 +93,6 @@ def parser() -> argparse.ArgumentParser:
             help=f"name or number of a class, or y.npy:17 for that in a row of a file, if the model uses them; {or_else}",
         )
 
-    of_each = "or a .npy file with the number of each image's"
-
     def writes(one: argparse.ArgumentParser, kind: Callable[[str], Path], metavar: str, help: str) -> None:  # noqa: A002
         one.add_argument("-o", "--output", type=kind, required=True, metavar=metavar, help=help)
 
@@ -119,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
         "vae reconstruct photos/ --resize -o out/",
     )
     takes_images(one)
-    takes_class(one, of_each)
+    takes_class(one, OF_EACH)
     writes(one, folder, "FOLDER", "folder to write to; other files in it are kept")
 
     one = add_of_model(
@@ -144,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
         "vae encode data/prepared/test_images.npy -o latents.parquet",
     )
     takes_images(one)
-    takes_class(one, of_each)
+    takes_class(one, OF_EACH)
     writes(one, file_of(*TABLES), "TABLE.csv|.parquet", replaced)
 
     one = add_of_model(
@@ -155,7 +153,7 @@ def parser() -> argparse.ArgumentParser:
         "vae score data/prepared/test_images.npy --samples 100 -o scores.csv",
     )
     takes_images(one)
-    takes_class(one, of_each)
+    takes_class(one, OF_EACH)
     one.add_argument(
         "--samples",
         type=whole(1, 10**6),

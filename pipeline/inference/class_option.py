@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.labels import a_class, class_number
+from pipeline.inference.arguments import OF_EACH
 from pipeline.inference.model import TrainedModel
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import expect_file
 
 ROW = re.compile(r"(.+\.npy):(\d+)", re.IGNORECASE | re.DOTALL)
-OF_EACH = ", or a .npy file with the number of each image's"
 
 
 def class_of_each(trained: TrainedModel, given: str | None, count: int, *, required: bool) -> list[int] | None:
@@ -30,7 +30,7 @@ def class_of_each(trained: TrainedModel, given: str | None, count: int, *, requi
     """
     names = trained.metadata.data.classes or []
     if given is None or given in names or not given.lower().endswith(".npy"):
-        number = one_class(trained, given, required=required, alternative=OF_EACH)
+        number = one_class(trained, given, required=required, alternative=f", {OF_EACH}")
         return None if number is None else [number] * count
     expect_use(trained, given)
     numbers = numbers_in(Path(given), names)

@@ -91,6 +91,7 @@ def higher(clone: Clone, edited: str) -> str:
     """A branch with a commit of the experiment with the higher beta."""
     clone.run_ok("dvc", "exp", "apply", "grid-2")
     clone.run_ok("git", "checkout", "--quiet", "-b", "higher")
+    clone.run_ok("git", "add", "results")
     clone.commit("beta 4")
     clone.run_ok("git", "checkout", "--quiet", "main")
     clone.restore()
