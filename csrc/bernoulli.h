@@ -18,13 +18,13 @@ struct BernoulliPixel {
   T t;  // e^-|l|, which cannot overflow
 
   // byte: an integer, 0 .. 255.
-  VAE_FN BernoulliPixel(T byte, T logit) : logit(logit), t(exp(logit < T(0) ? logit : -logit).value()) {
+  VAE_FN BernoulliPixel(T byte, T logit) : logit(logit), t(exp(-std::fabs(logit)).value()) {
     constexpr T kUnit = static_cast<T>(1 / 255.);
     static_assert(T(255) * kUnit == T(1), "white is 1");
     error_prob = (logit < T(0) ? byte : T(255) - byte) * kUnit;
   }
 
-  VAE_FN T log_prob() const { return -(error_prob * (logit < T(0) ? -logit : logit) + log1p_of_unit(t)); }
+  VAE_FN T log_prob() const { return -(error_prob * std::fabs(logit) + log1p_of_unit(t)); }
 
   // d/dl = x - s, times the upstream gradient.
   VAE_FN T grad_logit(T grad) const {

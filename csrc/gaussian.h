@@ -59,8 +59,8 @@ struct Gaussian {
   // has an error of u (|mu| + 2 |sigma eps|) and the difference another u |sigma eps|: here at most u (64 + 3 |eps|) sigma.
   // Below sigma = 2^-100 products with eps may be denormal and lose bits; above 2^100 z may overflow.
   VAE_FN bool noise_is_in_z() const {
-    const T s = sigma(), size = mu < T(0) ? -mu : mu;
-    return (size <= T(64) * s) & (s >= T(0x1p-100)) & (s <= T(0x1p100));  // no branches, which vector code would mask
+    const T s = sigma();
+    return (std::fabs(mu) <= T(64) * s) & (s >= T(0x1p-100)) & (s <= T(0x1p100));  // no branches, which vector code would mask
   }
 
  private:

@@ -152,9 +152,7 @@ template <class T>
 __attribute__((noinline)) void sum_rows(T* sums, T* partial, const T* tile, const Tile& t, int64_t dim) {
   const int blocks = t.rows * t.blocks;
   if (t.first) std::fill(partial, partial + blocks, T(0));
-  for (int i = 0; i < blocks; ++i) {
-    partial[i] += (tile[4 * i] + tile[4 * i + 1]) + (tile[4 * i + 2] + tile[4 * i + 3]);
-  }
+  for (int i = 0; i < blocks; ++i, tile += 4) partial[i] += (tile[0] + tile[1]) + (tile[2] + tile[3]);
   if (!t.last) return;
   const int partials = static_cast<int>(std::min<int64_t>(kPartials, (dim + 3) / 4));
   for (int i = 0; i < t.rows; ++i) sums[t.row + i] = sum_by_halves(partial + i * t.blocks, partials);

@@ -80,11 +80,13 @@ void fill_words(PhiloxArrays& a, int n, NoiseKey key, uint32_t sample) {
 
 // The four words of each of the tile's blocks.
 void fill_words(PhiloxArrays& a, const Tile& t, NoiseKey key, uint32_t sample, uint32_t row_offset) {
-  const int blocks = t.rows * t.blocks;
-  for (int i = 0; i < t.rows; ++i) {
-    for (int j = 0; j < t.blocks; ++j) {
-      a.row[i * t.blocks + j] = row_offset + static_cast<uint32_t>(t.row + i);
-      a.block[i * t.blocks + j] = static_cast<uint32_t>(t.block + j);
+  const int rows = t.rows, width = t.blocks, blocks = rows * width;
+  const uint32_t first_row = row_offset + static_cast<uint32_t>(t.row), first_block = static_cast<uint32_t>(t.block);
+  for (int i = 0; i < rows; ++i) {
+    uint32_t *row = a.row + i * width, *block = a.block + i * width;
+    for (int j = 0; j < width; ++j) {
+      row[j] = first_row + static_cast<uint32_t>(i);
+      block[j] = first_block + static_cast<uint32_t>(j);
     }
   }
   for (int i = blocks; i % 8 != 0; ++i) a.row[i] = a.block[i] = 0;

@@ -7,16 +7,6 @@
 namespace vae {
 namespace {
 
-template <class T>
-__attribute__((noinline)) void whiten(T* __restrict mu_out, T* __restrict logvar_out, const T* mu, const T* logvar,
-                                      const T* prior_mu, const T* prior_logvar, int n) {
-  for (int i = 0; i < n; ++i) {
-    const Whitened<T> posterior(mu[i], logvar[i], prior_mu[i], prior_logvar[i]);
-    mu_out[i] = posterior.mu();
-    logvar_out[i] = posterior.logvar;
-  }
-}
-
 // Reads a tile of the prior.
 template <class T>
 class PriorTile {
@@ -35,12 +25,14 @@ class PriorTile {
 template <class T>
 struct WhitenedTile {
   T mu[kTile], logvar[kTile], sigma[kTile];
-  PriorTile<T> prior;
 
-  // Loads mu and logvar, but not sigma.
-  void load(const Tile& t, const ForwardWithPrior& call, const T* posterior_mu, const T* posterior_logvar) {
-    prior.load(t, call, call.prior);
-    whiten(mu, logvar, posterior_mu, posterior_logvar, prior.mu, prior.logvar, t.size());
+  void load(const Tile& t, const T* posterior_mu, const T* posterior_logvar, const PriorTile<T>& prior) {
+    for (int i = 0; i < t.size(); ++i) {
+      const Whitened<T> posterior(posterior_mu[i], posterior_logvar[i], prior.mu[i], prior.logvar[i]);
+      mu[i] = posterior.mu();
+      logvar[i] = posterior.logvar;
+      sigma[i] = posterior.gaussian().sigma();
+    }
   }
 };
 
