@@ -28,6 +28,7 @@ VAE_EXPANDED_PRAGMA(GCC target(VAE_TARGET))
 #endif
 
 #include "cpu/bernoulli_loops.h"
+#include "cpu/gaussian_backward_loops.h"
 #include "cpu/gaussian_loops.h"
 #include "cpu/pixel_loops.h"
 #include "cpu/prior_loops.h"

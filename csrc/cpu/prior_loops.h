@@ -1,7 +1,7 @@
 // The gradients of a Gaussian prior and of the posterior.
 #pragma once
 
-#include "cpu/gaussian_loops.h"
+#include "cpu/gaussian_backward_loops.h"
 #include "cpu/whitened_tile.h"
 
 namespace vae {

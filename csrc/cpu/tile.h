@@ -35,6 +35,12 @@ struct Tile {
   VAE_FN int size() const { return rows * width(); }
 };
 
+// The tile of sample k: in [K, B, D] its rows follow those of the previous samples.
+VAE_FN Tile of_sample(Tile t, int64_t k, int64_t rows) {
+  t.row += k * rows;
+  return t;
+}
+
 // visit has a single call site: it is inlined, and two sites would double the compile time.
 template <class F>
 void for_each_tile(int64_t begin, int64_t end, int64_t dim, const F& visit) {
