@@ -31,6 +31,16 @@ def test_cpu_numbers_match_the_results() -> None:
                 row = f"| {name}, over {theirs} | {' | '.join(f'{ratio:.2g}' for ratio in ratios)} |"
                 assert row in speed
                 assert mode != "both" or row in text_of("README.md")
+    for mode, name in (("both", "both passes"), ("backward", "backward")):
+        for provider, theirs in (
+            ("eager", "eager PyTorch"),
+            ("distributions", "`torch.distributions`"),
+            ("compile", "`torch.compile`"),
+        ):
+            ratios = [results[mode][f"{case}-prior"]["speedup"][provider] for case in cases[:3]]
+            assert f"| {name}, over {theirs} | {' | '.join(f'{ratio:.2g}' for ratio in ratios)} |" in speed
+    extra = {name: results["extra_bytes"]["8192x128-prior"][name] for name in ("fused", "compile")}
+    assert extra == {"fused": 0, "compile": 4 * 8192 * 128}  # "4 bytes per element"
     for provider, whose in (("fused", "ours"), ("eager", "eager's"), ("compile", "`torch.compile`'s")):
         peaks = [results["extra_bytes"][case][provider] for case in cases]
         assert f"{whose} | {' | '.join(f'{peak:,}' for peak in peaks)} |" in speed
