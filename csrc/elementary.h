@@ -115,10 +115,11 @@ struct Exp : TwoFactors<T> {
 };
 
 // Beyond +-bound exp(x) is 0 or infinite in T: below, exp() gives 0; above, k stays at its value at the bound and r keeps
-// growing, so that an infinite x gives infinity. Clamps k + round by its bits, which as an integer are ordered like positive
-// numbers, with all negative ones below them: compilers vectorise two comparisons of x worse. NaN may become either limit.
+// growing, so that an infinite x gives infinity. Limits shifted = k + round to round +- limit, by its bits: as signed integers,
+// those of positive numbers are ordered like the numbers, and those of negative ones are below. An infinity or NaN becomes a
+// limit; r keeps it. (Comparisons of x with +-bound are vectorised worse.)
 template <class Int, class T>
-VAE_FN T clamp_near(T shifted, T round, Int limit) {
+VAE_FN T clamp_shifted(T shifted, T round, Int limit) {
   const Int low = bits_as<Int>(round) - limit, high = bits_as<Int>(round) + limit, bits = bits_as<Int>(shifted);
   const Int below_high = bits < high ? bits : high;
   return bits_as<T>(below_high > low ? below_high : low);
@@ -135,9 +136,9 @@ VAE_FN Exp<T> exp_of_parts(T x, T bound, T k, int32_t n, T r, T g) {
 }
 
 VAE_FN Exp<float> exp(float x) {
-  constexpr float kBound = 172.0f;
+  constexpr float kBound = 172.0f, kLog2E = 1.44269504088896341f;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, in the low bits
-  const float shifted = clamp_near<int32_t>(x * 1.44269504088896341f + kRound, kRound, 248);
+  const float shifted = clamp_shifted(x * kLog2E + kRound, kRound, static_cast<int32_t>(kBound * kLog2E));
   const int32_t n = static_cast<int32_t>(bits_as<uint32_t>(shifted) - bits_as<uint32_t>(kRound));
   const float k = shifted - kRound;
   const float r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
@@ -146,9 +147,9 @@ VAE_FN Exp<float> exp(float x) {
 }
 
 VAE_FN Exp<double> exp(double x) {
-  constexpr double kBound = 1410.0;
+  constexpr double kBound = 1410.0, kLog2E = 1.44269504088896340736;
   constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
-  const double shifted = clamp_near<int64_t>(x * 1.44269504088896340736 + kRound, kRound, 2034);
+  const double shifted = clamp_shifted(x * kLog2E + kRound, kRound, static_cast<int64_t>(kBound * kLog2E));
   const int32_t n = static_cast<int32_t>(static_cast<uint32_t>(bits_as<uint64_t>(shifted)));  // kRound's low word is 0
   const double k = shifted - kRound;
   const double r = (x - k * 6.93145751953125e-1) - k * 1.42860682030941723212e-6;

@@ -97,7 +97,7 @@ struct Softplus {
 
 template <class T>
 VAE_FN Softplus<T> softplus(T rho) {
-  const T t = exp(rho < T(0) ? rho : -rho).value();
+  const T t = exp(-std::fabs(rho)).value();
   const T w = T(1) + t;
   const T q = w == T(1) ? T(1) : log(w) / (w - T(1));  // ln(1 + t) / t, without the rounding of 1 + t
   // rho < 0: softplus = q t and ln t = rho.  rho >= 0: softplus = rho + q t.  log() reads no infinity and no NaN.

@@ -57,8 +57,12 @@ void forward_samples(const Call& call, int64_t begin, int64_t end, int64_t first
     const T* logvar = read_logvar(logvar_copy, slope, t, call);
     if constexpr (Call::kPrior) {
       prior.load(t, call, call.prior);
-      sigma_and_kl(sigma, kl, mu, logvar, prior, t.size());
-      if (call.output == Output::kLogRatio) whitened.load(t, mu, logvar, prior);
+      if (call.output == Output::kLogRatio) {
+        for (int i = 0; i < t.size(); ++i) sigma[i] = Gaussian<T>(mu[i], logvar[i]).sigma();
+        whitened.load(t, mu, logvar, prior);
+      } else {
+        sigma_and_kl(sigma, kl, mu, logvar, prior, t.size());
+      }
     } else {
       sigma_and_kl(sigma, kl, mu, logvar, t.size());
     }

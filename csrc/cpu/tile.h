@@ -6,7 +6,7 @@
 //
 // A tile is read and written in place if it is contiguous in its tensor and of the arithmetic's type; otherwise it is copied.
 // This saves more than the copies on large tensors: memory is accessed at the pace of the arithmetic, while a copy first waits
-// for its cache lines and then computes (at [8192, 128], both passes, one thread: 9 ns per element with copies, 6 in place).
+// for its cache lines and then computes. It saves a third of the time of both passes at [8192, 128].
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>

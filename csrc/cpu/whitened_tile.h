@@ -23,16 +23,22 @@ class PriorTile {
 };
 
 template <class T>
+__attribute__((noinline)) void whiten(T* __restrict mu_out, T* __restrict logvar_out, T* __restrict sigma_out, const T* mu,
+                                      const T* logvar, const T* prior_mu, const T* prior_logvar, int n) {
+  for (int i = 0; i < n; ++i) {
+    const Whitened<T> posterior(mu[i], logvar[i], prior_mu[i], prior_logvar[i]);
+    mu_out[i] = posterior.mu();
+    logvar_out[i] = posterior.logvar;
+    sigma_out[i] = posterior.gaussian().sigma();
+  }
+}
+
+template <class T>
 struct WhitenedTile {
   T mu[kTile], logvar[kTile], sigma[kTile];
 
   void load(const Tile& t, const T* posterior_mu, const T* posterior_logvar, const PriorTile<T>& prior) {
-    for (int i = 0; i < t.size(); ++i) {
-      const Whitened<T> posterior(posterior_mu[i], posterior_logvar[i], prior.mu[i], prior.logvar[i]);
-      mu[i] = posterior.mu();
-      logvar[i] = posterior.logvar;
-      sigma[i] = posterior.gaussian().sigma();
-    }
+    whiten(mu, logvar, sigma, posterior_mu, posterior_logvar, prior.mu, prior.logvar, t.size());
   }
 };
 
