@@ -98,6 +98,26 @@ def test_kl_of_nearly_equal_gaussians_is_never_negative_and_within_1e_5(device: 
     assert (kl == 0).all()
 
 
+def test_kl_is_never_negative_and_within_1e_5_over_the_whole_range(device: torch.device) -> None:
+    generator, n = torch.Generator().manual_seed(1), 200_000
+
+    def uniform(least: float, most: float) -> Tensor:
+        return least + (most - least) * torch.rand(n, generator=generator, dtype=torch.float64)
+
+    def signed(exponent: Tensor) -> Tensor:
+        return torch.where(uniform(-1, 1) < 0, -1.0, 1.0) * 10**exponent
+
+    prior_mu, prior_logvar = signed(uniform(-6, 3)), uniform(-20, 20)
+    mu = torch.where(uniform(0, 1) < 0.5, prior_mu + signed(uniform(-6, 1)), signed(uniform(-6, 3)))
+    logvar = torch.where(uniform(0, 1) < 0.5, prior_logvar + signed(uniform(-6, 1)), uniform(-20, 20)).clamp(-20, 20)
+    mu, logvar, prior_mu, prior_logvar = (t.float()[:, None].to(device) for t in (mu, logvar, prior_mu, prior_logvar))
+    _, kl = reparam_kl(mu, logvar, noise_key(0, device=device), prior_mu=prior_mu, prior_logvar=prior_logvar)
+    wide = (mu.double(), logvar.double(), prior_mu.double(), prior_logvar.double())
+    expected = reference.kl_divergence(*reference.whiten(*wide))[:, 0]
+    assert (kl >= 0).all()
+    assert ((kl - expected).abs() <= 1e-5 * expected).all()
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("scale", ["exp", "softplus"])
 def test_z_has_the_same_bits_as_without_a_prior(device: torch.device, dtype: torch.dtype, scale: Any) -> None:
