@@ -33,6 +33,9 @@ HOST_FLAGS = [
     # These two allow loops with sqrt and comparisons to be vectorised; neither changes results.
     "-fno-math-errno",
     "-fno-trapping-math",
+    # Alternates between independent chains of arithmetic (for_each_element in csrc/cpu/tile.h); gcc omits it on x86.
+    "-fschedule-insns",
+    "-Wno-ignored-optimization-argument",  # clang always does it, and does not know the flag
     "-fvisibility=hidden",
     # Omits the debug information that Python's own flags request, which is most of the file.
     "-g0",

@@ -11,11 +11,13 @@
 #include <cstdint>
 #include <cstring>
 
+#define VAE_INLINE __attribute__((always_inline))
+
 #if defined(__CUDACC__)
 #define VAE_FN __host__ __device__ __forceinline__
 #else
 // Always inlined, so that the loops of each instruction set (cpu/loops.h) have their own copy of the arithmetic.
-#define VAE_FN inline __attribute__((always_inline))
+#define VAE_FN inline VAE_INLINE
 #endif
 
 namespace vae {

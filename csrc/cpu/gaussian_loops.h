@@ -1,9 +1,9 @@
 // The reparameterised sample, and its KL or log-ratio.
 #pragma once
 
+#include "cpu/prior_tile.h"
 #include "cpu/tile_noise.h"
-#include "cpu/whitened_tile.h"
-#include "gaussian.h"
+#include "prior.h"
 
 namespace vae {
 namespace {
@@ -25,21 +25,39 @@ const T* read_logvar(T* copy, T* slope, const Tile& t, const Inputs& in) {
 // Not inlined: in the surrounding loop SSE2 runs out of registers, which costs 3% of a forward pass.
 template <class T>
 __attribute__((noinline)) void sigma_and_kl(T* __restrict sigma, T* __restrict kl, const T* mu, const T* logvar, int n) {
-  for (int i = 0; i < n; ++i) {
+  for_each_element(n, [&](int64_t i) VAE_INLINE {
     const Gaussian<T> gaussian(mu[i], logvar[i]);
     sigma[i] = gaussian.sigma();
     kl[i] = gaussian.kl();
-  }
+  });
 }
 
 template <class T>
 __attribute__((noinline)) void sigma_and_kl(T* __restrict sigma, T* __restrict kl, const T* mu, const T* logvar,
                                             const PriorTile<T>& prior, int n) {
   const T *prior_mu = prior.mu, *prior_logvar = prior.logvar;
-  for (int i = 0; i < n; ++i) {
+  for_each_element(n, [&](int64_t i) VAE_INLINE {
     sigma[i] = Gaussian<T>(mu[i], logvar[i]).sigma();
     kl[i] = Whitened<T>(mu[i], logvar[i], prior_mu[i], prior_logvar[i]).gaussian().kl();
-  }
+  });
+}
+
+// A tile of the posterior after the map of the prior to N(0, 1).
+template <class T>
+struct WhitenedTile {
+  T mu[kTile], logvar[kTile], sigma[kTile];
+};
+
+template <class T>
+__attribute__((noinline)) void whiten(WhitenedTile<T>& __restrict to, const T* mu, const T* logvar, const PriorTile<T>& prior,
+                                      int n) {
+  const T *prior_mu = prior.mu, *prior_logvar = prior.logvar;
+  for_each_element(n, [&](int64_t i) VAE_INLINE {
+    const Whitened<T> posterior(mu[i], logvar[i], prior_mu[i], prior_logvar[i]);
+    to.mu[i] = posterior.mu();
+    to.logvar[i] = posterior.logvar;
+    to.sigma[i] = posterior.gaussian().sigma();
+  });
 }
 
 // Samples first .. last - 1 for some rows.
@@ -59,7 +77,7 @@ void forward_samples(const Call& call, int64_t begin, int64_t end, int64_t first
       prior.load(t, call, call.prior);
       if (call.output == Output::kLogRatio) {
         for (int i = 0; i < t.size(); ++i) sigma[i] = Gaussian<T>(mu[i], logvar[i]).sigma();
-        whitened.load(t, mu, logvar, prior);
+        whiten(whitened, mu, logvar, prior, t.size());
       } else {
         sigma_and_kl(sigma, kl, mu, logvar, prior, t.size());
       }

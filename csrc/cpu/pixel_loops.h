@@ -37,11 +37,9 @@ void process_rows(const TakePixels& call, int64_t begin, int64_t end) {
   uint32_t words[kTile];  // an element each
   for_each_tile(begin, end, call.dim, [&](const Tile& t) {
     fill_words(a, t, noise_key(call.key[0], call.key[1]), 0, call.row_offset);
-    for (int i = 0; i < t.rows * t.blocks; ++i) {
-      words[4 * i] = a.x0[i];
-      words[4 * i + 1] = a.x1[i];
-      words[4 * i + 2] = a.x2[i];
-      words[4 * i + 3] = a.x3[i];
+    for (int i = 0; i < 2 * t.rows * t.blocks; ++i) {
+      words[2 * i] = a.even[i];
+      words[2 * i + 1] = a.odd[i];
     }
     for (int i = 0; i < t.rows; ++i) take_row(call, t.row + i, end, 4 * t.block, t.valid, words + i * t.width());
   });

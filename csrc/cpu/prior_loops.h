@@ -2,7 +2,8 @@
 #pragma once
 
 #include "cpu/gaussian_backward_loops.h"
-#include "cpu/whitened_tile.h"
+#include "cpu/prior_tile.h"
+#include "prior.h"
 
 namespace vae {
 namespace {
