@@ -133,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, about=__doc__)
