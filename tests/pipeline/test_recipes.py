@@ -239,3 +239,7 @@ def test_what_the_texts_of_burdas_recipes_say_holds_in_the_table() -> None:
     assert above.min() == above["iwae2_k1"] == pytest.approx(0.03, abs=0.005)
     assert nll[table["parameters"].str.contains("binarize=True")].idxmin() == "iwae2_k50"
     assert elbo["iwae2_k50"] < elbo["iwae2_k1"] and table["active_units"]["iwae2_k50"] > table["active_units"]["iwae2_k1"]
+    dimensions = pd.read_csv(ROOT / "recipes/results/iwae2_k1/evaluate/dimensions.csv")
+    of_z2 = dimensions[dimensions["dimension"] >= 100]  # behind z1's 100
+    assert of_z2["active"].sum() <= 10 < 50 == len(of_z2)  # "few of them are active"
+    assert of_z2["kl"].sum() / dimensions["kl"].sum() == pytest.approx(1 / 3, abs=0.02)  # "a third of the rate"
