@@ -1,8 +1,8 @@
 """Breaks down the time of a training step on a CPU: `make bench-profile`.
 
-The step is that of the benchmark, 784-400-20 with batches of 128. It is timed without the profiler first, which slows small
-operators down most. The profiled step is then divided: the operators' times are medians, and the remainder is Python and
-PyTorch's dispatch of calls.
+The step is that of the benchmark, 784-400-20 with batches of 128. It is timed without the profiler, which slows small operators
+down most, and then with it. The profiled step is divided: the operators' times are medians, and the remainder is Python,
+PyTorch's dispatch of calls and the profiler itself.
 """
 
 from __future__ import annotations
