@@ -35,7 +35,7 @@ HOST_FLAGS = [
     "-fno-trapping-math",
     # Alternates between independent chains of arithmetic (for_each_element in csrc/cpu/tile.h); gcc omits it on x86.
     "-fschedule-insns",
-    "-Wno-ignored-optimization-argument",  # clang always does it, and does not know the flag
+    "-Wno-ignored-optimization-argument",  # clang schedules by default, and warns that it ignores -fschedule-insns
     "-fvisibility=hidden",
     # Omits the debug information that Python's own flags request, which is most of the file.
     "-g0",

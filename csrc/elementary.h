@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 
+// For lambdas, after their parameters; functions have VAE_FN.
 #define VAE_INLINE __attribute__((always_inline))
 
 #if defined(__CUDACC__)
